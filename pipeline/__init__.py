@@ -1,0 +1,1 @@
+"""Order, fetch, batch, device: the streaming loaders."""

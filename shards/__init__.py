@@ -1,0 +1,1 @@
+"""The on-disk format: write, index, read, verify; and the builder. Never imports torch."""
