@@ -1,0 +1,194 @@
+"""Open a data set and read any sample of it, checked. The loaders in `pipeline/` use the same indices at full speed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from shards.errors import DamagedShardError, ManifestError, MissingDataError
+from shards.index import Extents, ShardIndex, index_path, load_index
+from shards.manifest import Manifest
+from shards.schema import Field, Schema
+
+
+class ShardDataset:
+    """Random access to the samples of one split. Opening reads the manifest only; sidecars are read when needed.
+
+    `dataset[number]` and `dataset[key]` give a dict of arrays (in the layout they have on disk) and bytes.
+    Safe to use from several threads.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        """Take an open manifest; most callers want `ShardDataset.open`."""
+        self.directory = directory
+        self.manifest = manifest
+        counts = [info.num_samples for info in manifest.shards]
+        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._indices: dict[tuple[int, str], ShardIndex] = {}
+        self._lock = Lock()
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str]) -> ShardDataset:
+        """Open the data set in `directory`.
+
+        Raises:
+            MissingDataError: there is none.
+            ManifestError: its manifest is damaged.
+        """
+        path = Path(directory)
+        return cls(path, Manifest.read(path))
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def schema(self) -> Schema:
+        """The fields of every sample."""
+        return self.manifest.schema
+
+    @property
+    def digest(self) -> str:
+        """The digest that names the data set."""
+        return self.manifest.digest
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the main series."""
+        return len(self.manifest.shards)
+
+    def locate(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Shard and row of samples, both i64 like `numbers`.
+
+        Raises:
+            IndexError: a number is outside of the data set.
+        """
+        if len(numbers) and (int(numbers.min()) < 0 or int(numbers.max()) >= len(self)):
+            raise IndexError(f"sample numbers go from 0 to {len(self) - 1}, got {numbers.min()} to {numbers.max()}")
+        shards = np.searchsorted(self._starts, numbers, side="right") - 1
+        return shards, numbers - self._starts[shards]
+
+    def index(self, shard: int, group: str = "") -> ShardIndex:
+        """The sidecar of a shard, read on first use and compared with the manifest.
+
+        Raises:
+            MissingDataError: it is not there.
+            DamagedShardError: it is not readable, or belongs to another shard.
+        """
+        index = self._indices.get((shard, group))
+        if index is None:
+            path = self.tar_path(shard, group)
+            index = load_index(index_path(path))
+            expected = self.manifest.series(group)[shard]
+            if index.info != expected:
+                raise DamagedShardError(
+                    f"the sidecar describes {index.info.name} ({index.info.num_samples} samples, digest "
+                    f"{index.info.digest}), the manifest expects {expected.name} ({expected.num_samples} samples, "
+                    f"digest {expected.digest}); restore it, or make it again with `reelshard index`",
+                    shard=index_path(path).name,
+                )
+            if list(index.schema) != list(self.schema.of_group(group)):
+                raise ManifestError(f"shard {path.name} has fields {index.schema}, the manifest says {self.schema}")
+            with self._lock:
+                self._indices[(shard, group)] = index
+        return index
+
+    def tar_path(self, shard: int, group: str = "") -> Path:
+        """Path of a shard's tar."""
+        return self.directory / self.manifest.series(group)[shard].name
+
+    def extents(self, shard: int, field: str) -> Extents:
+        """Offsets, sizes and checksums of one field in one shard."""
+        return self.index(shard, self.schema[field].group).extents[field]
+
+    def key(self, number: int) -> str:
+        """Key of a sample."""
+        shard, row = self._place(number)
+        return self.index(shard, self.schema.groups[0]).keys[row]
+
+    def index_of(self, key: str) -> int:
+        """Number of the sample with this key; reads all sidecars once.
+
+        Raises:
+            KeyError: there is none.
+        """
+        if key not in self._numbers:
+            raise KeyError(f"no sample {key!r} in {self.directory}; keys look like {self.key(0)!r}")
+        return self._numbers[key]
+
+    @cached_property
+    def _numbers(self) -> Mapping[str, int]:
+        main = self.schema.groups[0]
+        keys = (key for shard in range(self.num_shards) for key in self.index(shard, main).keys)
+        return {key: number for number, key in enumerate(keys)}
+
+    def __getitem__(self, which: int | str) -> dict[str, NDArray[Any] | bytes]:
+        """All fields of one sample, every payload compared with its checksum.
+
+        Raises:
+            DamagedShardError: bytes differ from what was written.
+        """
+        number = self.index_of(which) if isinstance(which, str) else which
+        return {field.name: self.read(number, field.name) for field in self.schema}
+
+    def read(self, number: int, field: str) -> NDArray[Any] | bytes:
+        """One field of one sample: an array (read-only, layout as on disk), or bytes.
+
+        Raises:
+            DamagedShardError: bytes differ from what was written, or the file is cut off.
+            MissingDataError: the shard is not there.
+        """
+        shard, row = self._place(number)
+        description = self.schema[field]
+        extents = self.extents(shard, field)
+        offset, size = int(extents.offsets[row]), int(extents.sizes[row])
+        data = _read_at(self.tar_path(shard, description.group), offset, size)
+        problem = None
+        if len(data) < size:
+            problem = f"the file ends after {len(data)} of {size} payload bytes; it was cut off"
+        elif xxhash.xxh3_64_intdigest(data) != int(extents.checksums[row]):
+            problem = "the payload's checksum is wrong: its bytes were changed"
+        if problem:
+            shard_name = self.tar_path(shard, description.group).name
+            raise DamagedShardError(problem, shard=shard_name, key=self.key(number), field=field, offset=offset)
+        return as_array(data, description)
+
+    def metadata(self, number: int) -> dict[str, Any]:
+        """The sample's JSON member, parsed.
+
+        Raises:
+            ValueError: the data set has no `json` field.
+        """
+        data = self.read(number, "json")
+        record = json.loads(bytes(data))
+        if not isinstance(record, dict):
+            raise ManifestError(f"sample {self.key(number)}: its JSON is not an object")
+        return record
+
+    def _place(self, number: int) -> tuple[int, int]:
+        shards, rows = self.locate(np.array([number + len(self) if number < 0 else number], np.int64))
+        return int(shards[0]), int(rows[0])
+
+
+def as_array(data: bytes, field: Field) -> NDArray[Any] | bytes:
+    """A payload as the field's array, without a copy; ragged bytes as they are."""
+    if field.dtype is None or field.shape is None:
+        return data
+    return np.frombuffer(data, field.dtype).reshape(field.shape)
+
+
+def _read_at(path: Path, offset: int, size: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+    except FileNotFoundError:
+        raise MissingDataError(f"shard {path} is missing; restore it, or build it again") from None

@@ -1,0 +1,155 @@
+"""What every sample of a data set consists of, and how member names follow from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+Layout = Literal["plain", "frames", "tubes"]
+
+MAX_MEMBER_NAME_BYTES = 100
+PICKLE_SUFFIXES = frozenset({"pkl", "pickle", "pyd", "pt", "pth", "joblib"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One member of every sample: an array of fixed dtype and shape, or ragged bytes.
+
+    Attributes:
+        name: field name. An array `clip` is the member `KEY.clip.npy`; ragged bytes `json` are the member `KEY.json`.
+        dtype: numpy dtype string with byte order, such as "|u1" or "<f2"; None for ragged bytes.
+        shape: shape of the array; None for ragged bytes.
+        layout: what the axes mean. "frames" is `[T, H, W, C]`; "tubes" has one spatial position over all time as its
+            first axis; "plain" says nothing.
+        group: the tar series that holds the field; "" is the main one.
+    """
+
+    name: str
+    dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+    layout: Layout = "plain"
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        _check_suffix(self.name)
+        if self.layout not in get_args(Layout):
+            raise ValueError(f"field {self.name}: layout {self.layout!r} is not one of {', '.join(get_args(Layout))}")
+        if (self.dtype is None) != (self.shape is None):
+            raise ValueError(f"field {self.name}: give dtype and shape for an array, or neither for ragged bytes")
+        if self.dtype is None or self.shape is None:
+            return
+        dtype = np.dtype(self.dtype)
+        if dtype.hasobject or dtype.kind not in "biufc" or dtype.str != self.dtype or dtype.str.startswith(">"):
+            raise ValueError(
+                f"field {self.name}: dtype {self.dtype!r} is not a little-endian number like '|u1' or '<f2'"
+            )
+        if any(not isinstance(length, int) or length < 1 for length in self.shape):
+            raise ValueError(f"field {self.name}: shape {self.shape} must be positive whole numbers")
+
+    @property
+    def is_array(self) -> bool:
+        """Whether every sample holds an array of the same dtype and shape."""
+        return self.dtype is not None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of one array, without the npy header.
+
+        Raises:
+            ValueError: the field is ragged.
+        """
+        if self.dtype is None or self.shape is None:
+            raise ValueError(f"field {self.name} is ragged: its size differs from sample to sample")
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def suffix(self) -> str:
+        """What follows `KEY.` in the member's name."""
+        return f"{self.name}.npy" if self.is_array and self.name != "npy" else self.name
+
+    def to_json(self) -> dict[str, Any]:
+        """The field as it stands in the manifest and in sidecars."""
+        shape = None if self.shape is None else list(self.shape)
+        return {"name": self.name, "dtype": self.dtype, "shape": shape, "layout": self.layout, "group": self.group}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Field:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: a key is missing or unknown, or a value is not allowed.
+        """
+        if set(record) != {"name", "dtype", "shape", "layout", "group"}:
+            raise ValueError(f"a field needs name, dtype, shape, layout and group, got {sorted(record)}")
+        shape = None if record["shape"] is None else tuple(record["shape"])
+        return cls(**{**record, "shape": shape})
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The fields of every sample, in the order in which they stand in the tar."""
+
+    fields: tuple[Field, ...]
+
+    def __post_init__(self) -> None:
+        if not self.fields:
+            raise ValueError("a schema needs at least one field")
+        suffixes = [field.suffix for field in self.fields]
+        if len(set(suffixes)) < len(suffixes) or len({field.name for field in self.fields}) < len(suffixes):
+            raise ValueError(f"field names must be unique, got {', '.join(field.name for field in self.fields)}")
+
+    def __iter__(self) -> Iterator[Field]:
+        return iter(self.fields)
+
+    def __contains__(self, name: object) -> bool:
+        return any(field.name == name for field in self.fields)
+
+    def __getitem__(self, name: str) -> Field:
+        for field in self.fields:
+            if field.name == name:
+                return field
+        raise ValueError(f"no field {name!r}; there are {', '.join(self.names)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Field names in order."""
+        return tuple(field.name for field in self.fields)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the tar series, the main one ("") first where it has fields."""
+        return tuple(dict.fromkeys(field.group for field in self.fields))
+
+    def of_group(self, group: str) -> Schema:
+        """The fields of one tar series."""
+        return Schema(tuple(field for field in self.fields if field.group == group))
+
+
+def check_key(key: str) -> str:
+    """Return the key, or raise.
+
+    Raises:
+        ValueError: a key must be non-empty text without dots, slashes, backslashes and control characters, so that
+            every reader splits `KEY.field` the same way and no member leaves its folder.
+    """
+    if not key or not key.isprintable() or any(character in key for character in "./\\"):
+        raise ValueError(
+            f"key {key!r} is not allowed: it must be non-empty, without dots, slashes or control characters"
+        )
+    return key
+
+
+def _check_suffix(name: str) -> None:
+    parts = name.split(".")
+    if not all(parts) or not name.isprintable() or any(character in name for character in "/\\ "):
+        raise ValueError(
+            f"field name {name!r} is not allowed: use words joined by dots, such as 'clip' or 'caption.txt'"
+        )
+    if parts[-1].lower() in PICKLE_SUFFIXES:
+        raise ValueError(
+            f"field name {name!r} is not allowed: pickled data can run code when read; store arrays or JSON"
+        )

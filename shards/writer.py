@@ -1,0 +1,136 @@
+"""Write one shard: a page-aligned, byte-deterministic tar and its sidecar, published whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from shards.index import ShardIndex, ShardInfo, save_index
+from shards.npy import PAGE_BYTES, encode_header
+from shards.publish import publish_file, temporary_path
+from shards.schema import Field, Schema, check_key
+from shards.tar import END_OF_ARCHIVE, aligned_header, header, padding
+
+Value = NDArray[np.generic] | bytes
+
+
+class ShardWriter:
+    """Context manager that writes samples to `path` and publishes tar and sidecar on a clean exit.
+
+    After an exception nothing is published and the temporary file is gone.
+    """
+
+    def __init__(self, path: Path, schema: Schema) -> None:
+        """Open a temporary file beside `path` (a name that ends in .tar).
+
+        Raises:
+            ValueError: `path` does not end in .tar.
+        """
+        if path.suffix != ".tar":
+            raise ValueError(f"a shard's name ends in .tar, got {path.name}")
+        self.path = path
+        self.schema = schema
+        self._headers = {
+            f.name: encode_header(f.dtype, f.shape) for f in schema if f.dtype is not None and f.shape is not None
+        }
+        self._temporary = temporary_path(path)
+        self._file = self._temporary.open("wb", buffering=1 << 20)
+        self._digest = xxhash.xxh3_128()
+        self._position = 0
+        self._keys: dict[str, None] = {}
+        self._rows: dict[str, list[tuple[int, int, int]]] = {field.name: [] for field in schema}
+        self._info: ShardInfo | None = None
+
+    @property
+    def info(self) -> ShardInfo:
+        """What the manifest needs to know; there after a clean exit."""
+        if self._info is None:
+            raise ValueError(f"shard {self.path.name} is not finished yet")
+        return self._info
+
+    def write(self, key: str, sample: Mapping[str, Value]) -> None:
+        """Append one sample.
+
+        Args:
+            key: unique in the shard, without dots and slashes.
+            sample: exactly the schema's fields; arrays with its dtype and shape, bytes for ragged fields.
+
+        Raises:
+            ValueError: the key or a field does not fit; nothing of the sample is written then.
+        """
+        check_key(key)
+        if key in self._keys:
+            raise ValueError(f"key {key!r} is in shard {self.path.name} already")
+        if set(sample) != set(self.schema.names):
+            raise ValueError(f"key {key}: got fields {sorted(sample)}, the schema has {sorted(self.schema.names)}")
+        payloads = {field.name: _payload(key, field, sample[field.name]) for field in self.schema}
+        for field in self.schema:
+            header(f"{key}.{field.suffix}", len(payloads[field.name]) + PAGE_BYTES)
+        for field in self.schema:
+            self._write_member(key, field, payloads[field.name])
+        self._keys[key] = None
+
+    def _write_member(self, key: str, field: Field, payload: memoryview) -> None:
+        name = f"{key}.{field.suffix}"
+        npy_header = self._headers.get(field.name, b"")
+        size = len(npy_header) + len(payload)
+        front = aligned_header(name, size, self._position) if field.is_array else header(name, size)
+        offset = self._position + len(front) + len(npy_header)
+        for piece in (front, npy_header, payload, bytes(padding(size))):
+            self._append(piece)
+        self._rows[field.name].append((offset, len(payload), xxhash.xxh3_64_intdigest(payload)))
+
+    def _append(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self._position += len(data)
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._discard()
+
+    def _finish(self) -> None:
+        self._append(END_OF_ARCHIVE)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        publish_file(self._temporary, self.path)
+        info = ShardInfo(self.path.name, len(self._keys), self._position, self._digest.hexdigest())
+        save_index(ShardIndex.build(info, self.schema, list(self._keys), self._rows), self.path)
+        self._info = info
+
+    def _discard(self) -> None:
+        """Close and remove the temporary file, also where the disk is too full to flush what is buffered."""
+        try:
+            self._file.close()
+        except OSError:
+            if self._info is not None:
+                raise
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def _payload(key: str, field: Field, value: Value) -> memoryview:
+    if not field.is_array:
+        if not isinstance(value, bytes):
+            raise ValueError(f"key {key}: field {field.name} is ragged and takes bytes, got {type(value).__name__}")
+        return memoryview(value)
+    if not isinstance(value, np.ndarray) or value.dtype.str != field.dtype or value.shape != field.shape:
+        got = f"{value.dtype.str} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise ValueError(f"key {key}: field {field.name} takes an array {field.dtype} {field.shape}, got {got}")
+    if not value.flags.c_contiguous:
+        value = np.ascontiguousarray(value)
+    return value.reshape(-1).view(np.uint8).data

@@ -1,0 +1,78 @@
+"""Small real data sets for tests, written by the real writer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from shards.dataset import ShardDataset
+from shards.layout import clip_to_tubes, target_to_tubes
+from shards.manifest import Manifest, shard_name
+from shards.publish import canonical_json
+from shards.schema import Field, Schema
+from shards.writer import ShardWriter, Value
+
+FRAMES, SIZE, TUBELET, PATCH, DIM = 4, 32, 2, 8, 6
+POSITIONS, TIMES = (SIZE // PATCH) ** 2, FRAMES // TUBELET
+
+
+def tubes_schema(frames: int = FRAMES, size: int = SIZE, dim: int = DIM, patch: int = PATCH) -> Schema:
+    """Clip and target in the tubes layout, and the JSON member."""
+    positions, times = (size // patch) ** 2, frames // TUBELET
+    return Schema(
+        (
+            Field(name="clip", dtype="|u1", shape=(positions, times, TUBELET, patch, patch, 3), layout="tubes"),
+            Field(name="target", dtype="<f2", shape=(positions, times, dim), layout="tubes"),
+            Field(name="json"),
+        )
+    )
+
+
+def tubes_sample(
+    number: int, frames: int = FRAMES, size: int = SIZE, dim: int = DIM, patch: int = PATCH, num_classes: int = 3
+) -> dict[str, Value]:
+    """A sample that depends on its number only; its JSON differs in length from its neighbours'."""
+    random = np.random.default_rng(number)
+    clip = random.integers(0, 256, (frames, size, size, 3), np.uint8)
+    tokens = (size // patch) ** 2 * (frames // TUBELET)
+    target = random.standard_normal((tokens, dim)).astype(np.float16)
+    label = number % num_classes
+    record = {
+        "video_id": f"video{number:06d}",
+        "label": label,
+        "label_name": f"class {label}",
+        "text": "x" * (number % 7),
+    }
+    return {
+        "clip": clip_to_tubes(clip, TUBELET, patch),
+        "target": target_to_tubes(target, frames // TUBELET),
+        "json": canonical_json(record),
+    }
+
+
+def make_dataset(
+    directory: Path,
+    num_samples: int = 20,
+    samples_per_shard: int = 6,
+    *,
+    split: str = "train",
+    frames: int = FRAMES,
+    size: int = SIZE,
+    dim: int = DIM,
+    patch: int = PATCH,
+    num_classes: int = 3,
+) -> ShardDataset:
+    """Write a data set of `num_samples` random samples (the last shard may be shorter) and open it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    schema = tubes_schema(frames, size, dim, patch)
+    count = -(-num_samples // samples_per_shard)
+    infos = []
+    for shard in range(count):
+        with ShardWriter(directory / shard_name(split, shard, count), schema) as writer:
+            for number in range(shard * samples_per_shard, min((shard + 1) * samples_per_shard, num_samples)):
+                writer.write(f"{number:06d}", tubes_sample(number, frames, size, dim, patch, num_classes))
+        infos.append(writer.info)
+    names = tuple(f"class {label}" for label in range(num_classes))
+    Manifest(split=split, schema=schema, shards=tuple(infos), label_names=names).write(directory)
+    return ShardDataset.open(directory)
