@@ -1,0 +1,66 @@
+"""The ST-JEPA objective: one minus the cosine between prediction and teacher, over the masked tokens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.st_jepa import STJEPA, take_positions
+
+
+@dataclass(frozen=True, kw_only=True)
+class STJEPAObjectiveConfig:
+    """What is hidden from the student.
+
+    Attributes:
+        mask_ratio: share of the spatial positions that a tube mask hides over the whole clip.
+    """
+
+    mask_ratio: float = 0.75
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio={self.mask_ratio} is not between 0 and 1 (both excluded)")
+
+
+class STJEPAObjective(nn.Module):
+    """Student and loss in one module, so that a distributed wrapper sees a single forward."""
+
+    # What the loader has to deliver, and which part of it a tube mask leaves to be read.
+    fields: ClassVar[tuple[str, ...]] = ("clip", "target")
+    gather: ClassVar[dict[str, str]] = {"clip": "visible", "target": "masked"}
+
+    def __init__(self, student: STJEPA) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Score a batch, sample by sample.
+
+        Args:
+            batch: `clip` (normalised float, any layout of the loader), `target`, `visible`, `masked`.
+
+        Returns:
+            f32 `[B]` each: `loss`, the one that is trained, the mean of 1 - cos over the masked tokens (in [0, 2]).
+        """
+        visible, masked = batch["visible"], batch["masked"]
+        clip = batch["clip"]
+        if clip.ndim == 5:  # frames [B, T, H, W, 3] as they lie on disk
+            clip = rearrange(clip, "b t h w c -> b c t h w")
+        prediction = self.student(clip, visible, masked)  # [B, T', S_m, D]
+        target = self._masked_target(batch["target"], masked)
+        with torch.autocast(prediction.device.type, enabled=False):
+            cosine = F.cosine_similarity(prediction.float(), target.float(), dim=-1)  # [B, T', S_m]
+            return {"loss": 1 - cosine.mean(dim=(1, 2))}
+
+    def _masked_target(self, target: Tensor, masked: Tensor) -> Tensor:
+        """Teacher tokens at the masked positions, `[B, T', S_m, D]`, from whichever layout was read."""
+        if target.ndim == 3:  # [B, T'*S, D]
+            grid = rearrange(target, "b (t s) d -> b t s d", t=self.student.config.num_times)
+        else:  # tubes [B, S', T', D]
+            grid = target.transpose(1, 2)
+        return grid if grid.shape[2] == masked.shape[1] else take_positions(grid, masked)
