@@ -67,6 +67,17 @@ class Field:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     @property
+    def num_positions(self) -> int:
+        """Length of the first axis, which is the spatial position in the tubes layout.
+
+        Raises:
+            ValueError: the field is ragged or a single number.
+        """
+        if not self.shape:
+            raise ValueError(f"field {self.name} has no positions: it is ragged or a single number")
+        return self.shape[0]
+
+    @property
     def suffix(self) -> str:
         """What follows `KEY.` in the member's name."""
         return f"{self.name}.npy" if self.is_array and self.name != "npy" else self.name

@@ -1,0 +1,68 @@
+"""What the loader yields, and the plan from which it is filled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.slab import SlabLayout
+
+
+class Batch(dict[str, torch.Tensor]):
+    """Dense tensors by name. All of them share one block of memory, which is used again when the last is gone.
+
+    Always there: `index` i64 `[B]` (sample numbers, -1 for padding) and `valid` bool `[B]` (false for padding and for
+    samples that were quarantined, whose data is zero).
+
+    Attributes:
+        epoch: the epoch this batch belongs to.
+        number: its number in the epoch.
+        memory: the block, u8 `[num_bytes]`, for copying a batch to a device at once; None if there is no such block.
+        layout: where each tensor lies in `memory`.
+    """
+
+    def __init__(
+        self,
+        tensors: dict[str, torch.Tensor],
+        *,
+        epoch: int = 0,
+        number: int = 0,
+        memory: torch.Tensor | None = None,
+        layout: SlabLayout | None = None,
+    ) -> None:
+        """Collect the parts."""
+        super().__init__(tensors)
+        self.epoch, self.number, self.memory, self.layout = epoch, number, memory, layout
+
+    def replace(self, tensors: dict[str, torch.Tensor]) -> Batch:
+        """The same position in the epoch, with other tensors."""
+        return Batch(tensors, epoch=self.epoch, number=self.number)
+
+
+@dataclass
+class BatchPlan:
+    """A batch in the making: which sample goes to which row.
+
+    Attributes:
+        epoch: the epoch.
+        number: the batch's number in the epoch.
+        samples: sample number per row, -1 for padding.
+        shards: shard per row.
+        rows: row in that shard.
+        memory: the slab.
+        arrays: views of it by name, each `[B, ...]`.
+        ragged: bytes per row for each ragged field.
+    """
+
+    epoch: int
+    number: int
+    samples: list[int]
+    shards: list[int]
+    rows: list[int]
+    memory: NDArray[np.uint8]
+    arrays: dict[str, NDArray[Any]]
+    ragged: dict[str, list[bytes]] = field(default_factory=dict)

@@ -1,0 +1,57 @@
+"""How a data set is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+Reader = Literal["auto", "mmap", "pread", "direct"]
+Verify = Literal["never", "first", "always"]
+OnError = Literal["raise", "quarantine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """How a data set is read.
+
+    Attributes:
+        global_batch_size: samples in a batch, added up over all ranks.
+        seed: of order and masks.
+        shuffle: a new global permutation every epoch; without it, the order of the shards.
+        drop_last: leave out the last, smaller batch; otherwise it is padded, and `valid` says where.
+        fields: what to read; besides the data set's fields, `label` is the class from each sample's JSON (-1 if none).
+        gather: field -> mask name: read only the positions that the mask names (`tubes` layout).
+        threads: reader threads.
+        reader: `mmap`, `pread`, `direct`, or `auto` to choose at the start of each epoch.
+        slabs: batches in the making or in use; memory is bounded by them.
+        verify: compare payloads with their checksums: `never`, the `first` time a sample is read, or `always`.
+        on_error: `raise`, or `quarantine`: leave a sample that cannot be read out of `valid`.
+        max_quarantined: stop with an error when more samples than this were left out.
+        pin_memory: page-lock the slabs for copies to a GPU.
+    """
+
+    global_batch_size: int = 32
+    seed: int = 0
+    shuffle: bool = True
+    drop_last: bool = True
+    fields: tuple[str, ...] = ("clip", "target")
+    gather: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 4
+    reader: Reader = "auto"
+    slabs: int = 4
+    verify: Verify = "never"
+    on_error: OnError = "raise"
+    max_quarantined: int = 100
+    pin_memory: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("global_batch_size", 1), ("threads", 1), ("slabs", 2), ("max_quarantined", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        allowed = {"reader": get_args(Reader), "verify": get_args(Verify), "on_error": get_args(OnError)}
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}")
+        if not self.fields:
+            raise ValueError("fields must name at least one field to read")

@@ -1,0 +1,124 @@
+"""Batches live in slabs: page-aligned blocks of memory that are filled by reader threads and used again and again.
+
+Rule of the ring: it has `num_slabs` slabs. A slab comes back when the last tensor of its batch is gone, and not before,
+so a batch is never overwritten under its user. Reading ahead waits for a slab to come back; only a consumer that asks
+for a batch while it holds all slabs itself makes the ring grow, and slabs beyond `num_slabs` are freed on return.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import weakref
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+PAGE_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Region:
+    """One dense array of a batch inside its slab; `shape` includes the batch dimension."""
+
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the array."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class SlabLayout:
+    """Where each array of a batch lies. Every region starts on a page."""
+
+    def __init__(self, arrays: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+        """Lay out `{name: (dtype, shape)}` one after the other."""
+        self.regions: dict[str, Region] = {}
+        self.num_bytes = 0
+        for name, (dtype, shape) in arrays.items():
+            region = Region(self.num_bytes, dtype, shape)
+            self.regions[name] = region
+            self.num_bytes += -(-region.num_bytes // PAGE_BYTES) * PAGE_BYTES
+
+    def views(self, memory: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """The arrays in a slab's memory, u8 `[num_bytes]`; no copy."""
+        return {
+            name: memory[region.offset : region.offset + region.num_bytes].view(region.dtype).reshape(region.shape)
+            for name, region in self.regions.items()
+        }
+
+
+class Slab:
+    """A page-aligned private block of memory, page-locked for the GPU where asked."""
+
+    def __init__(self, num_bytes: int, pin: bool) -> None:
+        """Allocate; pages are touched when they are first written.
+
+        Raises:
+            RuntimeError: the memory cannot be page-locked.
+        """
+        self.memory = mmap.mmap(-1, max(num_bytes, PAGE_BYTES), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if pin:
+            address = np.frombuffer(self.memory, np.uint8).ctypes.data
+            cudart = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+            error = cudart.cudaHostRegister(address, len(self.memory), 0)
+            if int(error) != 0:
+                raise RuntimeError(
+                    f"cudaHostRegister could not page-lock {len(self.memory)} bytes (error {int(error)}): raise the "
+                    "limit `ulimit -l`, use fewer slabs, or set pin_memory to false"
+                )
+            weakref.finalize(self, cudart.cudaHostUnregister, address)
+
+
+class SlabRing:
+    """Hands out slabs and takes them back. Taking is for one thread; slabs may come back from any."""
+
+    def __init__(self, num_bytes: int, num_slabs: int, pin: bool = False) -> None:
+        """Prepare a ring of `num_slabs` slabs of `num_bytes`; they are allocated when first needed."""
+        self._num_bytes, self._num_slabs, self._pin = num_bytes, num_slabs, pin
+        self._free: deque[Slab] = deque()
+        self._returned: deque[Slab] = deque()
+        self._leases: dict[int, weakref.ref[NDArray[np.uint8]]] = {}
+        self.num_allocated = 0
+
+    def take(self, grow: bool) -> NDArray[np.uint8] | None:
+        """A slab's memory, u8 `[num_bytes]`, or None if all are in use and `grow` is false.
+
+        The slab comes back by itself when the returned array and everything that shares its memory are gone.
+        """
+        self._collect()
+        if self._free:
+            slab = self._free.pop()
+        elif self.num_allocated < self._num_slabs or grow:
+            slab = Slab(self._num_bytes, self._pin)
+            self.num_allocated += 1
+        else:
+            return None
+        lease = np.frombuffer(slab.memory, np.uint8)
+        returned = self._returned
+        # The callback can run inside any allocation of any thread, so it may not take a lock: deque.append does not.
+        self._leases[id(slab)] = weakref.ref(lease, lambda _: returned.append(slab))
+        return lease
+
+    def _collect(self) -> None:
+        while self._returned:
+            slab = self._returned.popleft()
+            del self._leases[id(slab)]
+            if self.num_allocated > self._num_slabs:
+                self.num_allocated -= 1
+            else:
+                self._free.append(slab)
+
+    @property
+    def num_in_use(self) -> int:
+        """Slabs that a batch in the making or a consumer holds."""
+        self._collect()
+        return len(self._leases)
