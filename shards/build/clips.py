@@ -1,0 +1,93 @@
+"""From a planned item to what the tar stores, one clip at a time: the work of the decode threads."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+from shards.build.decode import DecodedClip, decode_source
+from shards.build.failure import BuildFailure, FailureRecord
+from shards.build.item import Item
+from shards.build.plan import Plan
+from shards.build.probe import SourceFile, read_source_file
+from shards.publish import canonical_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What decoding an item gave: a clip, or the failure to record."""
+
+    item: Item
+    shard: int
+    clip: DecodedClip | None
+    failure: FailureRecord | None
+    seconds: float
+
+
+def build_clip(plan: Plan, shard: int, item: Item) -> Outcome:
+    """Decode one item; whatever is wrong with the video ends up in the outcome."""
+    start, source, clip, failure = time.perf_counter(), None, None, None
+    try:
+        if item.problem is not None:
+            raise BuildFailure(*item.problem)
+        path = plan.root / item.path
+        source = read_source_file(path)
+        clip = decode_source(path, source, plan.view, plan.config.decoder)
+    except BuildFailure as error:
+        failure = failure_record(item, shard, error, source)
+    return Outcome(item=item, shard=shard, clip=clip, failure=failure, seconds=time.perf_counter() - start)
+
+
+def failure_record(item: Item, shard: int, error: BuildFailure, source: SourceFile | None) -> FailureRecord:
+    """Return the line of failures.jsonl for an item."""
+    return FailureRecord(
+        id=item.id,
+        key=item.key,
+        path=item.path,
+        shard=shard,
+        reason=error.reason,
+        message=error.message,
+        source_bytes=source.num_bytes if source else None,
+        source_xxh3_128=source.xxh3_128 if source else None,
+    )
+
+
+def sample_json(plan: Plan, item: Item, clip: DecodedClip) -> bytes:
+    """Return the sample's `json` field: what it shows and exactly where it came from."""
+    return canonical_json(
+        {
+            "video_id": item.id,
+            "label": item.label,
+            "label_name": item.label_name,
+            "text": item.text,
+            "frame_indices": clip.frame_indices,
+            "timestamps": clip.timestamps_seconds,
+            "num_source_frames": clip.num_source_frames,
+            "view_hash": plan.view.hash,
+            "decoder": clip.decoder,
+            "source_bytes": clip.source.num_bytes,
+            "source_xxh3_128": clip.source.xxh3_128,
+        }
+    )
+
+
+def decode_in_order(
+    plan: Plan, shards: Iterable[int], pool: ThreadPoolExecutor, ahead: int
+) -> Iterator[Future[Outcome]]:
+    """Yield the outcomes of all items of `shards` in plan order, with up to `ahead` in the making.
+
+    The window runs on over shard borders, so the decode threads do not pause where a shard ends.
+    """
+    jobs = ((shard, item) for shard in shards for item in plan.shard_items(shard))
+    pending = deque(pool.submit(build_clip, plan, *job) for job in islice(jobs, ahead))
+    try:
+        while pending:
+            yield pending.popleft()
+            pending.extend(pool.submit(build_clip, plan, *job) for job in islice(jobs, 1))
+    finally:
+        for future in pending:
+            future.cancel()

@@ -1,0 +1,154 @@
+"""The plan: which item goes into which shard, and a fingerprint of everything that shapes the bytes.
+
+It is a pure function of the items, the seed and the shard size, so every engine and every resumed run computes the
+same one. `plan.json` is written before the first shard; a run that would give other bytes is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import PIL
+import xxhash
+
+from shards.build.config import BuildConfig, Teacher
+from shards.build.decode import decoder_versions
+from shards.build.item import Item, Source, items_digest
+from shards.build.view import ViewSpec
+from shards.errors import ShardError
+from shards.index import FORMAT
+from shards.manifest import shard_name
+from shards.publish import publish_json
+from shards.schema import Schema
+
+PLAN_NAME = "plan.json"
+BUILD_VERSION = 1  # raise it when the same plan would give other bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be built.
+
+    Attributes:
+        split: such as "train".
+        root: folder that the items' paths are relative to.
+        items: all items in shard order.
+        schema: the fields of every sample.
+        view: how a clip is cut out of a video.
+        config: how shards are made.
+        fingerprint: everything that shapes the bytes, as it stands in plan.json.
+    """
+
+    split: str
+    root: Path
+    items: tuple[Item, ...]
+    schema: Schema
+    view: ViewSpec
+    config: BuildConfig
+    fingerprint: Mapping[str, Any]
+
+    @cached_property
+    def num_shards(self) -> int:
+        """Shards of the data set; only the last may be shorter."""
+        return -(-len(self.items) // self.config.samples_per_shard)
+
+    def shard_items(self, shard: int) -> tuple[Item, ...]:
+        """Return the planned items of a shard."""
+        size = self.config.samples_per_shard
+        return self.items[shard * size : (shard + 1) * size]
+
+    def shard_name(self, shard: int) -> str:
+        """Return the file name of a shard's tar."""
+        return shard_name(self.split, shard, self.num_shards)
+
+
+def make_plan(
+    source: Source,
+    view: ViewSpec,
+    config: BuildConfig,
+    *,
+    split: str,
+    teacher: Teacher | None = None,
+    limit: int | None = None,
+) -> Plan:
+    """Cut the items of a source into shards.
+
+    Items are ordered by a hash of seed and id, and `limit` takes the first of that order: a random, repeatable sample.
+
+    Raises:
+        ValueError: there are no items, or view, layout and teacher do not fit together.
+    """
+    if not source.items:
+        raise ValueError(f"the source has no items for split {split!r}; there is nothing to build")
+    if limit is not None and limit < 1:
+        raise ValueError(f"the limit is {limit}; it must be at least 1")
+    items = _mark_duplicates(_ordered(source.items, config.seed)[:limit])
+    schema = config.schema(view, None if teacher is None else teacher.output_shape)
+    fingerprint = {
+        "format": FORMAT,
+        "build_version": BUILD_VERSION,
+        "split": split,
+        "source": {"kind": source.kind, **source.provenance, "items": len(items), "digest": items_digest(items)},
+        "label_names": xxhash.xxh3_128_hexdigest("\n".join(source.label_names).encode()),
+        "view": view.to_json() | {"hash": view.hash},
+        "schema": [field.to_json() for field in schema],
+        "seed": config.seed,
+        "samples_per_shard": config.samples_per_shard,
+        "decoder": {"choice": config.decoder, **decoder_versions(), "pillow": PIL.__version__},
+        "teacher": None if teacher is None else {**teacher.provenance, "batch": config.teacher_batch},
+    }
+    return Plan(
+        split=split, root=source.root, items=items, schema=schema, view=view, config=config, fingerprint=fingerprint
+    )
+
+
+def _ordered(items: tuple[Item, ...], seed: int) -> tuple[Item, ...]:
+    return tuple(sorted(items, key=lambda item: xxhash.xxh3_64_intdigest(f"{seed}:{item.id}".encode())))
+
+
+def _mark_duplicates(items: tuple[Item, ...]) -> tuple[Item, ...]:
+    """Keep the first item of each key; the others stay in the plan as failures, so that every item is accounted for."""
+    first: dict[str, Item] = {}
+    marked = []
+    for item in items:
+        if item.problem is not None or first.setdefault(item.key, item) is item:
+            marked.append(item)
+        else:
+            message = f"the key {item.key!r} is taken by {first[item.key].path}"
+            marked.append(replace(item, problem=("duplicate_id", message)))
+    return tuple(marked)
+
+
+def publish_plan(plan: Plan, out: Path) -> None:
+    """Write plan.json, or check that the one that is there is the same plan.
+
+    Raises:
+        ShardError: `out` holds another plan; the message names what differs.
+    """
+    path = out / PLAN_NAME
+    wanted = json.loads(json.dumps(plan.fingerprint))
+    if not path.exists():
+        publish_json(path, wanted)
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ShardError(f"{path} is damaged ({error}); build into an empty folder") from None
+    if differences := list(_differences(found, wanted)):
+        raise ShardError(
+            f"{out} was begun with another plan: {'; '.join(differences)}. Build with the same settings to go on, "
+            "or into an empty folder"
+        )
+
+
+def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            yield from _differences(found.get(key), wanted.get(key), f"{name}.{key}" if name else key)
+    elif found != wanted:
+        yield f"{name} was {json.dumps(found)}, is now {json.dumps(wanted)}"

@@ -1,0 +1,108 @@
+"""What became of a shard: written beside the shards while a build runs, and why a finished shard can be skipped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.build.failure import KNOWN_BEFORE_DECODING, FailureRecord
+from shards.build.plan import Plan
+from shards.errors import DamagedShardError, MissingDataError
+from shards.index import ShardInfo, index_path, load_index
+from shards.publish import canonical_json, publish_bytes
+
+FAILURES_NAME = "failures.jsonl"
+WORK_FOLDER = ".build"  # beside the shards; gone once the manifest is there
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSeconds:
+    """Where the time of a build went, in seconds of one thread.
+
+    Attributes:
+        decode: all decode threads together.
+        decode_wait: the driving thread waiting for decoded clips.
+        teacher: the driving thread in the teacher.
+        write: the writer thread, syncing to disk included.
+        write_wait: the driving thread waiting for the writer.
+    """
+
+    decode: float = 0.0
+    decode_wait: float = 0.0
+    teacher: float = 0.0
+    write: float = 0.0
+    write_wait: float = 0.0
+
+    def __add__(self, other: StageSeconds) -> StageSeconds:
+        return StageSeconds(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardReport:
+    """One finished shard; num_samples + len(failures) is what was planned for it."""
+
+    shard: int
+    info: ShardInfo
+    failures: tuple[FailureRecord, ...]
+    seconds: StageSeconds = StageSeconds()
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in the shard."""
+        return self.info.num_samples
+
+
+def publish_failures(plan: Plan, out: Path, shard: int, failures: Sequence[FailureRecord]) -> None:
+    """Write down the failures of a shard. Done before the shard's sidecar appears, so no finished shard is without."""
+    publish_bytes(_failures_path(plan, out, shard), encode_failures(failures))
+
+
+def encode_failures(failures: Sequence[FailureRecord]) -> bytes:
+    """Return the failures as JSON lines."""
+    return b"".join(canonical_json(failure.to_json()) + b"\n" for failure in failures)
+
+
+def finished_shards(plan: Plan, out: Path) -> dict[int, ShardReport]:
+    """Return the reports of the shards that earlier runs finished; the others have to be built.
+
+    The sidecar marks a shard as done; it counts only when tar, keys and failures account for every planned item.
+    """
+    published: dict[int, list[FailureRecord]] = {}
+    if (path := out / FAILURES_NAME).exists():
+        published = {shard: [] for shard in range(plan.num_shards)}
+        for failure in _decode_failures(path):
+            published.setdefault(failure.shard, []).append(failure)
+    reports = {}
+    for shard in range(plan.num_shards):
+        path = _failures_path(plan, out, shard)
+        failures = _decode_failures(path) if path.exists() else published.get(shard)
+        if failures is not None and (report := _check_shard(plan, out, shard, failures)):
+            reports[shard] = report
+    return reports
+
+
+def _decode_failures(path: Path) -> list[FailureRecord]:
+    return [FailureRecord.from_json(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _check_shard(plan: Plan, out: Path, shard: int, failures: Sequence[FailureRecord]) -> ShardReport | None:
+    tar = out / plan.shard_name(shard)
+    try:
+        index = load_index(index_path(tar))
+        tar_bytes = tar.stat().st_size
+    except (MissingDataError, DamagedShardError, OSError):
+        return None
+    items = plan.shard_items(shard)
+    failed = {failure.key for failure in failures if failure.reason not in KNOWN_BEFORE_DECODING}
+    expected = [item.key for item in items if item.problem is None and item.key not in failed]
+    if list(index.keys) != expected or len(expected) + len(failures) != len(items):
+        return None
+    if index.schema != plan.schema or tar_bytes != index.info.num_bytes:
+        return None
+    return ShardReport(shard=shard, info=index.info, failures=tuple(failures))
+
+
+def _failures_path(plan: Plan, out: Path, shard: int) -> Path:
+    return out / WORK_FOLDER / f"{plan.shard_name(shard)}.failures.jsonl"

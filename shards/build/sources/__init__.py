@@ -1,0 +1,32 @@
+"""Where items come from: Something-Something v2, a CSV table, or a plain folder of videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shards.build.item import Source
+from shards.build.sources.folder import load_folder, load_table
+from shards.build.sources.ssv2 import load_ssv2
+
+__all__ = ["load_folder", "load_ssv2", "load_table", "open_source"]
+
+TABLE_SUFFIXES = {".csv", ".tsv"}
+
+
+def open_source(videos: Path, annotations: Path | None, split: str) -> Source:
+    """Open the source that the arguments describe.
+
+    Args:
+        videos: folder of videos.
+        annotations: None for a plain folder, a .csv or .tsv table, or the folder (or split file) of SSv2 annotations.
+        split: such as "train".
+
+    Raises:
+        MissingDataError: something is not there; the message says where to get it and the layout expected.
+        ShardError: the annotations cannot be read.
+    """
+    if annotations is None:
+        return load_folder(videos)
+    if annotations.suffix.lower() in TABLE_SUFFIXES:
+        return load_table(annotations, videos, split)
+    return load_ssv2(videos, annotations, split)
