@@ -1,0 +1,246 @@
+"""A user's bad day: damaged data, early exits, signals, forks."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from pipeline.config import LoaderConfig, Reader
+from pipeline.loader import ShardLoader
+from pipeline.masking import TubeMask
+from shards.dataset import ShardDataset
+from shards.errors import DamagedShardError, MissingDataError, ShardError
+from tests.datasets import POSITIONS, make_dataset, tubes_sample
+
+readers = pytest.mark.parametrize("reader", ["mmap", "pread", "direct"])
+
+
+def damage(dataset: ShardDataset, number: int, field: str) -> int:
+    """Flip a byte of a payload; returns the payload's offset."""
+    (shard,), (row,) = dataset.locate(np.array([number]))
+    offset = int(dataset.extents(int(shard), field).offsets[row])
+    path = dataset.tar_path(int(shard))
+    content = bytearray(path.read_bytes())
+    content[offset + 3] ^= 0xFF
+    path.write_bytes(content)
+    return offset
+
+
+def reader_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("reelshard-reader")]
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@readers
+@pytest.mark.parametrize("gather", [{}, {"clip": "visible", "target": "masked"}])
+def test_a_damaged_sample_is_an_error_that_names_its_place(
+    tmp_path: Path, reader: Reader, gather: dict[str, str]
+) -> None:
+    dataset = make_dataset(tmp_path)
+    offset = damage(dataset, 8, "target")
+    config = LoaderConfig(global_batch_size=4, reader=reader, verify="always", gather=gather)
+    with pytest.raises(DamagedShardError) as caught:
+        list(ShardLoader(dataset, config, TubeMask(num_positions=POSITIONS)))
+    error = caught.value
+    assert (error.shard, error.key, error.field, error.offset) == (dataset.tar_path(1).name, "000008", "target", offset)
+    assert not reader_threads()
+
+
+@readers
+def test_quarantine_leaves_the_bad_sample_out_and_keeps_the_rest(
+    tmp_path: Path, reader: Reader, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = make_dataset(tmp_path)
+    damage(dataset, 8, "target")
+    config = LoaderConfig(global_batch_size=5, reader=reader, verify="always", on_error="quarantine", slabs=2)
+    loader = ShardLoader(dataset, config)
+    for epoch in (1, 2):
+        left_out = []
+        for batch in loader:
+            for row, number in enumerate(batch["index"].tolist()):
+                if batch["valid"][row]:
+                    assert np.array_equal(batch["clip"][row].numpy(), tubes_sample(number)["clip"])
+                    assert np.array_equal(batch["target"][row].numpy(), tubes_sample(number)["target"])
+                else:
+                    left_out.append(number)
+                    assert not batch["clip"][row].any()
+                    assert not batch["target"][row].any()
+        assert left_out == [8]
+        assert loader.stats().num_quarantined == epoch
+    assert "key 000008, field target, offset" in caplog.text
+
+
+def test_quarantine_stops_past_its_limit(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    for number in (1, 8, 15):
+        damage(dataset, number, "clip")
+    config = LoaderConfig(global_batch_size=4, verify="always", on_error="quarantine", max_quarantined=2)
+    with pytest.raises(ShardError, match="more than max_quarantined = 2"):
+        list(ShardLoader(dataset, config))
+
+
+def test_verify_first_checks_a_sample_once(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    loader = ShardLoader(dataset, LoaderConfig(global_batch_size=4, verify="first"))
+    list(loader)
+    damage(dataset, 8, "target")
+    list(loader)
+    loader = ShardLoader(dataset, LoaderConfig(global_batch_size=4, verify="first"))
+    with pytest.raises(DamagedShardError):
+        list(loader)
+
+
+@readers
+def test_a_file_that_becomes_shorter_under_an_open_reader_is_an_error(tmp_path: Path, reader: Reader) -> None:
+    dataset = make_dataset(tmp_path)
+    loader = ShardLoader(dataset, LoaderConfig(global_batch_size=4, reader=reader))
+    list(loader)
+    for shard in range(dataset.num_shards):
+        os.truncate(dataset.tar_path(shard), 70_000)
+    with pytest.raises(DamagedShardError, match="cut off"):
+        list(loader)
+
+
+def test_a_missing_shard_is_one_clear_error(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    dataset.tar_path(0).unlink()
+    with pytest.raises(MissingDataError, match="restore it, or build it again"):
+        list(ShardLoader(dataset, LoaderConfig(global_batch_size=4, reader="mmap")))
+
+
+def leave_by_break(loader: ShardLoader) -> None:
+    for _ in loader:
+        break
+
+
+def leave_by_exception(loader: ShardLoader) -> None:
+    def fail_in_the_loop() -> None:
+        for _ in loader:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_in_the_loop()
+
+
+def leave_by_close(loader: ShardLoader) -> None:
+    iterator = iter(loader)
+    next(iterator)
+    loader.close()
+    with pytest.raises(RuntimeError, match=r"close\(\)"):
+        next(iterator)
+
+
+def leave_by_collection(loader: ShardLoader) -> None:
+    iterator = iter(loader)
+    next(iterator)
+    del iterator
+    gc.collect()
+
+
+@pytest.mark.parametrize("leave", [leave_by_break, leave_by_exception, leave_by_close, leave_by_collection])
+@readers
+def test_however_a_loop_is_left_no_thread_and_no_file_stays(
+    tmp_path: Path, reader: Reader, leave: Callable[[ShardLoader], None]
+) -> None:
+    dataset = make_dataset(tmp_path)
+    before = open_files()
+    for _ in range(3):
+        loader = ShardLoader(dataset, LoaderConfig(global_batch_size=2, reader=reader))
+        leave(loader)
+        assert not reader_threads()
+        del loader
+    gc.collect()
+    assert open_files() <= before
+
+
+def test_leaving_a_loop_keeps_the_position(tmp_path: Path) -> None:
+    loader = ShardLoader(make_dataset(tmp_path), LoaderConfig(global_batch_size=2))
+    for batch in loader:
+        first = batch["index"].tolist()
+        break
+    rest = [number for batch in loader for number in batch["index"].tolist()]
+    assert sorted(first + rest) == list(range(20))
+
+
+def test_a_newer_iteration_ends_an_older_one(tmp_path: Path) -> None:
+    loader = ShardLoader(make_dataset(tmp_path), LoaderConfig(global_batch_size=2))
+    old = iter(loader)
+    next(old)
+    assert len(list(loader)) == 9
+    with pytest.raises(RuntimeError, match="newer one"):
+        next(old)
+
+
+def test_it_works_inside_a_torch_dataloader_without_workers(tmp_path: Path) -> None:
+    loader = ShardLoader(make_dataset(tmp_path), LoaderConfig(global_batch_size=5))
+    batches = list(DataLoader(loader, batch_size=None, num_workers=0))
+    assert sorted(torch.cat([batch["index"] for batch in batches]).tolist()) == list(range(20))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
+def test_torch_dataloader_workers_are_refused_with_what_to_do_instead(tmp_path: Path) -> None:
+    loader = ShardLoader(make_dataset(tmp_path), LoaderConfig(global_batch_size=5))
+    with pytest.raises(ValueError, match="num_workers=0"):
+        next(iter(DataLoader(loader, batch_size=None, num_workers=2, multiprocessing_context="fork")))
+
+
+PROLOGUE = """
+import os, signal, sys, threading
+from pathlib import Path
+from pipeline.config import LoaderConfig
+from pipeline.loader import ShardLoader
+from shards.dataset import ShardDataset
+loader = ShardLoader(ShardDataset.open(sys.argv[1]), LoaderConfig(global_batch_size=2))
+"""
+
+
+def run_python(code: str, dataset: ShardDataset) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PROLOGUE + code, str(dataset.directory)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_ctrl_c_in_the_middle_of_an_epoch_ends_the_process_at_once(tmp_path: Path) -> None:
+    code = """
+for batch in loader:
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+    result = run_python(code, make_dataset(tmp_path))
+    assert result.returncode in (-signal.SIGINT, 130, 1)
+    assert "KeyboardInterrupt" in result.stderr
+
+
+def test_a_fork_in_the_middle_of_an_epoch_can_iterate_in_the_child(tmp_path: Path) -> None:
+    code = """
+iterator = iter(loader)
+first = next(iterator)["index"].tolist()
+child = os.fork()
+if child == 0:
+    rest = [batch["index"].tolist() for batch in loader]
+    os._exit(0 if len(rest) == 9 else 1)
+_, status = os.waitpid(child, 0)
+rest = [batch["index"].tolist() for batch in iterator]
+print(os.waitstatus_to_exitcode(status), len(rest), sorted(sum([first, *rest], [])) == list(range(20)))
+"""
+    result = run_python(code, make_dataset(tmp_path))
+    assert result.stdout.strip() == "0 9 True", result.stderr
+
+
+def test_nothing_is_left_in_shared_memory(tmp_path: Path) -> None:
+    before = sorted(Path("/dev/shm").iterdir())
+    for batch in ShardLoader(make_dataset(tmp_path), LoaderConfig(global_batch_size=4)):
+        assert sorted(set(Path("/dev/shm").iterdir()) - set(before)) == []
+        del batch
