@@ -88,6 +88,8 @@ def build_dataset(
         _check_folder(out)
         publish_plan(plan, out)
         remove_temporaries(out)
+        for name, data in (teacher.files if teacher is not None else {}).items():
+            publish_bytes(out / name, data)
         (out / WORK_FOLDER).mkdir(exist_ok=True)
         reports, num_resumed = _build_shards(plan, out, teacher, progress)
         manifest = finalize(plan, out, reports, source.label_names)
@@ -190,9 +192,10 @@ def _lock(out: Path) -> Iterator[None]:
     """
     folder = os.open(out, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ShardError(f"another process is building into {out}; wait for it or stop it") from None
         yield
-    except BlockingIOError:
-        raise ShardError(f"another process is building into {out}; wait for it or stop it") from None
     finally:
         os.close(folder)

@@ -26,6 +26,10 @@ class Teacher(Protocol):
     def provenance(self) -> Mapping[str, Any]:
         """All that decides the bits: id, revision or weight digest, projection digest, precision, device type."""
 
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """What the data set must keep beside its shards, by file name: the projection."""
+
     def __call__(self, clips: NDArray[np.uint8]) -> NDArray[np.float16]:
         """Turn u8 [B, T, H, W, 3] into f16 [B, N, D]; a value beyond f16 is an infinity, which the builder refuses."""
 

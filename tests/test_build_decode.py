@@ -1,0 +1,134 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shards.build import BuildFailure, ViewSpec, decode_clip
+from tests.videos import clips_folder, moving_square, rotate_by_metadata, write_video
+
+VIEW = ViewSpec(num_frames=8, size=32)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    write_video(folder / "a.webm")
+    write_video(folder / "a.mp4", codec="libx264", container_options={"movflags": "faststart"})
+    write_video(folder / "a.avi", codec="libx264")
+    return folder
+
+
+def failure_of(path: Path, view: ViewSpec = VIEW) -> BuildFailure:
+    with pytest.raises(BuildFailure) as caught:
+        decode_clip(path, view)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", ["a.webm", "a.mp4", "a.avi"])
+def test_both_decoders_give_the_same_view(videos: Path, name: str) -> None:
+    decord, pyav = (decode_clip(videos / name, VIEW, decoder) for decoder in ("auto", "pyav"))
+    assert (decord.decoder, pyav.decoder) == ("decord", "pyav")
+    assert np.array_equal(decord.frames, pyav.frames)
+    assert decord.frames.shape == VIEW.clip_shape
+    assert decord.frame_indices == pyav.frame_indices == (1, 4, 7, 10, 13, 16, 19, 22)
+    assert (
+        decord.timestamps_seconds
+        == pyav.timestamps_seconds
+        == pytest.approx(np.array(decord.frame_indices) / 12, abs=2e-3)
+    )
+    assert decord.num_source_frames == pyav.num_source_frames == 24
+    assert decord.source == pyav.source
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["arm_wrestling.mp4", "flipping_a_pancake.mkv", "test.avi", "h264_10bits.mp4", "video_90.mov", "unordered.mov"],
+)
+@pytest.mark.parametrize("view", [ViewSpec(), ViewSpec(sampling="stride", stride=3, size=112, short_side=128)])
+def test_both_decoders_give_the_same_view_of_real_videos(name: str, view: ViewSpec) -> None:
+    path = clips_folder() / name
+    assert np.array_equal(decode_clip(path, view).frames, decode_clip(path, view, "pyav").frames)
+
+
+def test_a_codec_that_decord_lacks_is_read_through_pyav() -> None:
+    clip = decode_clip(clips_folder() / "av1_video.mkv", ViewSpec())
+    assert (clip.decoder, clip.num_source_frames) == ("pyav", 125)
+
+
+def test_ten_bit_pixels_which_decord_converts_wrongly_are_read_through_pyav() -> None:
+    assert decode_clip(clips_folder() / "h264_10bits.mp4", ViewSpec()).decoder == "pyav"
+
+
+@pytest.mark.parametrize("decoder", ["auto", "decord", "pyav"])
+def test_a_damaged_video_of_which_decord_claims_all_frames_is_caught(decoder: str) -> None:
+    with pytest.raises(BuildFailure, match="28 of 50 frames decode") as caught:
+        decode_clip(clips_folder() / "corrupted.mp4", ViewSpec(), decoder)  # type: ignore[arg-type]
+    assert caught.value.reason == "decode_error"
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+def test_rotation_metadata_turns_the_picture(tmp_path: Path, decoder: str) -> None:
+    frames = moving_square(height=64, width=64)
+    path = write_video(tmp_path / "a.mp4", frames, codec="libx264")
+    before = decode_clip(path, VIEW, decoder).frames  # type: ignore[arg-type]
+    rotate_by_metadata(path)
+    after = decode_clip(path, VIEW, decoder).frames  # type: ignore[arg-type]
+    assert abs(np.rot90(before, -1, axes=(1, 2)).astype(int) - after).max() <= 1
+    assert abs(before.astype(int) - after).max() > 50
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(["a.webm", "a.mp4", "a.avi"]), st.floats(0, 1, exclude_max=True))
+def test_a_file_cut_anywhere_is_a_failure_not_a_shorter_video(
+    videos: Path, tmp_path_factory: pytest.TempPathFactory, name: str, share: float
+) -> None:
+    whole = (videos / name).read_bytes()
+    path = tmp_path_factory.getbasetemp() / f"cut_{name}"
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert failure_of(path).reason in {"empty_file", "open_error", "truncated"}
+
+
+def test_frames_that_the_container_promises_but_lacks_are_truncation(videos: Path, tmp_path: Path) -> None:
+    data = (videos / "a.webm").read_bytes()
+    size_at = data.index(b"\x18\x53\x80\x67") + 4
+    live = (
+        data[:size_at] + b"\x01" + b"\xff" * 7 + data[size_at + 8 : len(data) * 2 // 3]
+    )  # size unknown, as in a stream
+    (tmp_path / "a.webm").write_bytes(live)
+    failure = failure_of(tmp_path / "a.webm")
+    assert failure.reason == "truncated"
+    assert "declared by the container" in failure.message
+
+
+def test_files_that_are_no_video_fail_with_their_reason(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("this is no video\n" * 100)
+    assert failure_of(tmp_path / "absent.mp4").reason == "missing_file"
+    assert failure_of(tmp_path / "empty.mp4").reason == "empty_file"
+    assert failure_of(tmp_path / "text.mp4").reason == "open_error"
+
+
+def test_a_still_video_is_no_failure(tmp_path: Path) -> None:
+    still = np.repeat(moving_square(num_frames=1), 24, 0)
+    clip = decode_clip(write_video(tmp_path / "still.webm", still), VIEW)
+    assert (clip.decoder, clip.num_source_frames) == ("pyav", 24)
+
+
+def test_a_video_shorter_than_a_clip_is_padded_or_refused_as_the_view_says(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "short.webm", moving_square(num_frames=5))
+    clip = decode_clip(path, VIEW)
+    assert clip.frame_indices == (0, 1, 2, 3, 4, 4, 4, 4)
+    assert clip.num_source_frames == 5
+    refused = failure_of(path, ViewSpec(num_frames=8, size=32, short_video="refuse"))
+    assert refused.reason == "too_few_frames"
+    assert "5 frames" in refused.message
+
+
+def test_the_source_file_is_identified_by_size_and_digest(videos: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.webm"
+    copy.write_bytes((videos / "a.webm").read_bytes())
+    first, second = decode_clip(videos / "a.webm", VIEW).source, decode_clip(copy, VIEW).source
+    assert first == second
+    assert first.num_bytes == copy.stat().st_size

@@ -1,0 +1,118 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards.build import BuildConfig, Item, Source, ViewSpec
+from shards.build.plan import make_plan, publish_plan
+from shards.errors import ShardError
+from tests.teachers import MeanTeacher
+
+VIEW = ViewSpec(num_frames=4, size=32)
+
+
+def source_of(num_items: int) -> Source:
+    items = tuple(Item(id=str(number), path=f"{number}.webm") for number in range(num_items))
+    return Source(kind="folder", root=Path("videos"), items=items)
+
+
+@given(st.integers(1, 200), st.integers(1, 50), st.integers(0, 5))
+def test_every_item_is_in_exactly_one_shard(num_items: int, size: int, seed: int) -> None:
+    plan = make_plan(source_of(num_items), VIEW, BuildConfig(samples_per_shard=size, seed=seed), split="train")
+    shards = [plan.shard_items(shard) for shard in range(plan.num_shards)]
+    assert sorted(int(item.id) for shard in shards for item in shard) == list(range(num_items))
+    assert all(len(shard) == size for shard in shards[:-1])
+
+
+@given(st.permutations(list(range(30))), st.integers(1, 30))
+def test_the_plan_depends_on_the_items_not_on_their_order(order: list[int], limit: int) -> None:
+    source = source_of(30)
+    shuffled = replace(source, items=tuple(source.items[number] for number in order))
+    plans = [make_plan(s, VIEW, BuildConfig(), split="train", limit=limit) for s in (source, shuffled)]
+    assert plans[0].items == plans[1].items
+    assert plans[0].fingerprint == plans[1].fingerprint
+
+
+def test_another_seed_gives_another_order() -> None:
+    plans = [make_plan(source_of(50), VIEW, BuildConfig(seed=seed), split="train") for seed in (0, 1)]
+    assert plans[0].items != plans[1].items
+
+
+def test_a_second_item_of_the_same_key_is_planned_as_a_failure() -> None:
+    items = tuple(Item(id=name, path=path) for name, path in [("a/b", "1"), ("a_b", "2"), ("a/b", "3"), ("c", "4")])
+    plan = make_plan(Source(kind="folder", root=Path(), items=items), VIEW, BuildConfig(), split="train")
+    problems = [item.problem[0] for item in plan.items if item.problem]
+    assert problems == ["duplicate_id", "duplicate_id"]
+    assert len(plan.items) == 4
+
+
+def test_the_same_plan_is_accepted_again(tmp_path: Path) -> None:
+    for workers in (1, 3):
+        config = BuildConfig(workers=workers, max_failures=workers)
+        publish_plan(make_plan(source_of(9), VIEW, config, split="train"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"view": replace(VIEW, sampling="stride")}, r'view.sampling was "uniform", is now "stride"'),
+        ({"config": BuildConfig(samples_per_shard=9)}, "samples_per_shard was 256, is now 9"),
+        ({"config": BuildConfig(layout="frames")}, "schema"),
+        ({"config": BuildConfig(seed=4)}, "seed was 0, is now 4"),
+        ({"source": source_of(8)}, "source.items was 9, is now 8"),
+        ({"teacher": MeanTeacher(VIEW.clip_shape, version=2)}, r"teacher.version was 1, is now 2"),
+        ({"teacher": None}, "teacher was .*, is now null"),
+        ({"config": BuildConfig(teacher_batch=3)}, "teacher.batch was 16, is now 3"),
+        ({"split": "validation"}, 'split was "train", is now "validation"'),
+    ],
+)
+def test_another_plan_is_refused_and_what_differs_is_named(
+    tmp_path: Path, change: dict[str, object], named: str
+) -> None:
+    given = {"source": source_of(9), "view": VIEW, "config": BuildConfig(), "split": "train"}
+    given["teacher"] = MeanTeacher(VIEW.clip_shape)
+    publish_plan(make_plan(**given), tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(ShardError, match=named):
+        publish_plan(make_plan(**(given | change)), tmp_path)  # type: ignore[arg-type]
+
+
+def test_a_teacher_on_another_grid_is_refused() -> None:
+    teacher = MeanTeacher((4, 64, 64, 3))
+    with pytest.raises(ValueError, match="the teacher gives 32 tokens, the clip has 2 x 4 tubelets"):
+        make_plan(source_of(3), VIEW, BuildConfig(), split="train", teacher=teacher)
+
+
+def test_a_view_that_does_not_divide_into_tubes_is_refused() -> None:
+    with pytest.raises(ValueError, match="4 frames of 40 px does not divide"):
+        make_plan(source_of(3), replace(VIEW, size=40), BuildConfig(), split="train")
+    make_plan(source_of(3), replace(VIEW, size=40), BuildConfig(layout="frames"), split="train")
+
+
+@pytest.mark.parametrize(
+    ("limit", "share", "allowed"), [(None, None, 200), (None, 0.01, 2), (None, 5.0, 5), (100, 0.01, 1), (None, 0.0, 0)]
+)
+def test_allowed_failures_are_a_count_or_a_share(limit: int | None, share: float | None, allowed: int) -> None:
+    plan = make_plan(source_of(200), VIEW, BuildConfig(max_failures=share), split="train", limit=limit)
+    assert plan.config.allowed_failures(len(plan.items)) == allowed
+
+
+@pytest.mark.parametrize("name", ["samples_per_shard", "tubelet", "patch", "teacher_batch", "workers", "max_failures"])
+def test_a_build_value_out_of_range_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"build.{name} is -1"):
+        BuildConfig(**{name: -1})  # type: ignore[arg-type]
+
+
+def test_nothing_to_build_is_an_error() -> None:
+    with pytest.raises(ValueError, match="nothing to build"):
+        make_plan(source_of(0), VIEW, BuildConfig(), split="train")
+    with pytest.raises(ValueError, match="limit is 0"):
+        make_plan(source_of(1), VIEW, BuildConfig(), split="train", limit=0)
+
+
+def test_the_test_teacher_puts_token_t_s_at_t_times_s() -> None:
+    clips = np.zeros((1, 4, 32, 32, 3), np.uint8)
+    clips[0, 2:4, 16:, :16] = 200
+    assert np.flatnonzero(MeanTeacher((4, 32, 32, 3))(clips)[0, :, 0]).tolist() == [1 * 4 + 2]
