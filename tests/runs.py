@@ -1,0 +1,92 @@
+"""A tiny ST-JEPA run on a tiny real data set, for the tests of training and evaluation.
+
+As a program it is what the tests kill: `python -m tests.runs DATASET RUN STEPS`.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.st_jepa import STJEPA, STJEPAConfig
+from pipeline.config import LoaderConfig
+from pipeline.device import IMAGENET, DeviceLoader
+from pipeline.loader import ShardLoader
+from pipeline.masking import TubeMask
+from shards.dataset import ShardDataset
+from tests.datasets import DIM, FRAMES, PATCH, SIZE, TUBELET
+from training.checkpoint import newest_checkpoint
+from training.config import TrainConfig
+from training.loop import Trainer
+from training.objectives.st_jepa import STJEPAObjective
+from training.optim import OptimConfig
+
+MODEL = STJEPAConfig(
+    num_frames=FRAMES,
+    image_size=SIZE,
+    tubelet=TUBELET,
+    patch=PATCH,
+    dim=32,
+    depth=2,
+    num_joint=1,
+    heads=2,
+    predictor_depth=1,
+    predictor_dim=32,
+    target_dim=DIM,
+)
+
+
+def make_loader(dataset: ShardDataset, *, batch_size: int = 8, gather: bool = True) -> DeviceLoader:
+    config = LoaderConfig(
+        global_batch_size=batch_size,
+        seed=0,
+        fields=STJEPAObjective.fields,
+        gather=STJEPAObjective.gather if gather else {},
+        threads=1,
+    )
+    loader = ShardLoader(dataset, config, TubeMask(num_positions=MODEL.num_positions))
+    return DeviceLoader(loader, "cpu", normalize={"clip": IMAGENET})
+
+
+def make_trainer(
+    dataset: ShardDataset,
+    run_dir: Path,
+    *,
+    batch_size: int = 8,
+    model: STJEPAConfig = MODEL,
+    optim: OptimConfig = OptimConfig(lr=1e-3),  # noqa: B008
+    report: Callable[[str], None] = lambda line: None,
+    **train: Any,
+) -> Trainer:
+    settings: dict[str, Any] = {"device": "cpu", "log_every": 1, "checkpoint_every": 3, "steps": 8} | train
+    config = TrainConfig(**settings)
+    torch.manual_seed(config.seed)
+    return Trainer(
+        STJEPAObjective(STJEPA(model)),
+        make_loader(dataset, batch_size=batch_size),
+        config=config,
+        optim=optim,
+        recipe={"system": "st_jepa", "model": dataclasses.asdict(model), "optim": dataclasses.asdict(optim)},
+        run_dir=run_dir,
+        report=report,
+    )
+
+
+def main(dataset: str, run_dir: str, steps: str) -> None:
+    torch.set_num_threads(1)
+
+    def report(line: str) -> None:
+        print(line, flush=True)
+
+    trainer = make_trainer(ShardDataset.open(Path(dataset)), Path(run_dir), steps=int(steps), report=report)
+    checkpoint = newest_checkpoint(Path(run_dir) / "checkpoints")
+    if checkpoint is not None:
+        trainer.resume(checkpoint)
+    trainer.run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
