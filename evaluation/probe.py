@@ -1,6 +1,14 @@
 """The linear probe: how much of the labels a linear map reads off frozen features."""
 
+import math
+import statistics
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from evaluation.features import Features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,3 +36,86 @@ class ProbeConfig:
                 f"seeds={self.seeds}; epochs and batch_size have to be at least 1, lr positive, weight_decay not "
                 "negative, and there has to be a seed"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult:
+    """Top-1 accuracies on the held-out features, each in [0, 1].
+
+    Attributes:
+        top1: mean over the seeds.
+        top1_spread: standard deviation over the seeds (0 for one seed).
+        top1_per_seed: one per seed.
+        train_top1: mean over the seeds, on the training features.
+        num_train: training samples.
+        num_val: held-out samples.
+    """
+
+    top1: float
+    top1_spread: float
+    top1_per_seed: tuple[float, ...]
+    train_top1: float
+    num_train: int
+    num_val: int
+
+
+def linear_probe(
+    train: Features, val: Features, num_classes: int, config: ProbeConfig, device: torch.device | str = "cpu"
+) -> ProbeResult:
+    """Train a linear classifier on standardised features, once per seed, and score it on held-out ones.
+
+    Raises:
+        ValueError: If a label is not below `num_classes`.
+    """
+    highest = int(max(train.labels.max(), val.labels.max()))
+    if highest >= num_classes:
+        raise ValueError(f"label {highest} does not exist: there are {num_classes} classes")
+    mean, scale = train.values.mean(dim=0), train.values.std(dim=0, correction=0).clamp(min=1e-6)
+    train_x, val_x = (((part.values - mean) / scale).to(device) for part in (train, val))
+    train_y, val_y = train.labels.to(device), val.labels.to(device)
+    scores, train_scores = [], []
+    for seed in config.seeds:
+        classifier = _train_classifier(train_x, train_y, num_classes, config, seed)
+        scores.append(_top1(classifier, val_x, val_y))
+        train_scores.append(_top1(classifier, train_x, train_y))
+    return ProbeResult(
+        top1=statistics.fmean(scores),
+        top1_spread=statistics.stdev(scores) if len(scores) > 1 else 0.0,
+        top1_per_seed=tuple(scores),
+        train_top1=statistics.fmean(train_scores),
+        num_train=len(train_y),
+        num_val=len(val_y),
+    )
+
+
+def chance(train: Features, val: Features) -> float:
+    """Top-1 on `val` of always saying the most frequent label of `train`."""
+    most_frequent = train.labels.bincount().argmax()
+    return float((val.labels == most_frequent).float().mean())
+
+
+def _train_classifier(x: Tensor, y: Tensor, num_classes: int, config: ProbeConfig, seed: int) -> nn.Linear:
+    """Minibatch AdamW on the cross-entropy, with a cosine from `lr` to zero."""
+    generator = torch.Generator().manual_seed(seed)
+    classifier = nn.Linear(x.shape[1], num_classes)
+    nn.init.trunc_normal_(classifier.weight, std=0.01, generator=generator)
+    nn.init.zeros_(classifier.bias)
+    classifier.to(x.device)
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    num_steps = config.epochs * math.ceil(len(x) / config.batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
+    for _ in range(config.epochs):
+        order = torch.randperm(len(x), generator=generator)
+        for start in range(0, len(x), config.batch_size):
+            rows = order[start : start + config.batch_size]
+            loss = F.cross_entropy(classifier(x[rows]), y[rows])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+    return classifier
+
+
+def _top1(classifier: nn.Linear, x: Tensor, y: Tensor) -> float:
+    with torch.inference_mode():
+        return float((classifier(x).argmax(dim=1) == y).float().mean())

@@ -43,3 +43,11 @@ class TubeletEmbedding(nn.Module):
             f"clip has shape {tuple(clip.shape)}; allowed are a video [B, 3, T, H, W] and "
             f"tubes [B, S, T', {t}, {h}, {w}, 3]"
         )
+
+
+def video_or_tubes(clip: Tensor) -> Tensor:
+    """A clip as the loader gives it, as an encoder takes it.
+
+    Frames `[B, T, H, W, 3]` become a video `[B, 3, T, H, W]`; tubes stay what they are.
+    """
+    return rearrange(clip, "b t h w c -> b c t h w") if clip.ndim == 5 else clip

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.st_jepa import STJEPA, take_positions
+from model.tubelets import video_or_tubes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +49,7 @@ class STJEPAObjective(nn.Module):
             f32 `[B]` each: `loss`, the one that is trained, the mean of 1 - cos over the masked tokens (in [0, 2]).
         """
         visible, masked = batch["visible"], batch["masked"]
-        clip = batch["clip"]
-        if clip.ndim == 5:  # frames [B, T, H, W, 3] as they lie on disk
-            clip = rearrange(clip, "b t h w c -> b c t h w")
+        clip = video_or_tubes(batch["clip"])
         prediction = self.student(clip, visible, masked)  # [B, T', S_m, D]
         target = self._masked_target(batch["target"], masked)
         with torch.autocast(prediction.device.type, enabled=False):
