@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.build import BuildFailure, ViewSpec, decode_clip
+from shards.build import REASONS, BuildFailure, ViewSpec, decode_clip
 from tests.videos import clips_folder, moving_square, rotate_by_metadata, write_video
 
 VIEW = ViewSpec(num_frames=8, size=32)
@@ -88,6 +88,22 @@ def test_a_file_cut_anywhere_is_a_failure_not_a_shorter_video(
     path = tmp_path_factory.getbasetemp() / f"cut_{name}"
     path.write_bytes(whole[: int(share * len(whole))])
     assert failure_of(path).reason in {"empty_file", "open_error", "truncated"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["a.webm", "a.mp4", "a.avi"]), st.integers(0, 5000), st.binary(min_size=1, max_size=40))
+def test_a_file_damaged_anywhere_gives_a_clip_or_a_failure_and_nothing_else(
+    videos: Path, tmp_path_factory: pytest.TempPathFactory, name: str, place: int, damage: bytes
+) -> None:
+    data = bytearray((videos / name).read_bytes())
+    place = min(place, len(data) - len(damage))
+    data[place : place + len(damage)] = damage
+    path = tmp_path_factory.getbasetemp() / f"damaged_{name}"
+    path.write_bytes(data)
+    try:
+        assert decode_clip(path, VIEW).frames.shape == VIEW.clip_shape
+    except BuildFailure as failure:
+        assert failure.reason in REASONS  # noqa: PT017
 
 
 def test_frames_that_the_container_promises_but_lacks_are_truncation(videos: Path, tmp_path: Path) -> None:

@@ -39,6 +39,9 @@ def build_clip(plan: Plan, shard: int, item: Item) -> Outcome:
         clip = decode_source(path, source, plan.view, plan.config.decoder)
     except BuildFailure as error:
         failure = failure_record(item, shard, error, source)
+    except (ValueError, RuntimeError, OSError) as error:  # a decoder's way to fail that nobody has met yet
+        unforeseen = BuildFailure("decode_error", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        failure = failure_record(item, shard, unforeseen, source)
     return Outcome(item=item, shard=shard, clip=clip, failure=failure, seconds=time.perf_counter() - start)
 
 

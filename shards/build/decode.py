@@ -143,7 +143,7 @@ def _decode_pyav(path: Path, num_frames: int, indices: Sequence[int], view: View
     seen = 0
     reformatter = VideoReformatter()
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.video[0]
             stream.thread_type = "NONE"
             for seen, frame in enumerate(container.decode(stream), start=1):

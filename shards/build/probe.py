@@ -77,10 +77,12 @@ def probe_video(path: Path, file_bytes: int) -> Probe:
     if declared is not None and declared > file_bytes:
         raise BuildFailure("truncated", f"the file has {file_bytes} bytes, its container declares {declared}")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise BuildFailure("open_error", "the file has no video stream")
             stream = container.streams.video[0]
+            if stream.codec_context is None:  # PyAV's types do not say so: an unknown codec has none
+                raise BuildFailure("open_error", "FFmpeg has no decoder for its video stream")
             pts = _packet_times(container, stream)
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             expected = _expected_seconds(container, stream)
