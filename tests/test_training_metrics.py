@@ -1,0 +1,55 @@
+"""Metrics files and curves."""
+
+from pathlib import Path
+
+import torch
+
+from training.curves import draw_curves
+from training.metrics import MetricsFile, Window, format_row, read_metrics
+
+
+def test_a_metrics_file_gives_back_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with MetricsFile(path) as metrics:
+        metrics.write({"step": 1, "loss": 0.5})
+        metrics.write({"step": 2, "loss": 0.25})
+    assert read_metrics(path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+
+
+def test_reopening_after_a_step_drops_later_rows_and_a_line_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step":1}\n{"step":2}\n{"step":3}\n{"st')
+    with MetricsFile(path, after_step=2) as metrics:
+        metrics.write({"step": 3, "loss": 1.0})
+    assert read_metrics(path) == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 1.0}]
+
+
+def test_a_new_run_starts_an_empty_file(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step":1}\n')
+    with MetricsFile(path):
+        pass
+    assert read_metrics(path) == []
+
+
+def test_a_window_averages_its_steps() -> None:
+    window = Window()
+    for value in (1.0, 2.0, 6.0):
+        window.add({"loss": torch.tensor(value)}, num_clips=4, waited_seconds=0.0)
+    row = window.row()
+    assert row["loss"] == 3.0
+    assert row["clips_per_second"] > 0
+    assert row["data_wait_share"] == 0.0
+
+
+def test_a_row_reads_as_one_line() -> None:
+    row = {"step": 5, "loss": 0.51234, "lr": 1e-4, "grad_norm": 1.0, "clips_per_second": 12.34, "data_wait_share": 0.02}
+    assert (
+        format_row(row, 100)
+        == "step   5/100  loss 0.5123  lr 1.00e-04  grad_norm 1.000  clips_per_second 12.3  data_wait_share 2.0%"
+    )
+
+
+def test_curves_of_a_run_with_one_row_can_be_drawn(tmp_path: Path) -> None:
+    draw_curves([{"step": 1, "loss": 1.0, "lr": 1e-4}], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

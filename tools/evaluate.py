@@ -1,0 +1,134 @@
+"""Evaluate a trained student: `reelshard evaluate probe`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from evaluation.features import Features
+    from evaluation.probe import ProbeResult
+    from shards.dataset import ShardDataset
+    from tools.recipe import Recipe
+
+HELP = "measure what a trained student has learned"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `reelshard evaluate`."""
+    parser.add_argument("what", choices=["probe"], help="probe: a linear classifier on frozen, mean-pooled features")
+    parser.add_argument("--run", dest="run_dir", type=Path, required=True, help="folder of the training run")
+    parser.add_argument("--train", type=Path, required=True, help="labelled data set that the classifier is trained on")
+    parser.add_argument("--val", type=Path, required=True, help="labelled data set that it is scored on")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON only")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from tools.recipe import load_recipe
+
+    recipe = load_recipe(args.run_dir / "recipe.yaml", args.overrides)
+    report = probe(recipe, args.run_dir, args.train, args.val)
+    if args.json:
+        print(json.dumps(dataclasses.asdict(report)))
+    else:
+        print(report.table())
+    return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProbeReport:
+    """A trained student beside what it has to beat.
+
+    Attributes:
+        trained: the probe of the trained student.
+        untrained: the probe of the same student with fresh weights.
+        chance: accuracy of always saying the most frequent training label.
+        num_classes: classes.
+        step: the checkpoint's step.
+    """
+
+    trained: ProbeResult
+    untrained: ProbeResult
+    chance: float
+    num_classes: int
+    step: int
+
+    def table(self) -> str:
+        """The report as lines for the terminal."""
+        num_seeds = len(self.trained.top1_per_seed)
+        title = (
+            f"linear probe, top-1 of {self.trained.num_val} clips in {self.num_classes} classes "
+            f"({self.trained.num_train} to train on, mean ± deviation of {num_seeds} seeds)"
+        )
+        rows = {f"trained, step {self.step}": self.trained, "untrained": self.untrained}
+        lines = [f"  {name:<20} {r.top1:6.1%} ± {r.top1_spread:.1%}" for name, r in rows.items()]
+        return "\n".join([title, *lines, f"  {'most frequent label':<20} {self.chance:6.1%}"])
+
+
+def probe(
+    recipe: Recipe, run_dir: Path, train: Path, val: Path, *, advance: Callable[[int], None] = lambda num_clips: None
+) -> ProbeReport:
+    """Probe the newest checkpoint of a run, and the untrained student it began as.
+
+    Args:
+        recipe: the run's recipe; its `evaluate` section is the probe's configuration.
+        run_dir: the run.
+        train: labelled data set for the classifier.
+        val: labelled data set to score it on.
+        advance: told the number of clips after every batch; two passes over both data sets.
+
+    Raises:
+        ValueError: If there is no whole checkpoint, a data set has no labels or another geometry, or the label
+            names of the two differ.
+    """
+    import torch
+
+    from evaluation.probe import chance, linear_probe
+    from shards.dataset import ShardDataset
+    from tools.systems import make_objective
+    from training.checkpoint import newest_checkpoint
+
+    checkpoint = newest_checkpoint(run_dir / "checkpoints")
+    if checkpoint is None:
+        raise ValueError(f"{run_dir} has no whole checkpoint; train one with `reelshard train --out {run_dir}`")
+    sets = ShardDataset.open(train), ShardDataset.open(val)
+    names = sets[0].manifest.label_names
+    if names != sets[1].manifest.label_names:
+        raise ValueError(f"the label names of {train} and {val} differ; build both from the same labels")
+    device = recipe.train.torch_device()
+    torch.manual_seed(recipe.train.seed)
+    objective = make_objective(recipe.model).to(device)
+    results = []
+    for state in (None, checkpoint.model):
+        if state is not None:
+            objective.load_state_dict(state)
+        on_train, on_val = (_features(objective.student.encoder, d, recipe, device, advance) for d in sets)
+        results.append(linear_probe(on_train, on_val, len(names), recipe.evaluate, device))
+    return ProbeReport(
+        untrained=results[0],
+        trained=results[1],
+        chance=chance(on_train, on_val),
+        num_classes=len(names),
+        step=checkpoint.step,
+    )
+
+
+def _features(
+    encoder: nn.Module, dataset: ShardDataset, recipe: Recipe, device: torch.device, advance: Callable[[int], None]
+) -> Features:
+    from evaluation.features import extract_features
+    from tools.systems import make_evaluation_loader
+
+    loader = make_evaluation_loader(recipe, dataset, device)
+    try:
+        return extract_features(encoder, loader, bf16=recipe.train.uses_bf16(device), advance=advance)
+    finally:
+        loader.close()

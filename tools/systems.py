@@ -1,0 +1,77 @@
+"""What a recipe's `system` stands for: the student, its objective, and how the loader feeds it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import torch
+
+from model.st_jepa import STJEPA, STJEPAConfig
+from pipeline.device import IMAGENET, DeviceLoader
+from pipeline.loader import ShardLoader
+from pipeline.masking import TubeMask
+from pipeline.world import World
+from shards.dataset import ShardDataset
+from training.objectives.st_jepa import STJEPAObjective
+
+if TYPE_CHECKING:
+    from tools.recipe import Recipe
+
+
+def make_objective(model: STJEPAConfig) -> STJEPAObjective:
+    """A student with fresh weights from torch's generator, in its objective."""
+    return STJEPAObjective(STJEPA(model))
+
+
+def make_training_loader(recipe: Recipe, dataset: ShardDataset, device: torch.device, world: World) -> DeviceLoader:
+    """Batches for the objective: of tubes, only what the mask leaves to be read.
+
+    Raises:
+        ValueError: If the data set's clips or targets are not of the model's geometry.
+    """
+    model, data = recipe.model, recipe.data
+    refuse_other_geometry(dataset, model)
+    in_tubes = dataset.schema["clip"].layout == "tubes"
+    gather = STJEPAObjective.gather if in_tubes else {}
+    pinned = data.pin_memory or device.type == "cuda"
+    config = dataclasses.replace(data, fields=STJEPAObjective.fields, gather=gather, pin_memory=pinned)
+    mask = TubeMask(num_positions=model.num_positions, ratio=recipe.objective.mask_ratio)
+    return DeviceLoader(ShardLoader(dataset, config, mask, world), device, normalize={"clip": IMAGENET})
+
+
+def make_evaluation_loader(recipe: Recipe, dataset: ShardDataset, device: torch.device) -> DeviceLoader:
+    """Every sample once, in order, whole clips with their labels.
+
+    Raises:
+        ValueError: If the data set's clips are not of the model's geometry.
+    """
+    refuse_other_geometry(dataset, recipe.model, fields=("clip",))
+    config = dataclasses.replace(recipe.data, shuffle=False, drop_last=False, fields=("clip", "label"), gather={})
+    return DeviceLoader(ShardLoader(dataset, config), device, normalize={"clip": IMAGENET})
+
+
+def refuse_other_geometry(
+    dataset: ShardDataset, model: STJEPAConfig, fields: tuple[str, ...] = ("clip", "target")
+) -> None:
+    """Compare the shapes on disk with those that the model is configured for.
+
+    Raises:
+        ValueError: Naming the field and both shapes.
+    """
+    size, tube = model.image_size, (model.tubelet, model.patch, model.patch, 3)
+    grid = (model.num_positions, model.num_times)
+    expected = {
+        ("clip", True): (*grid, *tube),
+        ("clip", False): (model.num_frames, size, size, 3),
+        ("target", True): (*grid, model.target_dim),
+        ("target", False): (model.num_tokens, model.target_dim),
+    }
+    for name in fields:
+        field = dataset.schema[name]
+        wanted = expected[name, field.layout == "tubes"]
+        if field.shape != wanted:
+            raise ValueError(
+                f"{dataset.directory}: {name} has shape {field.shape} ({field.layout} layout), the model is configured "
+                f"for {wanted}; use the recipe that the data set was built with, or change the model section"
+            )
