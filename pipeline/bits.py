@@ -13,14 +13,13 @@ _WORD = (1 << 64) - 1
 
 
 def mix(values: U64) -> U64:
-    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014): a bijection of u64 that looks random; any shape."""
-    with np.errstate(over="ignore"):
-        mixed = values + _GOLDEN
-        mixed ^= mixed >> np.uint64(30)
-        mixed *= _FIRST
-        mixed ^= mixed >> np.uint64(27)
-        mixed *= _SECOND
-        mixed ^= mixed >> np.uint64(31)
+    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014): a bijection of u64 that looks random; any shape but a scalar."""
+    mixed = values + _GOLDEN
+    mixed ^= mixed >> np.uint64(30)
+    mixed *= _FIRST
+    mixed ^= mixed >> np.uint64(27)
+    mixed *= _SECOND
+    mixed ^= mixed >> np.uint64(31)
     return mixed
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.readers import OpenShard, ReaderName, ShardFiles
 from pipeline.stats import StageClock
 from shards.dataset import ShardDataset
 from shards.errors import DamagedShardError, ShardError
+from shards.index import Extents
 from shards.schema import Field
 
 log = logging.getLogger(__name__)
@@ -34,24 +36,61 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where a payload lies, and its checksum if it is to be compared."""
+    """One field of one shard: the open tar, and where each row's payload lies in it."""
 
+    path: Path
     shard: OpenShard
-    offset: int
-    size: int
-    checksum: int | None
+    extents: Extents
 
-    def view(self) -> NDArray[np.uint8]:
-        return self._checked(self.shard.view(self.offset, self.size))
+    def view(self, row: int, check: bool) -> NDArray[np.uint8]:
+        payload = self.shard.view(int(self.extents.offsets[row]), int(self.extents.sizes[row]))
+        return self._checked(payload, row) if check else payload
 
-    def read_into(self, out: NDArray[np.uint8]) -> None:
-        self.shard.read_into(self.offset, out)
-        self._checked(out)
+    def read_into(self, row: int, out: NDArray[np.uint8], check: bool) -> None:
+        self.shard.read_into(int(self.extents.offsets[row]), out)
+        if check:
+            self._checked(out, row)
 
-    def _checked(self, payload: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if self.checksum is not None and xxhash.xxh3_64_intdigest(payload.data) != self.checksum:
-            raise DamagedShardError("the payload's checksum is wrong: its bytes were changed", shard="")
+    def _checked(self, payload: NDArray[np.uint8], row: int) -> NDArray[np.uint8]:
+        if xxhash.xxh3_64_intdigest(payload.data) != int(self.extents.checksums[row]):
+            raise DamagedShardError("the payload's checksum is wrong: its bytes were changed", shard=self.path.name)
         return payload
+
+
+@dataclass(frozen=True, slots=True)
+class _Destination:
+    """Where one field of a batch goes: rows of bytes, or rows of gathered positions, or a list of ragged pieces."""
+
+    field: Field
+    rows: NDArray[np.uint8] | None
+    positions: NDArray[np.int64] | None
+    pieces: list[bytes] | None
+    labels: NDArray[np.int64] | None
+
+    def fill(self, row: int, source: _Source, source_row: int, check: bool) -> None:
+        """Put one payload into its row."""
+        if self.rows is None:
+            self._fill_ragged(row, source.view(source_row, check).tobytes())
+        elif self.positions is None:
+            source.read_into(source_row, self.rows[row], check)
+        else:
+            tubes = source.view(source_row, check).reshape(self.field.num_positions, -1)
+            tubes.take(self.positions[row], axis=0, out=self.rows[row], mode="clip")
+
+    def _fill_ragged(self, row: int, data: bytes) -> None:
+        if self.pieces is not None:
+            self.pieces[row] = data
+        if self.labels is not None:
+            self.labels[row] = _label(data)
+
+    def blank(self, row: int) -> None:
+        """Zero a row, so that nothing of an earlier batch shows."""
+        if self.rows is not None:
+            self.rows[row] = 0
+        if self.pieces is not None:
+            self.pieces[row] = b""
+        if self.labels is not None:
+            self.labels[row] = -1
 
 
 class Fetcher:
@@ -61,7 +100,7 @@ class Fetcher:
         """Prepare to read the fields of `config`; those in its `gather` only at the positions of the named mask."""
         self._dataset, self._config = dataset, config
         self._files = ShardFiles("pread")
-        self._with_label = "label" in config.fields
+        self._sources: dict[int, tuple[_Source, ...]] = {}
         needed = dict.fromkeys("json" if name == "label" else name for name in config.fields)
         self._fields = tuple(dataset.schema[name] for name in needed)
         self._verified = np.zeros(len(dataset), np.bool_)
@@ -71,10 +110,12 @@ class Fetcher:
     def use(self, reader: ReaderName) -> None:
         """Read with `reader` from now on."""
         if reader != self._files.reader:
+            self.close()
             self._files = ShardFiles(reader)
 
     def close(self) -> None:
         """Close all files; they are opened again when needed."""
+        self._sources.clear()
         self._files.close()
 
     def fill(self, plan: BatchPlan, start: int, stop: int, clock: StageClock) -> None:
@@ -84,74 +125,70 @@ class Fetcher:
             ShardError: a sample cannot be read, and errors are not quarantined, or too many were.
         """
         began = perf_counter()
+        destinations = [self._destination(plan, field) for field in self._fields]
+        valid = plan.arrays["valid"]
         for row in range(start, stop):
-            if plan.samples[row] < 0:
-                self._blank(plan, row)
-                continue
+            valid[row] = plan.samples[row] >= 0
             try:
-                self._fill_row(plan, row)
+                if valid[row]:
+                    self._fill_row(plan, row, destinations)
+                    continue
             except (ShardError, OSError) as error:
-                self._set_aside(plan, row, error)
+                self._set_aside(plan.samples[row], plan.epoch, error)
+                valid[row] = False
+            for destination in destinations:
+                destination.blank(row)
         clock.add("read", perf_counter() - began)
 
-    def _fill_row(self, plan: BatchPlan, row: int) -> None:
-        shard, shard_row, sample = plan.shards[row], plan.rows[row], plan.samples[row]
-        check = self._config.verify == "always" or (self._config.verify == "first" and not self._verified[sample])
-        for field in self._fields:
-            path = self._dataset.tar_path(shard, field.group)
-            extents = self._dataset.extents(shard, field.name)
-            checksum = int(extents.checksums[shard_row]) if check else None
-            offset, size = int(extents.offsets[shard_row]), int(extents.sizes[shard_row])
-            source = _Source(self._files.get(path), offset, size, checksum)
+    def _destination(self, plan: BatchPlan, field: Field) -> _Destination:
+        labels = plan.arrays.get("label") if field.name == "json" else None
+        if not field.is_array:
+            return _Destination(field, None, None, plan.ragged.get(field.name), labels)
+        array = plan.arrays[field.name]
+        mask = self._config.gather.get(field.name)
+        positions = None if mask is None else plan.arrays[mask]
+        shape = (len(array), -1) if positions is None else (*positions.shape, -1)
+        return _Destination(field, array.view(np.uint8).reshape(shape), positions, None, labels)
+
+    def _fill_row(self, plan: BatchPlan, row: int, destinations: list[_Destination]) -> None:
+        sample, shard, shard_row = plan.samples[row], plan.shards[row], plan.rows[row]
+        verify = self._config.verify
+        check = verify != "never" and (verify == "always" or not self._verified[sample])
+        sources = self._sources.get(shard) or self._open(shard)
+        for source, destination in zip(sources, destinations, strict=True):
             try:
-                if field.is_array:
-                    self._fill_array(plan, row, field, source)
-                else:
-                    self._fill_ragged(plan, row, field, source)
+                destination.fill(row, source, shard_row, check)
             except DamagedShardError as error:
                 raise DamagedShardError(
-                    error.problem, shard=path.name, key=self._dataset.key(sample), field=field.name, offset=offset
+                    error.problem,
+                    shard=source.path.name,
+                    key=self._dataset.key(sample),
+                    field=destination.field.name,
+                    offset=int(source.extents.offsets[shard_row]),
                 ) from None
         if check:
             self._verified[sample] = True
-        plan.arrays["valid"][row] = True
 
-    def _fill_array(self, plan: BatchPlan, row: int, field: Field, source: _Source) -> None:
-        out = plan.arrays[field.name][row]
-        mask = self._config.gather.get(field.name)
-        if mask is None:
-            source.read_into(out.reshape(-1).view(np.uint8))
-            return
-        positions = plan.arrays[mask][row]
-        tubes = source.view().reshape(field.num_positions, -1)
-        np.take(tubes, positions, axis=0, out=out.reshape(len(positions), -1).view(np.uint8), mode="clip")
+    def _open(self, shard: int) -> tuple[_Source, ...]:
+        """Open what is needed of a shard; those opened first are forgotten first when there are too many."""
+        paths = [self._dataset.tar_path(shard, field.group) for field in self._fields]
+        sources = tuple(
+            _Source(path, self._files.get(path), self._dataset.extents(shard, field.name))
+            for path, field in zip(paths, self._fields, strict=True)
+        )
+        with self._lock:
+            while len(self._sources) >= self._files.limit:
+                del self._sources[next(iter(self._sources))]
+            self._sources[shard] = sources
+        return sources
 
-    def _fill_ragged(self, plan: BatchPlan, row: int, field: Field, source: _Source) -> None:
-        data = source.view().tobytes()
-        if field.name in plan.ragged:
-            plan.ragged[field.name][row] = data
-        if field.name == "json" and self._with_label:
-            plan.arrays["label"][row] = _label(data)
-
-    def _blank(self, plan: BatchPlan, row: int) -> None:
-        """Zero the row, so that nothing of an earlier batch shows."""
-        for field in self._fields:
-            if field.name in plan.arrays:
-                plan.arrays[field.name][row] = 0
-            if field.name in plan.ragged:
-                plan.ragged[field.name][row] = b""
-        if self._with_label:
-            plan.arrays["label"][row] = -1
-        plan.arrays["valid"][row] = False
-
-    def _set_aside(self, plan: BatchPlan, row: int, error: ShardError | OSError) -> None:
+    def _set_aside(self, sample: int, epoch: int, error: ShardError | OSError) -> None:
         if self._config.on_error == "raise":
             raise error
-        self._blank(plan, row)
         with self._lock:
-            self.quarantined.append(Quarantined(plan.samples[row], plan.epoch, str(error)))
+            self.quarantined.append(Quarantined(sample, epoch, str(error)))
             count = len(self.quarantined)
-        log.warning("sample %d left out (%d so far): %s", plan.samples[row], count, error)
+        log.warning("sample %d left out (%d so far): %s", sample, count, error)
         if count > self._config.max_quarantined:
             raise ShardError(
                 f"{count} samples could not be read, more than max_quarantined = {self._config.max_quarantined}; "

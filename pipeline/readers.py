@@ -181,7 +181,7 @@ class ShardFiles:
         if soft != resource.RLIM_INFINITY and soft < wanted:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             soft = wanted
-        self._limit = MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, soft // 2)
+        self.limit = MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, soft // 2)
 
     def get(self, path: Path) -> OpenShard:
         """The shard at `path`, opened if it is not."""
@@ -190,7 +190,7 @@ class ShardFiles:
             with self._lock:
                 shard = self._open.get(path)
                 if shard is None:
-                    while len(self._open) >= self._limit:
+                    while len(self._open) >= self.limit:
                         del self._open[next(iter(self._open))]
                     shard = self._open[path] = self._open_shard(path)
         return shard

@@ -1,0 +1,68 @@
+"""Data sets of the reference geometry without any video: for measuring readers, not for learning."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from shards.manifest import Manifest, shard_name
+from shards.publish import canonical_json
+from shards.schema import Field, Schema
+from shards.writer import ShardWriter
+
+NUM_TIMES, TUBELET, PATCH, POSITIONS, TARGET_DIM = 8, 2, 16, 196, 384
+
+
+def reference_schema(target_dim: int = TARGET_DIM) -> Schema:
+    """Clip u8 16x224x224x3 and target f16 1568x`target_dim` in the tubes layout, and JSON."""
+    return Schema(
+        (
+            Field(name="clip", dtype="|u1", shape=(POSITIONS, NUM_TIMES, TUBELET, PATCH, PATCH, 3), layout="tubes"),
+            Field(name="target", dtype="<f2", shape=(POSITIONS, NUM_TIMES, target_dim), layout="tubes"),
+            Field(name="json"),
+        )
+    )
+
+
+def synthesize(
+    directory: Path,
+    num_samples: int,
+    *,
+    samples_per_shard: int = 64,
+    target_dim: int = TARGET_DIM,
+    progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+    """Write `num_samples` samples of noise; every sample's bytes differ.
+
+    Raises:
+        ValueError: no sample is asked for, or the disk has no room for them.
+    """
+    if num_samples < 1:
+        raise ValueError(f"--synthesize takes a positive number of samples, got {num_samples}")
+    schema = reference_schema(target_dim)
+    directory.mkdir(parents=True, exist_ok=True)
+    needed = round(num_samples * sum(field.num_bytes for field in schema if field.is_array) * 1.005)
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise ValueError(f"{num_samples} samples need {needed / 1e9:.1f} GB, {directory} has {free / 1e9:.1f} GB free")
+    count = -(-num_samples // samples_per_shard)
+    infos = []
+    for shard in range(count):
+        random = np.random.default_rng(shard)
+        clip = random.integers(0, 256, schema["clip"].shape, np.uint8)
+        target = random.standard_normal(schema["target"].shape, np.float32).astype(np.float16)
+        with ShardWriter(directory / shard_name("train", shard, count), schema) as writer:
+            for number in range(shard * samples_per_shard, min((shard + 1) * samples_per_shard, num_samples)):
+                shift = number % samples_per_shard
+                record = {"video_id": f"{number:08d}", "label": number % 174, "label_name": None, "text": None}
+                sample = {"clip": np.roll(clip, shift, 0), "target": np.roll(target, shift, 0)}
+                writer.write(f"{number:08d}", {**sample, "json": canonical_json(record)})
+                if progress:
+                    progress(number + 1, 0)
+        infos.append(writer.info)
+    manifest = Manifest(split="train", schema=schema, shards=tuple(infos), provenance={"source": "synthesized noise"})
+    manifest.write(directory)
+    return manifest
