@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from model.blocks import Attention, Block, Factorisation
 from model.positions import sinusoid_table
@@ -58,6 +60,29 @@ def test_the_reference_encoder_has_the_published_number_of_parameters(mode: Fact
     with torch.device("meta"):
         encoder = STJEPAEncoder(STJEPAConfig(factorised=mode))
     assert num_parameters(encoder) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "whole", "visible"),
+    [
+        ({"num_joint": 12}, 113.8, 19.9),
+        ({"factorised": "twice"}, 102.3, 22.0),
+        ({"factorised": "single"}, 87.5, 18.3),
+        ({"factorised": "separate"}, 102.3, 22.0),
+    ],
+)
+def test_factorising_saves_operations_on_the_whole_grid_and_not_once_it_is_masked(
+    change: dict[str, Any], whole: float, visible: float
+) -> None:
+    encoder = STJEPAEncoder(STJEPAConfig(**change)).to("meta")
+    video, tubes = torch.empty(1, 3, 16, 224, 224, device="meta"), torch.empty(1, 49, 8, 2, 16, 16, 3, device="meta")
+    kept = torch.empty(1, 49, dtype=torch.long, device="meta")
+    measured = []
+    for arguments in ((video,), (tubes, kept)):
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            encoder(*arguments)
+        measured.append(round(counter.get_total_flops() / 1e9, 1))
+    assert measured == [whole, visible]  # GFLOP of one clip, a multiply-add being two
 
 
 def test_the_reference_predictor_has_seven_and_a_quarter_million_parameters() -> None:

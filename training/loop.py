@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import statistics
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
@@ -57,7 +58,7 @@ class TrainSummary:
         steps: optimiser steps of the run, those before a resume included.
         first_loss: loss in the first row of metrics.
         final_loss: loss in the last row of metrics.
-        clips_per_second: of the last row.
+        clips_per_second: median of the rows.
         checkpoint: the last checkpoint.
     """
 
@@ -148,7 +149,7 @@ class Trainer:
             steps=self.step,
             first_loss=rows[0]["loss"] if rows else math.nan,
             final_loss=rows[-1]["loss"] if rows else math.nan,
-            clips_per_second=rows[-1]["clips_per_second"] if rows else math.nan,
+            clips_per_second=statistics.median(row["clips_per_second"] for row in rows) if rows else math.nan,
             checkpoint=last_saved,
         )
 
