@@ -1,0 +1,1 @@
+"""What a frozen encoder has learned, measured on the same shards."""

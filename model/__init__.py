@@ -1,0 +1,1 @@
+"""Students and teachers: small modules without input, output or configuration files."""

@@ -1,0 +1,1 @@
+"""Objectives, the loop, its optimiser, metrics and checkpoints."""

@@ -1,0 +1,1 @@
+"""One objective per module: a batch in, a loss for each of its samples out."""
