@@ -15,12 +15,12 @@ PREFIXES = ("", "something-something-v2-")
 SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 VIDEO_SUFFIX = ".webm"
 
-_EXPECTED = """Something-Something v2 is expected as
-  VIDEOS/<id>.webm               220,847 files
-  ANNOTATIONS/labels.json, train.json, validation.json, test.json
-                                 (or with the prefix "something-something-v2-")
-Get it from https://www.qualcomm.com/developer/software/something-something-v-2-dataset (free for research, needs a \
-registration); join and unpack the video parts as one: cat 20bn-something-something-v2-?? | tar zx"""
+_EXPECTED = (
+    "Something-Something v2 is expected as VIDEOS/<id>.webm and ANNOTATIONS/labels.json, train.json, validation.json, "
+    'test.json (or with the prefix "something-something-v2-"). Get it from '
+    "https://www.qualcomm.com/developer/software/something-something-v-2-dataset (free for research, after registration) "
+    "and unpack all video parts as one: cat 20bn-something-something-v2-?? | tar zx"
+)
 
 
 def load_ssv2(videos: Path, annotations: Path, split: str) -> Source:
