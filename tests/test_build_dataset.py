@@ -166,7 +166,7 @@ class FailingTeacher(MeanTeacher):
 
     calls = 0
 
-    def __call__(self, clips: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def __call__(self, clips: np.ndarray) -> np.ndarray:
         self.calls += 1
         if self.calls == 3:
             raise RuntimeError("out of memory")

@@ -18,7 +18,7 @@ VIDEO_SUFFIX = ".webm"
 _EXPECTED = (
     "Something-Something v2 is expected as VIDEOS/<id>.webm and ANNOTATIONS/labels.json, train.json, validation.json, "
     'test.json (or with the prefix "something-something-v2-"). Get it from '
-    "https://www.qualcomm.com/developer/software/something-something-v-2-dataset (free for research, after registration) "
+    "https://www.qualcomm.com/developer/software/something-something-v-2-dataset (free for research) "
     "and unpack all video parts as one: cat 20bn-something-something-v2-?? | tar zx"
 )
 
