@@ -1,10 +1,6 @@
-"""A tiny ST-JEPA run on a tiny real data set, for the tests of training and evaluation.
-
-As a program it is what the tests kill: `python -m tests.runs DATASET RUN STEPS`.
-"""
+"""A tiny ST-JEPA run on a tiny real data set, for the tests of training and evaluation."""
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,6 @@ from pipeline.loader import ShardLoader
 from pipeline.masking import TubeMask
 from shards.dataset import ShardDataset
 from tests.datasets import DIM, FRAMES, PATCH, SIZE, TUBELET
-from training.checkpoint import newest_checkpoint
 from training.config import TrainConfig
 from training.loop import Trainer
 from training.objectives.st_jepa import STJEPAObjective
@@ -73,20 +68,3 @@ def make_trainer(
         run_dir=run_dir,
         report=report,
     )
-
-
-def main(dataset: str, run_dir: str, steps: str) -> None:
-    torch.set_num_threads(1)
-
-    def report(line: str) -> None:
-        print(line, flush=True)
-
-    trainer = make_trainer(ShardDataset.open(Path(dataset)), Path(run_dir), steps=int(steps), report=report)
-    checkpoint = newest_checkpoint(Path(run_dir) / "checkpoints")
-    if checkpoint is not None:
-        trainer.resume(checkpoint)
-    trainer.run()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -3,9 +3,6 @@
 import dataclasses
 import json
 import math
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -96,32 +93,6 @@ def test_resuming_in_place_drops_the_rows_after_the_checkpoint(dataset: ShardDat
     again.resume(load_checkpoint(tmp_path / "checkpoints" / "step-00000003"))
     again.run()
     assert numbers(tmp_path) == before
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kill_at", [2, 4, 6])
-def test_a_run_killed_by_sigkill_and_resumed_equals_an_uninterrupted_one(
-    dataset: ShardDataset, tmp_path: Path, kill_at: int
-) -> None:
-    def start(run_dir: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.runs", str(dataset.directory), str(run_dir), "8"]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-    with start(tmp_path / "whole") as whole:
-        whole.communicate()
-    assert whole.returncode == 0
-    with start(tmp_path / "killed") as killed:
-        assert killed.stdout is not None
-        for line in killed.stdout:
-            if line.startswith(f"step {kill_at}/8"):
-                killed.send_signal(signal.SIGKILL)
-                break
-    assert killed.returncode == -signal.SIGKILL
-    with start(tmp_path / "killed") as resumed:
-        resumed.communicate()
-    assert resumed.returncode == 0
-    assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
-    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 8, 100])

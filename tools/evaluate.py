@@ -1,4 +1,7 @@
-"""Evaluate a trained student: `reelshard evaluate probe`."""
+"""Evaluate a trained student: `reelshard evaluate probe`.
+
+reelshard evaluate probe --run runs/st_jepa --train ssv2/train --val ssv2/validation
+"""
 
 from __future__ import annotations
 
@@ -32,10 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from shards.dataset import ShardDataset
+    from tools.progress import track
     from tools.recipe import load_recipe
 
     recipe = load_recipe(args.run_dir / "recipe.yaml", args.overrides)
-    report = probe(recipe, args.run_dir, args.train, args.val)
+    num_clips = 2 * (len(ShardDataset.open(args.train)) + len(ShardDataset.open(args.val)))
+    with track("encoding", total=num_clips, unit="clips") as advance:
+        report = probe(recipe, args.run_dir, args.train, args.val, advance=advance)
     if args.json:
         print(json.dumps(dataclasses.asdict(report)))
     else:

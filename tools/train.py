@@ -1,9 +1,13 @@
-"""Train a student: `reelshard train`, or `torchrun -m tools.train`."""
+"""Train a student: `reelshard train`, or `torchrun -m tools.train` with the same arguments.
+
+reelshard train --recipe st_jepa_ssv2 --data ssv2/train --out runs/st_jepa --train.steps 2000
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import platform
 import shlex
@@ -33,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="never",
         help="auto: go on from the newest whole checkpoint in --out, if there is one; or the path of a checkpoint",
     )
-    parser.add_argument("--json", action="store_true", help="end with a summary as one line of JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="print a summary as one line of JSON, and the rest to stderr"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,7 +47,12 @@ def run(args: argparse.Namespace) -> int:
     from tools.recipe import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
-    summary = train(recipe, args.data, args.out, resume=args.resume, command=shlex.join(sys.argv))
+    report = functools.partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
+    command = shlex.join(sys.argv)
+    try:
+        summary = train(recipe, args.data, args.out, resume=args.resume, report=report, command=command)
+    except FloatingPointError as error:
+        raise ValueError(str(error)) from error
     if args.json:
         print(json.dumps({**dataclasses.asdict(summary), "checkpoint": str(summary.checkpoint)}))
     return 0

@@ -1,0 +1,192 @@
+"""`reelshard train` and `reelshard evaluate probe` on real, tiny data sets."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from shards.dataset import ShardDataset
+from tests.datasets import make_dataset
+from tests.runs import MODEL
+from tools.cli import main
+from tools.recipe import load_recipe
+from training.checkpoint import list_checkpoints, newest_checkpoint
+from training.metrics import read_metrics
+
+SECTIONS = {
+    "view": {"num_frames": MODEL.num_frames, "size": MODEL.image_size},
+    "build": {"tubelet": MODEL.tubelet, "patch": MODEL.patch},
+    "data": {"global_batch_size": 8, "threads": 1},
+    "model": dataclasses.asdict(MODEL),
+    "optim": {"lr": 1e-3},
+    "train": {"steps": 6, "log_every": 2, "checkpoint_every": 3, "device": "cpu"},
+    "evaluate": {"epochs": 5, "seeds": [0, 1]},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Workplace:
+    recipe: str
+    train: str
+    val: str
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump({"system": "st_jepa", **SECTIONS}))
+    make_dataset(folder / "train", num_samples=20)
+    make_dataset(folder / "val", num_samples=9, split="validation")
+    return Workplace(str(folder / "tiny.yaml"), str(folder / "train"), str(folder / "val"))
+
+
+def train(place: Workplace, run_dir: Path, *more: str) -> int:
+    return main(["train", "--recipe", place.recipe, "--data", place.train, "--out", str(run_dir), *more])
+
+
+def test_a_run_leaves_a_folder_that_explains_itself(place: Workplace, tmp_path: Path) -> None:
+    assert train(place, tmp_path, "--train.steps", "4") == 0
+    assert load_recipe(tmp_path / "recipe.yaml").train.steps == 4
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["dataset"]["digest"] == ShardDataset.open(place.train).digest
+    assert record["versions"]["torch"]
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [2, 3, 4]
+    assert (tmp_path / "curves.png").exists()
+    assert len(list_checkpoints(tmp_path / "checkpoints")) == 2
+
+
+def test_the_terminal_gets_data_student_and_one_line_per_interval(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(place, tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "20 samples" in out
+    assert "6 steps = 3.0 epochs" in out
+    assert "step 6/6  loss " in out
+
+
+def test_json_is_all_that_stdout_gets_when_asked_for(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(place, tmp_path, "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["steps"] == 6
+    assert Path(summary["checkpoint"]).is_dir()
+
+
+def test_a_folder_with_a_run_is_not_overwritten_but_resumed_on_request(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(place, tmp_path, "--train.steps", "3") == 0
+    assert train(place, tmp_path) == 1
+    assert "--resume auto" in capsys.readouterr().err
+    assert train(place, tmp_path, "--resume", "auto") == 0
+    assert "resuming after step 3" in capsys.readouterr().out
+    checkpoint = newest_checkpoint(tmp_path / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.step == 6
+
+
+def test_resume_auto_in_an_empty_folder_starts_a_run(place: Workplace, tmp_path: Path) -> None:
+    assert train(place, tmp_path / "new", "--resume", "auto") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--optim.lr", "5e-4", "--resume", "auto"], "optim.lr was 0.001 and is now 0.0005"),
+        (["--data.seed", "5", "--resume", "auto"], "seed is 0 in the state and 5 here"),
+        (["--resume", "nowhere"], "nowhere is not a whole checkpoint"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert train(place, tmp_path, "--train.steps", "1") == 0
+    assert train(place, tmp_path, *arguments) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_data_set_of_another_geometry_is_refused_with_both_shapes(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(place, tmp_path, "--model.target_dim", "99") == 1
+    error = capsys.readouterr().err
+    assert "target has shape (16, 2, 6)" in error
+    assert "(16, 2, 99)" in error
+
+
+def test_a_learning_rate_that_diverges_ends_in_one_line(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--optim.lr", "1e30", "--optim.min_lr", "1e30", "--optim.warmup", "0")
+    assert train(place, tmp_path, *arguments) == 1
+    assert "the loss is nan at step" in capsys.readouterr().err
+
+
+def start(place: Workplace, run_dir: Path) -> subprocess.Popen[str]:
+    """The command as torchrun starts it, resuming where it can."""
+    command = [sys.executable, "-m", "tools.train", "--recipe", place.recipe, "--data", place.train]
+    command += ["--out", str(run_dir), "--resume", "auto", "--train.log_every", "1", "--train.steps", "8"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def outcome(run_dir: Path) -> tuple[list[dict[str, float]], bytes]:
+    """The metrics without those that the clock decides, and the weights."""
+    rows = read_metrics(run_dir / "metrics.jsonl")
+    kept = [{name: row[name] for name in ("step", "loss", "lr", "grad_norm")} for row in rows]
+    return kept, (list_checkpoints(run_dir / "checkpoints")[-1] / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_killed_by_sigkill_and_resumed_equals_an_uninterrupted_one(place: Workplace, tmp_path: Path) -> None:
+    with start(place, tmp_path / "whole") as whole:
+        whole.communicate()
+    for kill_at in (2, 5):  # before the first checkpoint, and between two
+        with start(place, tmp_path / str(kill_at)) as killed:
+            assert killed.stdout is not None
+            for line in killed.stdout:
+                if line.startswith(f"step {kill_at}/8"):
+                    killed.send_signal(signal.SIGKILL)
+                    break
+        assert killed.returncode == -signal.SIGKILL
+        with start(place, tmp_path / str(kill_at)) as resumed:
+            resumed.communicate()
+        assert resumed.returncode == whole.returncode == 0
+        assert outcome(tmp_path / str(kill_at)) == outcome(tmp_path / "whole")
+
+
+def test_a_probe_reports_the_trained_student_beside_the_untrained_and_chance(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(place, tmp_path) == 0
+    capsys.readouterr()
+    arguments = ["evaluate", "probe", "--run", str(tmp_path), "--train", place.train, "--val", place.val]
+    assert main([*arguments, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["step"] == 6
+    assert report["num_classes"] == 3
+    assert report["chance"] == pytest.approx(3 / 9)
+    for which in ("trained", "untrained"):
+        assert (report[which]["num_train"], report[which]["num_val"]) == (20, 9)
+        assert len(report[which]["top1_per_seed"]) == 2
+    assert main(arguments) == 0
+    table = capsys.readouterr().out
+    assert "trained, step 6" in table
+    assert "untrained" in table
+    assert "most frequent label   33.3%" in table
+
+
+def test_a_probe_of_a_folder_without_a_run_says_so(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", "probe", "--run", str(tmp_path), "--train", place.train, "--val", place.val]
+    assert main(arguments) == 1
+    assert str(tmp_path) in capsys.readouterr().err
