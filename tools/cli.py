@@ -1,0 +1,161 @@
+"""`reelshard COMMAND ...`: finds the command, and turns what goes wrong into one line and an exit status.
+
+A command is a module with `HELP` (one line), `add_arguments(parser)` and `run(args) -> int`. It is imported only when
+it is asked for, and imports what is heavy (torch, transformers) inside `run`, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn, Protocol
+
+from shards.errors import ShardError
+
+COMMANDS = {
+    "demo": "tools.demo",
+    "build": "tools.build",
+    "index": "tools.index",
+    "verify": "tools.verify",
+    "show": "tools.show",
+    "train": "tools.train",
+    "evaluate": "tools.evaluate",
+    "bench": "tools.bench",
+}
+SECTIONS = ("view", "build", "data", "model", "objective", "optim", "train", "evaluate")
+TAKES_OVERRIDES = ("build", "train", "evaluate")
+EXIT_INTERRUPTED = 130
+_OVERRIDE = re.compile(rf"--({'|'.join(SECTIONS)})\.[\w.]+(=.*)?", re.DOTALL)
+
+_DESCRIPTION = """Video clips and the frozen-teacher targets that go with them, packed once into WebDataset shards and
+streamed to training at the speed of the hardware."""
+_EPILOG = """Start with `reelshard demo --out demo_output`: videos, shards, a trained student, a probe and a report.
+`reelshard COMMAND --help` explains a command."""
+_OVERRIDES_EPILOG = """Any value of the recipe can be set on the command line as --SECTION.NAME VALUE, for example
+`--train.steps 200`. Sections: """
+
+
+class Command(Protocol):
+    """What `tools/cli.py` needs of a command's module."""
+
+    HELP: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the arguments."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do the work; the result is the exit status."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; `{self.prog} --help` explains\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments after the program's name; None takes those of the process.
+
+    Returns:
+        The exit status: 0, 1 for an error, 2 for wrong arguments, 130 when interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        return _dispatch(arguments)
+    except SystemExit as exit_:  # argparse has said what there is to say
+        return exit_.code if isinstance(exit_.code, int) else 1
+    except KeyboardInterrupt:
+        return _fail("interrupted", debug, EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has left, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ShardError, ValueError, OSError, ImportError) as error:
+        return _fail(f"error: {_one_line(error)}", debug, 1)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] not in COMMANDS:
+        _overview().parse_args(arguments or ["--help"])
+    name = arguments[0]
+    module = _load(name)
+    parser = _Parser(
+        prog=f"reelshard {name}",
+        description=module.HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    overrides: list[str] = []
+    rest = arguments[1:]
+    if name in TAKES_OVERRIDES:
+        parser.epilog = _OVERRIDES_EPILOG + ", ".join(SECTIONS) + "."
+        rest, overrides = split_overrides(rest)
+    args = parser.parse_args(rest)
+    args.overrides = overrides
+    return module.run(args)
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split recipe values (`--train.steps 200`, `--train.steps=200`) from the command's own arguments.
+
+    Returns:
+        The command's own arguments, and the overrides, each as one `--SECTION.NAME=VALUE`.
+    """
+    own: list[str] = []
+    overrides: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if not _OVERRIDE.fullmatch(argument):
+            own.append(argument)
+        elif "=" in argument:
+            overrides.append(argument)
+        else:
+            value = next(remaining, None)
+            if value is None:
+                raise ValueError(f"{argument} has no value; give it as {argument} VALUE")
+            overrides.append(f"{argument}={value}")
+    return own, overrides
+
+
+def _load(name: str) -> Command:
+    module: object = importlib.import_module(COMMANDS[name])
+    return module  # type: ignore[return-value]
+
+
+def _overview() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="reelshard", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        commands.add_parser(name, help=_load(name).HELP, add_help=False)
+    return parser
+
+
+def _fail(line: str, debug: bool, status: int) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"reelshard: {line}", file=sys.stderr)
+    return status
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        text = f"{error.filename}: {error.strerror}"
+    return text or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Pictures of samples: a clip as a strip of frames, its targets as colours."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from shards.dataset import ShardDataset
+from shards.layout import tubes_to_clip, tubes_to_target
+
+MAX_COLUMNS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A sample in the shapes that a picture needs.
+
+    Attributes:
+        key: of the sample.
+        title: its class, text, or both.
+        clip: u8 [T, H, W, 3].
+        target: f32 [T', h, w, D], or None where the data set has no targets.
+    """
+
+    key: str
+    title: str
+    clip: NDArray[np.uint8]
+    target: NDArray[np.float32] | None
+
+
+def load_sample(dataset: ShardDataset, key: str | int) -> Sample:
+    """Read a sample and bring clip and target into the order of frames.
+
+    Raises:
+        ValueError: the data set has no clips of a known layout.
+    """
+    number = dataset.index_of(key) if isinstance(key, str) else key
+    schema, values = dataset.schema, dataset[number]
+    if "clip" not in schema:
+        raise ValueError(f"{dataset.directory} has no field 'clip', only {', '.join(field.name for field in schema)}")
+    clip = np.asarray(values["clip"])
+    if schema["clip"].layout == "tubes":
+        clip = tubes_to_clip(clip, _side(clip.shape[0]))
+    if clip.ndim != 4 or clip.shape[-1] != 3 or clip.dtype != np.uint8:
+        raise ValueError(f"{dataset.directory}: 'clip' is {clip.dtype} {clip.shape}, expected uint8 [T, H, W, 3]")
+    about = dataset.metadata(number) if "json" in schema else {}
+    words = [str(about[name]) for name in ("label_name", "text") if about.get(name)]
+    return Sample(key=dataset.key(number), title=" · ".join(words), clip=clip, target=_target(dataset, values))
+
+
+def _target(dataset: ShardDataset, values: object) -> NDArray[np.float32] | None:
+    if "target" not in dataset.schema:
+        return None
+    tokens = np.asarray(values["target"])  # type: ignore[index]
+    if dataset.schema["target"].layout == "tubes":  # [S, T', D]
+        num_positions = tokens.shape[0]
+        tokens = tubes_to_target(tokens)
+    else:
+        clip = dataset.schema["clip"]
+        if clip.layout != "tubes" or clip.shape is None:
+            return None  # the grid of the tokens is not known
+        num_positions = clip.shape[0]
+    side = _side(num_positions)
+    return tokens.reshape(-1, side, num_positions // side, tokens.shape[-1]).astype(np.float32)
+
+
+def _side(num_positions: int) -> int:
+    side = math.isqrt(num_positions)
+    if side * side != num_positions:
+        raise ValueError(f"{num_positions} positions are not a square grid; only square clips can be drawn")
+    return side
+
+
+def target_colours(target: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The first three principal components of the tokens as red, green and blue.
+
+    Args:
+        target: f32 [T', h, w, D].
+
+    Returns:
+        f32 [T', h, w, 3] in [0, 1]; each component is spread over its 2nd to 98th percentile.
+    """
+    tokens = target.reshape(-1, target.shape[-1]).astype(np.float64)
+    tokens = tokens - tokens.mean(axis=0)
+    _, _, axes = np.linalg.svd(tokens, full_matrices=False)
+    axes = axes[:3] * np.sign(axes[:3][np.arange(len(axes[:3])), np.abs(axes[:3]).argmax(axis=1)])[:, None]
+    colours = np.zeros((len(tokens), 3))
+    colours[:, : len(axes)] = tokens @ axes.T
+    low, high = np.percentile(colours, [2, 98], axis=0)
+    colours = np.clip((colours - low) / np.maximum(high - low, 1e-9), 0, 1)
+    painted: NDArray[np.float32] = colours.reshape(*target.shape[:3], 3).astype(np.float32)
+    return painted
+
+
+def draw_strip(sample: Sample, *, columns: int = MAX_COLUMNS) -> bytes:
+    """Draw a clip as a strip of frames in time, and below each frame the targets of its time step.
+
+    Returns:
+        A PNG.
+    """
+    times = np.linspace(0, len(sample.clip) - 1, min(columns, len(sample.clip))).round().astype(int)
+    rows = 1 if sample.target is None else 2
+    figure = Figure(figsize=(1.3 * len(times), 1.35 * rows + 0.35), layout="constrained")
+    axes = figure.subplots(rows, len(times), squeeze=False)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    colours = None if sample.target is None else target_colours(sample.target)
+    for column, time in enumerate(times):
+        axes[0, column].imshow(sample.clip[time])
+        axes[0, column].set_title(f"frame {time}", fontsize=7, pad=2)
+        if colours is not None:
+            axes[1, column].imshow(colours[time * len(colours) // len(sample.clip)], interpolation="nearest")
+    axes[0, 0].set_ylabel("clip", fontsize=8)
+    if colours is not None:
+        axes[1, 0].set_ylabel("targets (PCA)", fontsize=8)
+    figure.suptitle(f"{sample.key}   {sample.title}".strip(), fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()

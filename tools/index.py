@@ -1,0 +1,40 @@
+"""`reelshard index`: makes tars that were written elsewhere readable as a data set, without rewriting them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+HELP = "give tars made elsewhere (stock webdataset shards) their sidecars and a manifest"
+
+_DESCRIPTION = """Scan every .tar of a folder strictly, and write a sidecar beside each and a manifest.
+
+The tars stay as they are. A damaged tar is an error that names file and offset, never a shorter data set. In a folder
+that has a manifest already, missing sidecars are made again."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `reelshard index`."""
+    parser.description = _DESCRIPTION
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder with the .tar files")
+    parser.add_argument("--split", default="train", help="name of the split, kept in the manifest (default: train)")
+    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Index, and print what was found."""
+    from shards.adopt import index_directory
+    from tools.progress import track
+
+    with track("indexing", total=len(list(args.folder.glob("*.tar"))), unit="tars") as progress:
+        manifest = index_directory(args.folder, split=args.split, progress=progress.at)
+    if args.json:
+        print(json.dumps(manifest.to_json()))
+        return 0
+    fields = ", ".join(field.name for field in manifest.schema)
+    print(
+        f"{args.folder}: {manifest.num_samples:,} samples with {fields} in {len(manifest.shards):,} shards, "
+        f"data set {manifest.digest[:12]}"
+    )
+    return 0

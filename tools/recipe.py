@@ -1,0 +1,153 @@
+"""Recipes: one YAML file that says everything about a run, merged with flags and refused where it does not fit.
+
+The sections are the configuration classes of the packages; their names, types and defaults live there and nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from evaluation.probe import ProbeConfig
+from model.st_jepa import STJEPAConfig
+from pipeline.config import LoaderConfig
+from shards.build.config import BuildConfig
+from shards.build.view import ViewSpec
+from shards.publish import publish_bytes
+from training.config import TrainConfig
+from training.objectives.st_jepa import STJEPAObjectiveConfig
+from training.optim import OptimConfig
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A resolved recipe.
+
+    Attributes:
+        system: which of the systems it trains; it decides the classes of `model` and `objective`.
+        view: how a clip is cut out of a video.
+        build: how shards are made.
+        data: how they are read for training.
+        model: the student.
+        objective: what it is trained to do.
+        optim: the optimiser.
+        train: the loop.
+        evaluate: the probe.
+
+    Raises:
+        ValueError: view, build and model do not fit together.
+    """
+
+    system: str = "st_jepa"
+    view: ViewSpec = dataclasses.field(default_factory=ViewSpec)
+    build: BuildConfig = dataclasses.field(default_factory=BuildConfig)
+    data: LoaderConfig = dataclasses.field(default_factory=LoaderConfig)
+    model: STJEPAConfig = dataclasses.field(default_factory=STJEPAConfig)
+    objective: STJEPAObjectiveConfig = dataclasses.field(default_factory=STJEPAObjectiveConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    evaluate: ProbeConfig = dataclasses.field(default_factory=ProbeConfig)
+
+    def __post_init__(self) -> None:
+        model, build = self.model, self.build
+        pairs = [
+            ("view.num_frames", self.view.num_frames, "model.num_frames", model.num_frames),
+            ("view.size", self.view.size, "model.image_size", model.image_size),
+        ]
+        if build.layout == "tubes":
+            pairs += [
+                ("build.tubelet", build.tubelet, "model.tubelet", model.tubelet),
+                ("build.patch", build.patch, "model.patch", model.patch),
+            ]
+        for left, left_value, right, right_value in pairs:
+            if left_value != right_value:
+                raise ValueError(f"{left} is {left_value} but {right} is {right_value}; they have to be the same")
+
+
+SYSTEMS: dict[str, type[Recipe]] = {"st_jepa": Recipe}
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and put the overrides on top.
+
+    Args:
+        name_or_path: one of `tools/recipes/`, or the path of a YAML file.
+        overrides: `--SECTION.NAME=VALUE`, later ones win.
+
+    Raises:
+        ValueError: there is no such recipe, it is not YAML, or a key or value is not allowed.
+    """
+    path = find_recipe(name_or_path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected sections such as 'view:' and 'train:'")
+    system = content.pop("system", "st_jepa")
+    if system not in SYSTEMS:
+        raise ValueError(f"{path}: system is {system!r}, allowed are {', '.join(SYSTEMS)}")
+    return _resolve(SYSTEMS[system], system, content, overrides, path)
+
+
+def find_recipe(name_or_path: str | Path) -> Path:
+    """The file of a recipe.
+
+    Raises:
+        ValueError: there is neither a recipe of that name nor such a file.
+    """
+    named = RECIPES / f"{name_or_path}.yaml"
+    for path in (named, Path(name_or_path)):
+        if path.is_file():
+            return path
+    names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+    raise ValueError(f"there is no recipe {str(name_or_path)!r}; give a YAML file, or one of {names}")
+
+
+def save_resolved(recipe: Recipe, path: Path) -> None:
+    """Write every value of a recipe as YAML, which `load_recipe` reads back as the same recipe."""
+    text = yaml.safe_dump(_plain(dataclasses.asdict(recipe)), sort_keys=False)
+    publish_bytes(path, b"# The resolved recipe: every value, defaults and flags included.\n" + text.encode())
+
+
+def _resolve(kind: type[Recipe], system: str, content: dict[str, Any], overrides: Sequence[str], path: Path) -> Recipe:
+    defaults = kind()
+    parser = ArgumentParser(prog="recipe", exit_on_error=False)
+    sections = {field.name: type(getattr(defaults, field.name)) for field in dataclasses.fields(kind)}
+    del sections["system"]
+    for name, section in sections.items():
+        parser.add_class_arguments(section, name)
+    for name, section_values in content.items():
+        if name not in sections:
+            raise ValueError(f"{path}: there is no section {name!r}, allowed are system, {', '.join(sections)}")
+        if not isinstance(section_values, dict):
+            raise ValueError(f"{path}: section {name!r} is {section_values!r}, expected 'name: value' lines")
+    try:
+        values = parser.parse_object(content, defaults=True)
+    except Exception as error:
+        raise ValueError(f"{path}: {_explain(error)}") from None
+    try:
+        values = parser.parse_args(list(overrides), namespace=values)
+    except Exception as error:
+        raise ValueError(_explain(error)) from None
+    return kind(system=system, **{name: section(**values[name].as_dict()) for name, section in sections.items()})
+
+
+def _explain(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _plain(value: Any) -> Any:
+    """The same value in the types that YAML knows."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(entry) for entry in value]
+    return value

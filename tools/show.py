@@ -1,0 +1,121 @@
+"""`reelshard show`: what a data set is, and what a sample of it looks like."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shards.dataset import ShardDataset
+    from shards.schema import Field
+
+HELP = "print a data set's manifest and fields, or a sample; draw a sample as a picture"
+
+_DESCRIPTION = """Without KEY, print what the data set is: fields, shards, classes, failures, provenance.
+
+With KEY (the key of a sample, or #N for sample number N), print the sample; with --png also draw its frames as a strip
+with its label, and its targets as a PCA picture below them."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `reelshard show`."""
+    parser.description = _DESCRIPTION
+    parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of a data set")
+    parser.add_argument("key", nargs="?", metavar="KEY", help="key of a sample, or '#N' for sample number N")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the sample into this file")
+    parser.add_argument("--json", action="store_true", help="print JSON: the manifest, or the sample's metadata")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print, and draw where asked."""
+    from shards.dataset import ShardDataset
+
+    dataset = ShardDataset.open(args.dataset)
+    if args.key is None:
+        if args.png:
+            raise ValueError(f"--png draws one sample; give its key too, such as {dataset.key(0)!r}")
+        print(json.dumps(dataset.manifest.to_json()) if args.json else describe(dataset))
+        return 0
+    number = _number(dataset, args.key)
+    print(json.dumps(_sample_json(dataset, number)) if args.json else describe_sample(dataset, number))
+    if args.png:
+        from shards.publish import publish_bytes
+        from tools.figures import draw_strip, load_sample
+
+        publish_bytes(args.png, draw_strip(load_sample(dataset, number)))
+        if not args.json:
+            print(f"drawn into {args.png}")
+    return 0
+
+
+def _number(dataset: ShardDataset, key: str) -> int:
+    if not key.startswith("#"):
+        return dataset.index_of(key)
+    if not key[1:].isdecimal() or int(key[1:]) >= len(dataset):
+        raise ValueError(f"{key!r} is no sample number; allowed are #0 to #{len(dataset) - 1}")
+    return int(key[1:])
+
+
+def describe(dataset: ShardDataset) -> str:
+    """The manifest as lines for people."""
+    manifest = dataset.manifest
+    mean = manifest.num_bytes / max(1, len(dataset))
+    lines = [
+        f"{dataset.directory}: split {manifest.split}, {len(dataset):,} samples in {dataset.num_shards:,} shards, "
+        f"{manifest.num_bytes / 1e6:,.1f} MB ({mean / 1e3:,.1f} kB a sample)",
+        f"digest      {manifest.digest}",
+        "fields",
+        *(f"  {_spell_field(field)}" for field in manifest.schema),
+    ]
+    if manifest.label_names:
+        lines.append(f"classes     {len(manifest.label_names)}: {'; '.join(manifest.label_names[:8])}")
+        lines[-1] += "; ..." if len(manifest.label_names) > 8 else ""
+    failed = ", ".join(f"{reason} {count}" for reason, count in manifest.failures.items()) or "none"
+    lines.append(f"failures    {failed}")
+    lines.append("provenance")
+    lines += [f"  {line}" for line in _spell_tree(manifest.provenance)]
+    return "\n".join(lines)
+
+
+def describe_sample(dataset: ShardDataset, number: int) -> str:
+    """One sample as lines for people."""
+    lines = [f"sample {number} of {len(dataset)}: key {dataset.key(number)}"]
+    for name, value in dataset[number].items():
+        if isinstance(value, bytes):
+            lines.append(f"  {name}: {len(value):,} bytes")
+        else:
+            spread = f"{value.min():.4g} to {value.max():.4g}, mean {value.mean(dtype='float64'):.4g}"
+            lines.append(f"  {name}: {value.dtype} {list(value.shape)}, {spread}")
+    if "json" in dataset.schema:
+        lines += [f"  {line}" for line in _spell_tree(dataset.metadata(number))]
+    return "\n".join(lines)
+
+
+def _sample_json(dataset: ShardDataset, number: int) -> dict[str, Any]:
+    fields = {
+        name: {"num_bytes": len(value)}
+        if isinstance(value, bytes)
+        else {"dtype": value.dtype.str, "shape": list(value.shape)}
+        for name, value in dataset[number].items()
+    }
+    about = dict(dataset.metadata(number)) if "json" in dataset.schema else {}
+    return {"number": number, "key": dataset.key(number), "fields": fields, "metadata": about}
+
+
+def _spell_field(field: Field) -> str:
+    group = f", group {field.group}" if field.group else ""
+    if field.dtype is None or field.shape is None:
+        return f"{field.name:<10} bytes{group}"
+    return f"{field.name:<10} {field.dtype} {list(field.shape)}, {field.layout} layout{group}"
+
+
+def _spell_tree(tree: Any, prefix: str = "") -> list[str]:
+    lines = []
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            lines += _spell_tree(value, f"{prefix}{name}.")
+        else:
+            lines.append(f"{prefix}{name}: {value}")
+    return lines

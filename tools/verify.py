@@ -1,0 +1,49 @@
+"""`reelshard verify`: reads every byte of data sets and says what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+HELP = "read every byte of a data set and list what is damaged or missing"
+
+_DESCRIPTION = """Check manifest, sidecars, tars and every payload of data sets against their digests and checksums.
+
+Every problem is one line that names shard, key, field and offset. The exit status is 1 when there is any."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `reelshard verify`."""
+    parser.description = _DESCRIPTION
+    parser.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="folder of a data set")
+    parser.add_argument("--threads", type=int, default=4, help="shards read at the same time (default: 4)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per data set")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Verify, and print what was found."""
+    from shards.dataset import ShardDataset
+    from shards.verify import verify_dataset
+    from tools.progress import track
+
+    if args.threads < 1:
+        raise ValueError(f"--threads is {args.threads}; it has to be at least 1")
+    status = 0
+    for path in args.datasets:
+        dataset = ShardDataset.open(path)
+        total = dataset.num_shards * len(dataset.schema.groups)
+        with track(f"verifying {path}", total=total, unit="shards") as progress:
+            report = verify_dataset(path, threads=args.threads, progress=progress.at)
+        status = 1 if report.problems else status
+        if args.json:
+            print(json.dumps({"dataset": str(path), **asdict(report)}))
+            continue
+        for problem in report.problems:
+            print(problem)
+        verdict = f"{len(report.problems)} problem(s)" if report.problems else "every byte is as written"
+        size = f"{report.num_samples:,} samples, {report.num_shards:,} shards, {report.num_bytes / 1e6:,.1f} MB"
+        print(f"{path}: {size}: {verdict}", file=sys.stderr if report.problems else sys.stdout)
+    return status
