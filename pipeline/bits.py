@@ -13,7 +13,7 @@ _WORD = (1 << 64) - 1
 
 
 def mix(values: U64) -> U64:
-    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014): a bijection of u64 that looks random; any shape but a scalar."""
+    """The finaliser of splitmix64 (Steele et al., 2014): a bijection of u64 that looks random, for arrays."""
     mixed = values + _GOLDEN
     mixed ^= mixed >> np.uint64(30)
     mixed *= _FIRST

@@ -1,0 +1,99 @@
+"""The benchmark measures real loaders on real data, and notices wrong bytes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.dataset import ShardDataset
+from tools import bench
+from tools.bench.check import Arrived, Checker
+from tools.bench.contenders import Case, Reelshard
+from tools.bench.storage import best_read_rate, drop_cache
+from tools.bench.synthesize import synthesize
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> ShardDataset:
+    directory = tmp_path_factory.mktemp("reference")
+    synthesize(directory, 24, samples_per_shard=10)
+    return ShardDataset.open(directory)
+
+
+def run_bench(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    return bench.run(parser.parse_args(arguments))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mask", [[], ["--mask", "0.75"]])
+def test_the_benchmark_ranks_the_loader_a_bare_loop_and_stock_webdataset(
+    dataset: ShardDataset, tmp_path: Path, mask: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ["--seconds", "0.1", "--rounds", "1", "--threads", "2", "--batch-size", "8"]
+    output = ["--json", str(tmp_path / "b.json"), "--png", str(tmp_path / "b.png")]
+    assert run_bench(str(dataset.directory), *mask, *quick, *output, "--against", "webdataset") == 0
+    results = json.loads((tmp_path / "b.json").read_bytes())
+    kinds = {name.split(" ")[0] for name in results["contenders"]}
+    assert kinds == {"reelshard", "bare", "webdataset"}
+    assert all(result["rate"] > 0 for result in results["contenders"].values())
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "memory copy" in printed
+    assert "per GPU of 8" in printed
+
+
+@pytest.mark.slow
+def test_cold_runs_and_several_ranks_are_measured(dataset: ShardDataset, tmp_path: Path) -> None:
+    quick = ["--seconds", "0.1", "--rounds", "1", "--threads", "2", "--batch-size", "4", "--cold", "--ranks", "2"]
+    assert run_bench(str(dataset.directory), *quick, "--json", str(tmp_path / "b.json")) == 0
+    results = json.loads((tmp_path / "b.json").read_bytes())
+    assert results["storage_bytes_per_second"] > 0
+    assert len(results["ranks"]) == 2
+
+
+def test_wrong_bytes_are_noticed(dataset: ShardDataset) -> None:
+    checker = Checker(dataset)
+    for case in (Case(batch_size=4), Case(batch_size=4, mask_ratio=0.75)):
+        for batch in Reelshard(dataset, case, "mmap").epoch():
+            assert isinstance(batch, Arrived)
+            checker.check(batch)
+            checker.check(replace(batch, samples=None))
+            wrong = batch.clip.copy()
+            wrong[1, 3] = np.roll(wrong[1, 3], 1)
+            with pytest.raises(AssertionError, match="wrong bytes"):
+                checker.check(replace(batch, clip=wrong))
+            break
+
+
+def test_an_unknown_peer_and_an_impossible_batch_are_refused(
+    dataset: ShardDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run_bench(str(dataset.directory), "--against", "nobody")
+    assert "nobody is not one of" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="do not fill one batch"):
+        run_bench(str(dataset.directory), "--batch-size", "64")
+
+
+def test_a_synthesized_set_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="GB free"):
+        synthesize(tmp_path, 10**9)
+
+
+def test_dropping_the_cache_makes_reads_cold(dataset: ShardDataset) -> None:
+    from pipeline.auto import resident_share
+
+    paths = [dataset.tar_path(shard) for shard in range(dataset.num_shards)]
+    for path in paths:
+        path.read_bytes()
+    assert resident_share(dataset) == 1.0
+    drop_cache(paths)
+    assert resident_share(dataset) < 0.2
+    assert best_read_rate(paths)[0] > 0

@@ -1,0 +1,132 @@
+"""`reelshard bench`: how fast batches come, against the ceilings of the machine and against what people use today."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+HELP = "measure the loader against the machine's ceilings and against other loaders"
+DESCRIPTION = """
+Measures clips per second of batches from DATASET, everything in one run and in turn: the loader, a bare loop that
+copies the same bytes with the same threads, and other loaders, each at the best of a few settings. Every batch is
+checked as it arrives. Ratios hold on a shared machine, absolute rates only on a quiet one.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("data", type=Path, metavar="DATASET", help="the data set; made first with --synthesize")
+    parser.add_argument(
+        "--synthesize", type=int, metavar="N", help="make DATASET with N samples of the reference geometry"
+    )
+    parser.add_argument("--mask", type=float, default=None, metavar="RATIO", help="tube mask ratio, such as 0.75")
+    parser.add_argument("--cold", action="store_true", help="drop the page cache before each measurement")
+    parser.add_argument("--threads", type=_numbers, default=(1, 2, 4), metavar="N,...", help="thread counts to try")
+    parser.add_argument("--batch-size", type=int, default=32, help="samples per batch of a rank (default: 32)")
+    parser.add_argument(
+        "--against", type=_names, default=(), metavar="NAME,...", help="webdataset,dali,mosaicml,litdata"
+    )
+    parser.add_argument("--ranks", type=int, default=1, metavar="N", help="N loader processes at once on one data set")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each contender and round (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured, in turn (default: 3)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to FILE")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw a bar chart")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    numbers = tuple(int(part) for part in text.split(",") if part)
+    if not numbers or min(numbers) < 1:
+        raise argparse.ArgumentTypeError(f"positive whole numbers joined by commas, got {text!r}")
+    return numbers
+
+
+def _names(text: str) -> tuple[str, ...]:
+    from tools.bench.peers import PEERS
+
+    names = tuple(part for part in text.split(",") if part)
+    if unknown := set(names) - set(PEERS):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))} is not one of {', '.join(PEERS)}")
+    return names
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and report."""
+    from shards.dataset import ShardDataset
+    from tools.bench.report import draw, print_report
+    from tools.bench.synthesize import synthesize
+    from tools.progress import track
+
+    logging.getLogger().setLevel(logging.WARNING)
+    if args.synthesize is not None and not (args.data / "dataset.json").exists():
+        with track("synthesizing", total=args.synthesize, unit="samples") as advance:
+            synthesize(args.data, args.synthesize, progress=advance.at)
+    dataset = ShardDataset.open(args.data)
+    for name in ("clip", "target"):
+        if dataset.schema[name].layout != "tubes":
+            raise ValueError(
+                f"bench needs clip and target in the tubes layout; {name} is {dataset.schema[name].layout}"
+            )
+    if len(dataset) < args.batch_size * args.ranks:
+        raise ValueError(f"{len(dataset)} samples do not fill one batch of {args.batch_size} on {args.ranks} ranks")
+    results = measure(args)
+    results |= {"machine": machine(), "mask_ratio": args.mask}
+    results["command"] = command(args)
+    print_report(results, dataset)
+    if args.json:
+        from shards.publish import publish_json
+
+        publish_json(args.json, results)
+    if args.png:
+        draw(results, args.png)
+    return 0
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """All numbers, as JSON."""
+    from shards.dataset import ShardDataset
+    from tools.bench.rounds import measure_contenders, measure_ranks
+    from tools.bench.storage import best_read_rate, copy_rate
+
+    dataset = ShardDataset.open(args.data)
+    contenders, skipped = measure_contenders(args)
+    results: dict[str, Any] = {
+        "contenders": {name: asdict(result) | {"rate": result.rate} for name, result in contenders}
+    }
+    results["skipped"] = skipped
+    results["copy_bytes_per_second"] = max(copy_rate(threads) for threads in args.threads)
+    if args.cold:
+        paths = [dataset.tar_path(shard) for shard in range(dataset.num_shards)]
+        results["storage_bytes_per_second"], results["storage_way"] = best_read_rate(paths)
+    if args.ranks > 1:
+        results["ranks"] = [asdict(result) | {"rate": result.rate} for result in measure_ranks(args)]
+    return results
+
+
+def command(args: argparse.Namespace) -> str:
+    """The command line that repeats this run."""
+    words = ["reelshard bench", str(args.data)]
+    defaults: Mapping[str, Any] = {"batch_size": 32, "ranks": 1, "seconds": 3.0, "rounds": 3, "threads": (1, 2, 4)}
+    for name in ("synthesize", "mask", "threads", "batch_size", "against", "ranks", "seconds", "rounds"):
+        value = getattr(args, name)
+        if value not in (None, (), defaults.get(name)):
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words.append(f"--{name.replace('_', '-')} {text}")
+    return " ".join([*words, *(["--cold"] if args.cold else [])])
+
+
+def machine() -> str:
+    """Processor, cores and memory in words."""
+    import os
+
+    model = "unknown processor"
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return json.dumps(f"{model}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB")[1:-1]

@@ -1,0 +1,88 @@
+"""Every batch a contender delivers is checked as it arrives, so that nobody is fast by being wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.dataset import ShardDataset
+
+HEAD_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A batch as a contender delivers it: numpy arrays in the tubes layout.
+
+    Attributes:
+        clip: u8 `[B, P, T', tubelet, patch, patch, 3]`, P positions.
+        target: f16 `[B, Q, T', D]`.
+        clip_positions: i64 `[B, P]`, or None where P is all of them in order.
+        target_positions: i64 `[B, Q]`, or None likewise.
+        samples: i64 `[B]` where the contender knows which samples these are.
+    """
+
+    clip: NDArray[np.uint8]
+    target: NDArray[Any]
+    clip_positions: NDArray[np.int64] | None = None
+    target_positions: NDArray[np.int64] | None = None
+    samples: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.clip)
+
+
+class Checker:
+    """Knows the first bytes of every tube of the data set, and compares what arrives with them."""
+
+    def __init__(self, dataset: ShardDataset) -> None:
+        """Read the first `HEAD_BYTES` of every tube, once."""
+        self._heads: dict[str, NDArray[np.uint64]] = {}
+        for name in ("clip", "target"):
+            field = dataset.schema[name]
+            heads = np.empty((len(dataset), field.num_positions), np.uint64)
+            first = 0
+            for shard in range(dataset.num_shards):
+                memory = np.memmap(dataset.tar_path(shard, field.group), np.uint8, "r")
+                for row, offset in enumerate(dataset.extents(shard, name).offsets.tolist()):
+                    payload = memory[offset : offset + field.num_bytes].reshape(field.num_positions, -1)
+                    heads[first + row] = np.ascontiguousarray(payload[:, :HEAD_BYTES]).view(np.uint64)[:, 0]
+                first += dataset.manifest.shards[shard].num_samples
+            self._heads[name] = heads
+        self._fields = {name: dataset.schema[name] for name in ("clip", "target")}
+        targets = self._heads["target"]
+        self._numbers = {(int(c), int(targets[n, c])): int(n) for n, c in np.ndindex(targets.shape)}
+
+    def check(self, batch: Arrived) -> None:
+        """Compare the first bytes of every tube with the data set's.
+
+        Raises:
+            AssertionError: a shape, a dtype or a byte is wrong.
+        """
+        heads = {"clip": _heads(batch.clip), "target": _heads(batch.target)}
+        samples = self._identify(heads["target"], batch.target_positions) if batch.samples is None else batch.samples
+        chosen = {"clip": batch.clip_positions, "target": batch.target_positions}
+        for name, array in (("clip", batch.clip), ("target", batch.target)):
+            expected, positions = self._heads[name][samples], chosen[name]
+            if positions is not None:
+                expected = np.take_along_axis(expected, positions, axis=1)
+            field = self._fields[name]
+            assert array.dtype == np.dtype(field.dtype), (name, array.dtype)
+            assert array.shape == (*expected.shape, *(field.shape or ())[1:]), (name, array.shape)
+            assert np.array_equal(heads[name], expected), f"{name}: wrong bytes arrived"
+
+    def _identify(self, heads: NDArray[np.uint64], positions: NDArray[np.int64] | None) -> NDArray[np.int64]:
+        """Which samples arrived, by the first bytes of one target tube."""
+        column = np.zeros(len(heads), np.int64) if positions is None else positions[:, 0]
+        found = [self._numbers[int(c), int(head)] for c, head in zip(column, heads[:, 0], strict=True)]
+        return np.array(found, np.int64)
+
+
+def _heads(array: NDArray[Any]) -> NDArray[np.uint64]:
+    """First bytes of every tube, u64 `[B, P]`; the array is not copied, whatever its strides."""
+    flat = array.reshape(*array.shape[:2], -1)[:, :, : HEAD_BYTES // array.itemsize]
+    heads: NDArray[np.uint64] = np.ascontiguousarray(flat).view(np.uint64)[:, :, 0]
+    return heads
