@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -54,8 +54,10 @@ class BatchPlan:
         shards: shard per row.
         rows: row in that shard.
         memory: the slab.
+        layout: where each array lies in it.
         arrays: views of it by name, each `[B, ...]`.
-        ragged: bytes per row for each ragged field.
+        ragged: bytes per row for each ragged field that is kept as it is.
+        decoded: arrays per row, `[length, ...]`, for each ragged field that is decoded; None for padding.
     """
 
     epoch: int
@@ -64,5 +66,7 @@ class BatchPlan:
     shards: list[int]
     rows: list[int]
     memory: NDArray[np.uint8]
+    layout: SlabLayout
     arrays: dict[str, NDArray[Any]]
-    ragged: dict[str, list[bytes]] = field(default_factory=dict)
+    ragged: dict[str, list[bytes]]
+    decoded: dict[str, list[NDArray[Any] | None]]

@@ -28,6 +28,8 @@ class LoaderConfig:
         verify: compare payloads with their checksums: `never`, the `first` time a sample is read, or `always`.
         on_error: `raise`, or `quarantine`: leave a sample that cannot be read out of `valid`.
         max_quarantined: stop with an error when more samples than this were left out.
+        length_budget: the most frames or tokens that a global batch may hold, padding included; samples of like length
+            are then batched together, and `global_batch_size` and `drop_last` do not count.
         pin_memory: page-lock the slabs for copies to a GPU.
     """
 
@@ -43,6 +45,7 @@ class LoaderConfig:
     verify: Verify = "never"
     on_error: OnError = "raise"
     max_quarantined: int = 100
+    length_budget: int | None = None
     pin_memory: bool = False
 
     def __post_init__(self) -> None:

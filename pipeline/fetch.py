@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.batch import BatchPlan
 from pipeline.config import LoaderConfig
+from pipeline.decoders import Decoder
 from pipeline.readers import OpenShard, ReaderName, ShardFiles
 from pipeline.stats import StageClock
 from shards.dataset import ShardDataset
@@ -65,6 +68,8 @@ class _Destination:
     rows: NDArray[np.uint8] | None
     positions: NDArray[np.int64] | None
     pieces: list[bytes] | None
+    decoded: list[NDArray[Any] | None] | None
+    decoder: Decoder | None
     labels: NDArray[np.int64] | None
 
     def fill(self, row: int, source: _Source, source_row: int, check: bool) -> None:
@@ -80,6 +85,11 @@ class _Destination:
     def _fill_ragged(self, row: int, data: bytes) -> None:
         if self.pieces is not None:
             self.pieces[row] = data
+        if self.decoded is not None and self.decoder is not None:
+            try:
+                self.decoded[row] = self.decoder(data)
+            except ValueError as error:
+                raise DamagedShardError(f"does not decode: {error}", shard="") from None
         if self.labels is not None:
             self.labels[row] = _label(data)
 
@@ -89,6 +99,8 @@ class _Destination:
             self.rows[row] = 0
         if self.pieces is not None:
             self.pieces[row] = b""
+        if self.decoded is not None:
+            self.decoded[row] = None
         if self.labels is not None:
             self.labels[row] = -1
 
@@ -96,9 +108,9 @@ class _Destination:
 class Fetcher:
     """Reads samples into batches. One object serves all threads of a loader."""
 
-    def __init__(self, dataset: ShardDataset, config: LoaderConfig) -> None:
+    def __init__(self, dataset: ShardDataset, config: LoaderConfig, decoders: Mapping[str, Decoder]) -> None:
         """Prepare to read the fields of `config`; those in its `gather` only at the positions of the named mask."""
-        self._dataset, self._config = dataset, config
+        self._dataset, self._config, self._decoders = dataset, config, decoders
         self._files = ShardFiles("pread")
         self._sources: dict[int, tuple[_Source, ...]] = {}
         needed = dict.fromkeys("json" if name == "label" else name for name in config.fields)
@@ -143,12 +155,13 @@ class Fetcher:
     def _destination(self, plan: BatchPlan, field: Field) -> _Destination:
         labels = plan.arrays.get("label") if field.name == "json" else None
         if not field.is_array:
-            return _Destination(field, None, None, plan.ragged.get(field.name), labels)
+            pieces, decoded = plan.ragged.get(field.name), plan.decoded.get(field.name)
+            return _Destination(field, None, None, pieces, decoded, self._decoders.get(field.name), labels)
         array = plan.arrays[field.name]
         mask = self._config.gather.get(field.name)
         positions = None if mask is None else plan.arrays[mask]
         shape = (len(array), -1) if positions is None else (*positions.shape, -1)
-        return _Destination(field, array.view(np.uint8).reshape(shape), positions, None, labels)
+        return _Destination(field, array.view(np.uint8).reshape(shape), positions, None, None, None, labels)
 
     def _fill_row(self, plan: BatchPlan, row: int, destinations: list[_Destination]) -> None:
         sample, shard, shard_row = plan.samples[row], plan.shards[row], plan.rows[row]

@@ -16,20 +16,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.auto import choose_reader
 from pipeline.batch import Batch, BatchPlan
 from pipeline.config import LoaderConfig
+from pipeline.decoders import Decoder, pad
 from pipeline.fetch import Fetcher
 from pipeline.masking import Mask
-from pipeline.order import in_order, permute
+from pipeline.planner import Planner
 from pipeline.readers import ReaderName
-from pipeline.slab import SlabLayout, SlabRing
+from pipeline.slab import SlabRing
 from pipeline.stats import LoaderStats, StageClock
 from pipeline.world import World
 from shards.dataset import ShardDataset
@@ -59,8 +60,20 @@ class ShardLoader(IterableDataset[Batch]):
         config: LoaderConfig | None = None,
         mask: Mask | None = None,
         world: World | None = None,
+        *,
+        decoders: Mapping[str, Decoder] | None = None,
+        lengths: NDArray[np.int64] | None = None,
     ) -> None:
         """Prepare; nothing is read and no thread started before the first batch is asked for.
+
+        Args:
+            dataset: what is read.
+            config: how.
+            mask: drawn for every sample; adds its arrays to the batch.
+            world: the ranks.
+            decoders: ragged field -> what turns it into an array `[length, ...]` in the reader threads; the batch holds
+                `field [B, longest, ...]`, zero behind each end, and `field_length [B]`.
+            lengths: i64 `[num_samples]`, what counts for `length_budget`.
 
         Raises:
             ValueError: the configuration does not fit the data set, the mask or the world.
@@ -73,71 +86,22 @@ class ShardLoader(IterableDataset[Batch]):
         self._batch = 0
         self._pool: ThreadPoolExecutor | None = None
         self._pool_process = os.getpid()
-        self._check()
-        self._slab_layout = self._lay_out()
+        self._decoders = dict(decoders or {})
+        self._planner = Planner(dataset, self.config, mask, self.world, decoders=self._decoders, lengths=lengths)
         self._clock = StageClock()
         self._counts = {"batches": 0, "samples": 0, "padded": 0}
-        self._ring = SlabRing(self._slab_layout.num_bytes, self.config.slabs, self.config.pin_memory)
+        self._ring = SlabRing(self._planner.slab_bytes, self.config.slabs, self.config.pin_memory)
         self._reader: str = self.config.reader
-        self._fetcher = Fetcher(dataset, self.config)
-
-    def _check(self) -> None:
-        config, world = self.config, self.world
-        if config.global_batch_size % world.size:
-            raise ValueError(
-                f"global_batch_size must be a multiple of the number of ranks: got {config.global_batch_size} "
-                f"and {world.size}"
-            )
-        if not len(self):
-            raise ValueError(
-                f"{len(self.dataset)} samples do not fill one global batch of {config.global_batch_size}: "
-                "use a smaller global_batch_size or drop_last: false"
-            )
-        names = self.mask.shapes if self.mask else {}
-        for name in config.fields:
-            self.dataset.schema["json" if name == "label" else name]
-        for name, mask_name in config.gather.items():
-            field_ = self.dataset.schema[name]
-            if name not in config.fields or field_.layout != "tubes":
-                raise ValueError(
-                    f"gather: {name} must be among the fields and in the tubes layout, here it is {field_.layout}"
-                )
-            if mask_name not in names:
-                raise ValueError(
-                    f"gather: {name} needs a mask that draws {mask_name!r}, got {sorted(names) or 'no mask'}"
-                )
-            if self.mask and self.mask.num_positions != field_.num_positions:
-                raise ValueError(
-                    f"field {name} has {field_.num_positions} positions, the mask has {self.mask.num_positions}"
-                )
-
-    def _lay_out(self) -> SlabLayout:
-        size = self.batch_size
-        mask_shapes = self.mask.shapes if self.mask else {}
-        arrays: dict[str, tuple[str, tuple[int, ...]]] = {"index": ("<i8", (size,)), "valid": ("|b1", (size,))}
-        for name in self.config.fields:
-            if name == "label":
-                arrays[name] = ("<i8", (size,))
-                continue
-            field_ = self.dataset.schema[name]
-            if field_.dtype is None or field_.shape is None:
-                continue
-            shape = field_.shape
-            if name in self.config.gather:
-                shape = (*mask_shapes[self.config.gather[name]], *shape[1:])
-            arrays[name] = (field_.dtype, (size, *shape))
-        arrays |= {name: ("<i8", (size, *shape)) for name, shape in mask_shapes.items()}
-        return SlabLayout(arrays)
+        self._fetcher = Fetcher(dataset, self.config, self._decoders)
 
     @property
     def batch_size(self) -> int:
-        """Samples in this rank's part of a batch."""
-        return self.config.global_batch_size // self.world.size
+        """Rows in this rank's part of a batch; with a length budget, the most there can be."""
+        return self._planner.schedule.max_rows
 
     def __len__(self) -> int:
-        """Batches in an epoch, the same on every rank."""
-        full, rest = divmod(len(self.dataset), self.config.global_batch_size)
-        return full + (rest > 0 and not self.config.drop_last)
+        """Batches in the current epoch, the same on every rank."""
+        return self._planner.schedule.num_batches(self.epoch)
 
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the current epoch. A new iteration ends an older one that was left unfinished."""
@@ -181,8 +145,8 @@ class ShardLoader(IterableDataset[Batch]):
             memory = self._ring.take(grow=not pending)
             if memory is None:
                 break
-            plan = self._plan(upcoming, memory)
-            size = self.batch_size
+            plan = self._planner.plan(self.epoch, upcoming, memory)
+            size = len(plan.samples)
             futures = [
                 pool.submit(self._fetcher.fill, plan, start, min(start + ROWS_PER_TASK, size), self._clock)
                 for start in range(0, size, ROWS_PER_TASK)
@@ -196,43 +160,19 @@ class ShardLoader(IterableDataset[Batch]):
             future.result()
         self._clock.add("wait", perf_counter() - began)
 
-    def _plan(self, number: int, memory: np.ndarray[Any, np.dtype[np.uint8]]) -> BatchPlan:
-        config = self.config
-        start = number * config.global_batch_size + self.world.rank * self.batch_size
-        first, last = min(start, len(self.dataset)), min(start + self.batch_size, len(self.dataset))
-        order = permute if config.shuffle else in_order
-        samples = order(len(self.dataset), config.seed, self.epoch, first, last)
-        shards, rows = self.dataset.locate(samples)
-        padding = [-1] * (self.batch_size - len(samples))
-        arrays = self._slab_layout.views(memory)
-        index = np.concatenate([samples, np.array(padding, np.int64)])
-        arrays["index"][:] = index
-        if self.mask:
-            for name, positions in self.mask.draw(config.seed, self.epoch, np.maximum(index, 0)).items():
-                arrays[name][:] = positions
-        ragged = {name: [b""] * self.batch_size for name in config.fields if name != "label" and name not in arrays}
-        return BatchPlan(
-            epoch=self.epoch,
-            number=number,
-            samples=index.tolist(),
-            shards=shards.tolist() + padding,
-            rows=rows.tolist() + padding,
-            memory=memory,
-            arrays=arrays,
-            ragged=ragged,
-        )
-
     def _finish(self, plan: BatchPlan) -> Batch:
         tensors = {name: torch.from_numpy(array) for name, array in plan.arrays.items()}
         for name, pieces in plan.ragged.items():
             data = np.frombuffer(bytearray().join(pieces), np.uint8)
             tensors[name] = torch.from_numpy(data)
             tensors[f"{name}_offsets"] = torch.tensor([0, *np.cumsum([len(piece) for piece in pieces]).tolist()])
+        for name, arrays in plan.decoded.items():
+            tensors[name], tensors[f"{name}_length"] = pad(arrays)
         self._counts["batches"] += 1
         self._counts["samples"] += int(plan.arrays["valid"].sum())
         self._counts["padded"] += plan.samples.count(-1)
         memory = torch.from_numpy(plan.memory)
-        return Batch(tensors, epoch=plan.epoch, number=plan.number, memory=memory, layout=self._slab_layout)
+        return Batch(tensors, epoch=plan.epoch, number=plan.number, memory=memory, layout=plan.layout)
 
     def state_dict(self) -> dict[str, int | str]:
         """The position of the next batch the consumer will get: a few integers, whatever the ranks and threads."""
@@ -248,6 +188,7 @@ class ShardLoader(IterableDataset[Batch]):
             "global_batch_size": self.config.global_batch_size,
             "shuffle": int(self.config.shuffle),
             "drop_last": int(self.config.drop_last),
+            "length_budget": self.config.length_budget or 0,
         }
 
     def load_state_dict(self, state: Mapping[str, int | str]) -> None:
@@ -262,24 +203,20 @@ class ShardLoader(IterableDataset[Batch]):
                     f"the loader's state does not fit: {name} is {state.get(name)!r} in the state and {mine!r} here"
                 )
         epoch, batch = int(state["epoch"]), int(state["batch"])
-        if epoch < 0 or not 0 <= batch < len(self):
+        num_batches = self._planner.schedule.num_batches(epoch)
+        if epoch < 0 or not 0 <= batch < num_batches:
             raise ValueError(
-                f"the loader's state names batch {batch} of epoch {epoch}; an epoch has {len(self)} batches"
+                f"the loader's state names batch {batch} of epoch {epoch}; the epoch has {num_batches} batches"
             )
         self.epoch, self._batch = epoch, batch
 
     def stats(self) -> LoaderStats:
         """What was done so far, and where the time went."""
-        array_bytes = sum(
-            region.num_bytes // self.batch_size
-            for name, region in self._slab_layout.regions.items()
-            if name in self.dataset.schema
-        )
         return LoaderStats(
             reader=self._reader,
             num_batches=self._counts["batches"],
             num_samples=self._counts["samples"],
-            num_bytes=self._counts["samples"] * array_bytes,
+            num_bytes=self._counts["samples"] * self._planner.bytes_per_sample,
             num_padded=self._counts["padded"],
             num_quarantined=len(self._fetcher.quarantined),
             num_slabs=self._ring.num_allocated,

@@ -101,6 +101,11 @@ class ShardDataset:
                 self._indices[(shard, group)] = index
         return index
 
+    @property
+    def num_open_sidecars(self) -> int:
+        """Sidecars read so far."""
+        return len(self._indices)
+
     def tar_path(self, shard: int, group: str = "") -> Path:
         """Path of a shard's tar."""
         return self.directory / self.manifest.series(group)[shard].name
