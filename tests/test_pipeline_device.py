@@ -1,0 +1,81 @@
+"""Batches on the device: same data, normalised there, position kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import LoaderConfig
+from pipeline.device import IMAGENET, DeviceLoader
+from pipeline.loader import ShardLoader
+from pipeline.masking import TubeMask
+from shards.dataset import ShardDataset
+from tests.datasets import POSITIONS, make_dataset, tubes_sample
+
+GATHER = {"clip": "visible", "target": "masked"}
+
+
+def device_loader(dataset: ShardDataset, device: str, dtype: torch.dtype = torch.float32) -> DeviceLoader:
+    pin = device == "cuda"
+    config = LoaderConfig(global_batch_size=4, gather=GATHER, fields=("clip", "target", "label"), pin_memory=pin)
+    loader = ShardLoader(dataset, config, TubeMask(num_positions=POSITIONS))
+    return DeviceLoader(loader, device, dtype, {"clip": IMAGENET})
+
+
+def assert_right(batch: dict[str, torch.Tensor], tolerance: float) -> None:
+    mean, std = (np.array(values, np.float64) for values in IMAGENET)
+    for row, number in enumerate(batch["index"].tolist()):
+        sample = tubes_sample(number)
+        clip, target = sample["clip"], sample["target"]
+        assert isinstance(clip, np.ndarray)
+        assert isinstance(target, np.ndarray)
+        visible, masked = batch["visible"][row].cpu().numpy(), batch["masked"][row].cpu().numpy()
+        expected = (clip[visible] / 255 - mean) / std
+        assert np.abs(batch["clip"][row].float().cpu().numpy() - expected).max() < tolerance
+        assert np.array_equal(batch["target"][row].cpu().numpy(), target[masked])
+        assert batch["label"][row] == number % 3
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_on_a_cpu_batches_pass_through_and_are_normalised(tmp_path: Path, dtype: torch.dtype, tolerance: float) -> None:
+    loader = device_loader(make_dataset(tmp_path), "cpu", dtype)
+    batches = list(loader)
+    assert len(batches) == len(loader) == 5
+    for batch in batches:
+        assert batch["clip"].dtype == dtype
+        assert_right(batch, tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_batches_arrive_right_in_order_and_are_not_overwritten(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    expected = [batch["index"].tolist() for batch in device_loader(dataset, "cpu")]
+    loader = device_loader(dataset, "cuda")
+    states, held = [loader.state_dict()], []
+    for batch in loader:
+        held.append(batch)
+        states.append(loader.state_dict())
+    assert [batch["index"].tolist() for batch in held] == expected
+    for batch in held:
+        assert batch["clip"].is_cuda
+        assert_right(batch, 1e-5)
+    for step, state in enumerate(states[:-1]):
+        resumed = device_loader(dataset, "cuda")
+        resumed.load_state_dict(state)
+        assert [batch["index"].tolist() for batch in resumed] == expected[step:]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_slabs_are_page_locked_once(tmp_path: Path) -> None:
+    loader = device_loader(make_dataset(tmp_path), "cuda")
+    for _ in range(3):
+        for batch in loader.loader:
+            assert batch.memory is not None
+            assert batch.memory.is_pinned()
+            del batch
+    assert loader.loader.stats().num_slabs <= 5
