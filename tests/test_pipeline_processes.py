@@ -8,17 +8,10 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from time import perf_counter
 
-import numpy as np
 import pytest
 
-from pipeline.config import LoaderConfig
-from pipeline.loader import ShardLoader
 from shards.dataset import ShardDataset
-from shards.index import Extents, ShardIndex, ShardInfo, save_index
-from shards.manifest import Manifest, shard_name
-from shards.schema import Field, Schema
 from tests.datasets import make_dataset
 
 RANK_PROGRAM = """
@@ -76,44 +69,6 @@ def test_two_and_four_gloo_ranks_one_of_them_slow_agree_and_finish(tmp_path: Pat
     runs = [run_ranks(dataset, program, count) for count in (1, 2, 4)]
     assert runs[0] == runs[1] == runs[2]
     assert len(runs[0]) == 12
-
-
-NUM_SHARDS, PER_SHARD = 3400, 295  # 1,003,000 samples
-
-
-@pytest.fixture(scope="module")
-def million(tmp_path_factory: pytest.TempPathFactory) -> ShardDataset:
-    """A million samples in sparse tars with real sidecars."""
-    directory = tmp_path_factory.mktemp("million")
-    schema = Schema((Field(name="clip", dtype="|u1", shape=(4096,)), Field(name="json")))
-    infos = []
-    for shard in range(NUM_SHARDS):
-        path = directory / shard_name("train", shard, NUM_SHARDS)
-        size = PER_SHARD * 16384
-        with path.open("wb") as file:
-            file.truncate(size)
-        info = ShardInfo(path.name, PER_SHARD, size, f"{shard:032x}")
-        offsets = np.arange(PER_SHARD, dtype="<u8") * 16384 + 8192
-        extents = Extents(offsets, np.full(PER_SHARD, 4096, "<u8"), np.zeros(PER_SHARD, "<u8"))
-        keys = "\n".join(f"{shard * PER_SHARD + row:08d}" for row in range(PER_SHARD)).encode()
-        save_index(ShardIndex(info, schema, keys, {"clip": extents, "json": extents}), path)
-        infos.append(info)
-    Manifest(split="train", schema=schema, shards=tuple(infos)).write(directory)
-    return ShardDataset.open(directory)
-
-
-@pytest.mark.slow
-def test_the_first_batch_of_a_million_samples_needs_32_sidecars(million: ShardDataset) -> None:
-    """And about 0.1 s; the bound is the issue's second with room for a busy machine."""
-    began = perf_counter()
-    dataset = ShardDataset.open(million.directory)
-    loader = ShardLoader(dataset, LoaderConfig(fields=("clip",), slabs=2, threads=2))
-    batch = next(iter(loader))
-    seconds = perf_counter() - began
-    assert batch["valid"].all()
-    assert dataset.num_open_sidecars <= 2 * 32
-    assert seconds < 10
-    assert len(loader) == NUM_SHARDS * PER_SHARD // 32
 
 
 MEMORY_PROGRAM = """

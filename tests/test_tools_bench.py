@@ -14,6 +14,7 @@ from shards.dataset import ShardDataset
 from tools import bench
 from tools.bench.check import Arrived, Checker
 from tools.bench.contenders import Case, Reelshard
+from tools.bench.limits import first_batch, python_seconds_per_clip, synthesize_sidecars
 from tools.bench.storage import best_read_rate, drop_cache
 from tools.bench.synthesize import synthesize
 
@@ -97,3 +98,20 @@ def test_dropping_the_cache_makes_reads_cold(dataset: ShardDataset) -> None:
     drop_cache(paths)
     assert resident_share(dataset) < 0.2
     assert best_read_rate(paths)[0] > 0
+
+
+@pytest.mark.slow
+def test_a_million_samples_start_within_a_second_and_the_state_is_small(tmp_path: Path) -> None:
+    """About 0.15 s on a quiet machine; time is bounded loosely here, what is read exactly."""
+    synthesize_sidecars(tmp_path)
+    limits = first_batch(tmp_path)
+    assert limits["samples"] > 1_000_000
+    assert limits["sidecars_read"] <= 2 * 32  # two slabs of 32 samples
+    assert limits["first_batch_seconds"] < 10
+    assert limits["state_bytes"] < 1000
+    assert limits["state_seconds"] < 0.01
+
+
+@pytest.mark.slow
+def test_the_interpreters_share_is_measured() -> None:
+    assert 0 < python_seconds_per_clip(Case(batch_size=32, mask_ratio=0.75)) < 1e-3

@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, default=1, metavar="N", help="N loader processes at once on one data set")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each contender and round (default: 3)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured, in turn (default: 3)")
+    parser.add_argument(
+        "--limits", action="store_true", help="also: interpreter time, state, start with a million samples"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to FILE")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw a bar chart")
 
@@ -89,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """All numbers, as JSON."""
     from shards.dataset import ShardDataset
+    from tools.bench.contenders import Case
+    from tools.bench.limits import measure_limits
     from tools.bench.rounds import measure_contenders, measure_ranks
     from tools.bench.storage import best_read_rate, copy_rate
 
@@ -104,6 +109,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         results["storage_bytes_per_second"], results["storage_way"] = best_read_rate(paths)
     if args.ranks > 1:
         results["ranks"] = [asdict(result) | {"rate": result.rate} for result in measure_ranks(args)]
+    if args.limits:
+        results["limits"] = measure_limits(Case(mask_ratio=args.mask, batch_size=args.batch_size))
     return results
 
 
@@ -116,7 +123,8 @@ def command(args: argparse.Namespace) -> str:
         if value not in (None, (), defaults.get(name)):
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
             words.append(f"--{name.replace('_', '-')} {text}")
-    return " ".join([*words, *(["--cold"] if args.cold else [])])
+    flags = [f"--{name}" for name in ("cold", "limits") if getattr(args, name)]
+    return " ".join([*words, *flags])
 
 
 def machine() -> str:

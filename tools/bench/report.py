@@ -40,6 +40,7 @@ def print_report(results: dict[str, Any], dataset: ShardDataset) -> None:
     _print_ceilings(console, results, ours, size, whole)
     _print_time(console, ours)
     _print_ranks(console, results, size)
+    _print_limits(console, results)
     _print_nodes(console, whole)
     console.print(f"measured on {results['machine']}", markup=False)
 
@@ -80,6 +81,18 @@ def _print_ranks(console: Console, results: dict[str, Any], size: int) -> None:
     console.print(
         f"{len(rates)} ranks at once: {sum(rates):,.0f} clips/s in all ({sum(rates) * size / 1e9:.2f} GB/s), "
         f"slowest rank {min(rates):,.0f}, fastest {max(rates):,.0f}, fairness {min(rates) / max(rates):.2f}"
+    )
+
+
+def _print_limits(console: Console, results: dict[str, Any]) -> None:
+    if "limits" not in results:
+        return
+    limits = results["limits"]
+    console.print(
+        f"interpreter: {limits['python_seconds_per_clip'] * 1e6:.1f} us per clip; first batch of {limits['samples']:,} "
+        f"samples in {limits['shards']:,} shards after {limits['first_batch_seconds']:.2f} s, "
+        f"{limits['sidecars_read']} sidecars read; state_dict {limits['state_seconds'] * 1e6:.0f} us, "
+        f"{limits['state_bytes']} bytes"
     )
 
 
