@@ -40,9 +40,6 @@ class Recipe:
         optim: the optimiser.
         train: the loop.
         evaluate: the probe.
-
-    Raises:
-        ValueError: view, build and model do not fit together.
     """
 
     system: str = "st_jepa"
@@ -54,21 +51,6 @@ class Recipe:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     evaluate: ProbeConfig = dataclasses.field(default_factory=ProbeConfig)
-
-    def __post_init__(self) -> None:
-        model, build = self.model, self.build
-        pairs = [
-            ("view.num_frames", self.view.num_frames, "model.num_frames", model.num_frames),
-            ("view.size", self.view.size, "model.image_size", model.image_size),
-        ]
-        if build.layout == "tubes":
-            pairs += [
-                ("build.tubelet", build.tubelet, "model.tubelet", model.tubelet),
-                ("build.patch", build.patch, "model.patch", model.patch),
-            ]
-        for left, left_value, right, right_value in pairs:
-            if left_value != right_value:
-                raise ValueError(f"{left} is {left_value} but {right} is {right_value}; they have to be the same")
 
 
 SYSTEMS: dict[str, type[Recipe]] = {"st_jepa": Recipe}

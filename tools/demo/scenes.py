@@ -1,8 +1,8 @@
-"""Scenes of one moving shape: the class is the motion, and nothing else in the picture tells it.
+"""Scenes of shapes that move together: the class is the motion, and nothing else in the picture tells it.
 
-Colour, shape, size, place and background are drawn from one distribution for every class, and each motion is symmetric
-about its middle in time. So "up" and "down" (or "towards" and "away") hold the same frames in opposite order, and no
-single frame tells which of the two it is.
+Colour, shape, size, place and background are drawn from one distribution for every class. Shapes fill the whole frame,
+enter and leave it, so no place is typical of a class. Each motion is symmetric about its middle in time: "up" and
+"down" (or "towards" and "away") hold the same frames in opposite order; no single frame tells which of the two it is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Motion:
 
     Attributes:
         template: the SSv2 annotation template, the moving thing in square brackets.
-        direction: travel over the clip in units of the travel distance, (right, down).
+        direction: (right, down), in units of the travel distance.
         growth: +1 comes closer, -1 goes away, 0 keeps its size.
     """
 
@@ -39,7 +39,17 @@ MOTIONS = (
     Motion(template="Moving [something] away from the camera", growth=-1),
 )
 
-SHAPES = ("disc", "square", "triangle", "ring", "cross", "diamond")
+TABLE = np.array([124, 116, 104])  # the mean colour of natural pictures
+BACKGROUND_SPREAD = 12
+REACH = 1.5  # how far from the centre shapes are scattered, in frame heights
+SHAPES = {
+    "disc": "discs",
+    "square": "squares",
+    "triangle": "triangles",
+    "ring": "rings",
+    "cross": "crosses",
+    "diamond": "diamonds",
+}
 COLOURS = {
     "red": (220, 50, 47),
     "orange": (240, 140, 30),
@@ -54,43 +64,60 @@ COLOURS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One video, ready to be drawn; lengths in pixels."""
+    """One video, ready to be drawn; lengths are shares of the frame's height.
+
+    Attributes:
+        motion: what happens.
+        shape: of `SHAPES`.
+        colour: of `COLOURS`.
+        background: its colour, RGB.
+        places: (x, y) of each shape from the frame's centre, half-way through the video.
+        travel: distance that everything moves during the video.
+        radius: of a shape, half-way through the video.
+        zoom: how much larger everything becomes during the video, for motions that grow.
+        tilt: of the shapes, in radians.
+    """
 
     motion: Motion
     shape: str
     colour: str
-    background: tuple[tuple[int, int, int], tuple[int, int, int]]
-    centre: tuple[float, float]
+    background: tuple[int, int, int]
+    places: tuple[tuple[float, float], ...]
     travel: float
     radius: float
     zoom: float
     tilt: float
 
 
-def draw_scene(motion: Motion, rng: np.random.Generator, height: int, width: int) -> Scene:
-    """Draws everything but the motion from one distribution, so that only the motion tells the class."""
+def draw_scene(motion: Motion, rng: np.random.Generator) -> Scene:
+    """Draw everything but the motion from one distribution, so that only the motion tells the class."""
     colour = str(rng.choice(list(COLOURS)))
-    base = rng.integers(40, 216, size=3)
-    while np.abs(base - np.array(COLOURS[colour])).max() < 90:  # the shape must stand out
-        base = rng.integers(40, 216, size=3)
-    slope = rng.integers(-25, 26, size=3)
-    near, far = np.clip(base + slope, 0, 255), np.clip(base - slope, 0, 255)
-    spread = 0.10 * height
+    background = TABLE + rng.integers(-BACKGROUND_SPREAD, BACKGROUND_SPREAD + 1, size=3)
+    radius = float(rng.uniform(0.10, 0.14))
+    red, green, blue = (int(value) for value in background)
     return Scene(
         motion=motion,
-        shape=str(rng.choice(SHAPES)),
+        shape=str(rng.choice(list(SHAPES))),
         colour=colour,
-        background=((int(near[0]), int(near[1]), int(near[2])), (int(far[0]), int(far[1]), int(far[2]))),
-        centre=(width / 2 + float(rng.uniform(-spread, spread)), height / 2 + float(rng.uniform(-spread, spread))),
-        travel=height * float(rng.uniform(0.40, 0.60)),
-        radius=height * float(rng.uniform(0.12, 0.17)),
-        zoom=float(rng.uniform(1.6, 2.0)),
+        background=(red, green, blue),
+        places=_scatter(rng, 3.6 * radius),
+        travel=float(rng.uniform(0.3, 0.5)),
+        radius=radius,
+        zoom=float(rng.uniform(1.4, 1.8)) ** 2,
         tilt=float(rng.uniform(0, 2 * np.pi)),
     )
 
 
+def _scatter(rng: np.random.Generator, gap: float) -> tuple[tuple[float, float], ...]:
+    """A jittered grid over more than the frame will ever show, with a random origin."""
+    steps = np.arange(int(np.ceil(2 * REACH / gap)) + 1) * gap - REACH
+    grid = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+    grid = grid + rng.uniform(-gap / 2, gap / 2, size=2) + rng.uniform(-0.15 * gap, 0.15 * gap, size=grid.shape)
+    return tuple((float(x), float(y)) for x, y in grid)
+
+
 def render(scene: Scene, times: Sequence[float], height: int, width: int) -> NDArray[np.uint8]:
-    """Draws the scene.
+    """Draw the scene.
 
     Args:
         scene: what to draw.
@@ -101,38 +128,44 @@ def render(scene: Scene, times: Sequence[float], height: int, width: int) -> NDA
     Returns:
         uint8 [len(times), height, width, 3], RGB.
     """
-    ramp = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
-    near, far = (np.array(colour, dtype=np.float32) for colour in scene.background)
-    background = np.broadcast_to(near * (1 - ramp) + far * ramp, (height, width, 3))
-    frames = np.empty((len(times), height, width, 3), dtype=np.uint8)
-    frames[:] = np.rint(background)
+    background = np.array(scene.background, dtype=np.float32)
     ink = np.array(COLOURS[scene.colour], dtype=np.float32)
-    right, down = scene.motion.direction
+    frames = np.empty((len(times), height, width, 3), dtype=np.uint8)
+    frames[:] = background.astype(np.uint8)
+    stamp, stamp_radius = np.empty((0, 0, 1), dtype=np.float32), -1.0
     for frame, time in zip(frames, times, strict=True):
         phase = time - 0.5
-        x = scene.centre[0] + right * scene.travel * phase
-        y = scene.centre[1] + down * scene.travel * phase
-        radius = scene.radius * scene.zoom ** (2 * scene.motion.growth * phase)
-        rows, columns = _reach(y, radius, height), _reach(x, radius, width)
-        cover = _coverage(scene, np.arange(width)[columns] - x, np.arange(height)[rows] - y, radius)[..., None]
-        behind = background[rows, columns]
-        frame[rows, columns] = np.rint(behind + cover * (ink - behind))
+        scale = scene.zoom ** (scene.motion.growth * phase)
+        shift = np.array(scene.motion.direction) * scene.travel * phase
+        places = (np.array(scene.places) * scale + shift) * height + (width / 2, height / 2)
+        if scene.radius * scale != stamp_radius:
+            stamp_radius = scene.radius * scale
+            stamp = _stamp(scene, stamp_radius * height)
+        for x, y in np.rint(places).astype(int).tolist():
+            _print(frame, stamp, x, y, ink)
     return frames
 
 
-def _reach(centre: float, radius: float, length: int) -> slice:
-    """The pixels along one axis that a shape can touch; every shape lies within 1.75 radii of its centre."""
-    low, high = int(centre - 1.75 * radius) - 1, int(centre + 1.75 * radius) + 2
-    return slice(min(max(low, 0), length), min(max(high, 0), length))
-
-
-def _coverage(scene: Scene, across: NDArray[Any], along: NDArray[Any], radius: float) -> NDArray[np.float32]:
-    """The share of each pixel inside the shape, from its signed distance, at offsets from the shape's centre."""
-    x, y = across.astype(np.float32)[None] + np.float32(0.5), along.astype(np.float32)[:, None] + np.float32(0.5)
+def _stamp(scene: Scene, radius: float) -> NDArray[np.float32]:
+    """The share of each pixel that is inside the shape, from its signed distance: float32 [side, side, 1]."""
+    half = int(1.4 * radius) + 2  # no shape is longer than 1.4 radii
+    offsets = np.arange(-half, half + 1, dtype=np.float32)
+    x, y = offsets[None], offsets[:, None]
     cosine, sine = np.float32(np.cos(scene.tilt)), np.float32(np.sin(scene.tilt))
-    u, v = cosine * x + sine * y, cosine * y - sine * x
-    distance = _signed_distance(scene.shape, u, v, np.float32(radius))
-    return np.clip(np.float32(0.5) - distance, 0, 1).astype(np.float32)
+    distance = _signed_distance(scene.shape, cosine * x + sine * y, cosine * y - sine * x, np.float32(radius))
+    return np.clip(np.float32(0.5) - distance, 0, 1).astype(np.float32)[..., None]
+
+
+def _print(frame: NDArray[np.uint8], stamp: NDArray[np.float32], x: int, y: int, ink: NDArray[np.float32]) -> None:
+    """Blend the stamp over the frame in place, centred at (x, y), as far as it is inside."""
+    half, (height, width) = len(stamp) // 2, frame.shape[:2]
+    top, bottom = max(0, y - half), min(height, y + half + 1)
+    left, right = max(0, x - half), min(width, x + half + 1)
+    if top >= bottom or left >= right:
+        return
+    cover = stamp[top - y + half : bottom - y + half, left - x + half : right - x + half]
+    behind = frame[top:bottom, left:right]
+    behind[:] = np.rint(behind + cover * (ink - behind))
 
 
 def _signed_distance(shape: str, u: NDArray[np.float32], v: NDArray[np.float32], r: np.float32) -> NDArray[Any]:
@@ -145,7 +178,7 @@ def _signed_distance(shape: str, u: NDArray[np.float32], v: NDArray[np.float32],
     elif shape == "square":
         distance = np.maximum(np.abs(u), np.abs(v)) - 0.85 * r
     elif shape == "diamond":
-        distance = 0.85 * (np.abs(u) + 0.6 * np.abs(v) - r)
+        distance = 0.8 * (np.abs(u) + 0.75 * np.abs(v) - r)
     elif shape == "triangle":
         distance = np.maximum(0.866 * np.abs(u) + 0.5 * v, -v) - 0.6 * r
     elif shape == "cross":

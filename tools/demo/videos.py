@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.publish import publish_json
-from tools.demo.scenes import MOTIONS, Scene, draw_scene, render
+from tools.demo.scenes import MOTIONS, SHAPES, Scene, draw_scene, render
 
 FRAMES_PER_SECOND = 12
 HEIGHT, WIDTH = 240, 320
@@ -70,7 +70,7 @@ def make_videos(
 def scene_of(seed: int, number: int) -> tuple[Scene, int]:
     """The scene of a video and its number of frames; classes take turns."""
     rng = np.random.default_rng([seed, number])
-    scene = draw_scene(MOTIONS[number % len(MOTIONS)], rng, HEIGHT, WIDTH)
+    scene = draw_scene(MOTIONS[number % len(MOTIONS)], rng)
     return scene, int(rng.integers(*NUM_FRAMES, endpoint=True))
 
 
@@ -112,7 +112,7 @@ def _class_name(template: str) -> str:
 
 def _entry(seed: int, number: int) -> dict[str, Any]:
     scene, _ = scene_of(seed, number)
-    thing = f"a {scene.colour} {scene.shape}"
+    thing = f"{scene.colour} {SHAPES[scene.shape]}"
     template = scene.motion.template
     return {
         "id": str(FIRST_ID + number),

@@ -1,0 +1,171 @@
+"""The demo's steps, one after the other, each with the code that the other commands run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.teacher import load_videomae_teacher
+from shards.build import BuildSummary, build_dataset, open_source
+from shards.dataset import ShardDataset
+from shards.errors import ShardError
+from shards.publish import publish_json
+from shards.verify import verify_dataset
+from tools.demo.readback import Readback, read_back
+from tools.demo.report import write_html
+from tools.demo.scenes import MOTIONS
+from tools.demo.teacher import TeacherPlan, make_teacher
+from tools.demo.videos import VideoSet, make_videos
+from tools.evaluate import ProbeReport, probe
+from tools.progress import track
+from tools.recipe import Recipe
+from tools.train import train
+
+MARKER = ".reelshard-demo"  # says that a folder is the demo's own and may be replaced
+TORCH_THREADS = 2  # fixed: sums are added up in the same order on every machine
+SPLITS = ("train", "validation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoPlan:
+    """Sizes of the demo; the geometry is the recipe's."""
+
+    videos: VideoSet
+    teacher: TeacherPlan = field(default_factory=TeacherPlan)
+
+    def __post_init__(self) -> None:
+        least = len(MOTIONS)
+        for name in ("num_train", "num_validation"):
+            if getattr(self.videos, name) < least:
+                raise ValueError(f"{name} is {getattr(self.videos, name)}; each of {least} classes needs a video")
+
+
+def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
+    """Run all steps into the folder `out`, replacing an earlier demo there.
+
+    Returns:
+        The report, as in `out/report.json`: all of it but "rates", "seconds" and "machine" is the same in every run.
+
+    Raises:
+        ValueError: `out` holds something else than an earlier demo.
+        ShardError: a data set is damaged, incomplete or read differently by stock webdataset.
+    """
+    _prepare(out)
+    torch.set_num_threads(TORCH_THREADS)
+    clock = _Clock()
+    with clock.step("videos"):
+        _make_videos(plan.videos, out)
+    with clock.step("teacher"), track("training the teacher", total=plan.teacher.steps, unit="steps") as progress:
+        teacher_top1 = make_teacher(plan.teacher, recipe.view, recipe.model, out / "teacher", progress)
+    with clock.step("build"):
+        builds = {split: _build(recipe, out, split) for split in SPLITS}
+    with clock.step("verify"):
+        _verify(out)
+    with clock.step("read back"):
+        readback = read_back(out / "train", recipe.data.global_batch_size, recipe.objective.mask_ratio)
+    with clock.step("train"):
+        trained = train(recipe, out / "train", out / "run", report=_say)
+    with clock.step("probe"):
+        probed = _probe(recipe, plan, out)
+    report = {
+        "recipe": recipe.system,
+        "videos": dataclasses.asdict(plan.videos) | {"classes": [motion.template for motion in MOTIONS]},
+        "teacher": dataclasses.asdict(plan.teacher) | {"top1": teacher_top1},
+        "datasets": {split: _describe(build) for split, build in builds.items()},
+        "readback": {"num_equal": readback.num_equal},
+        "train": {"steps": trained.steps, "first_loss": trained.first_loss, "final_loss": trained.final_loss},
+        "probe": dataclasses.asdict(probed),
+        "rates": _rates(builds, readback, trained.clips_per_second),
+        "seconds": clock.seconds | {"total": sum(clock.seconds.values())},
+        "machine": {"cpus": len(os.sched_getaffinity(0)), "torch": torch.__version__, "threads": TORCH_THREADS},
+    }
+    publish_json(out / "report.json", report)
+    write_html(report, out, visible=1 - recipe.objective.mask_ratio)
+    return report
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        _say(f"[{len(self.seconds) + 1}/7] {name}")
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 2)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _prepare(out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        if not (out / MARKER).exists():
+            raise ValueError(f"{out} is not empty and not an earlier demo; choose another --out")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).touch()
+
+
+def _make_videos(videos: VideoSet, out: Path) -> None:
+    workers = min(len(os.sched_getaffinity(0)), 16)
+    with track("making videos", total=videos.num_train + videos.num_validation, unit="videos") as progress:
+        make_videos(videos, out, workers=workers, progress=progress)
+
+
+def _build(recipe: Recipe, out: Path, split: str) -> BuildSummary:
+    """Training shards with targets; validation shards of clips alone, as the probe needs no targets."""
+    source = open_source(out / "videos", out / "labels", split)
+    teacher = None
+    if split == "train":
+        teacher = load_videomae_teacher(str(out / "teacher"), projection_dim=None, device="cpu")
+    with track(f"building {split}", total=len(source.items), unit="clips") as progress:
+        summary = build_dataset(
+            source, out / split, recipe.view, recipe.build, teacher=teacher, split=split, progress=progress
+        )
+    if summary.num_failed:
+        raise ShardError(f"{summary.num_failed} of the demo's own videos failed; see {out / split / 'failures.jsonl'}")
+    return summary
+
+
+def _verify(out: Path) -> None:
+    for split in SPLITS:
+        with track(f"verifying {split}", total=ShardDataset.open(out / split).num_shards, unit="shards") as progress:
+            found = verify_dataset(out / split, progress=progress.at)
+        if found.problems:
+            raise ShardError(f"{out / split} is damaged: {found.problems[0]}")
+
+
+def _probe(recipe: Recipe, plan: DemoPlan, out: Path) -> ProbeReport:
+    total = 2 * (plan.videos.num_train + plan.videos.num_validation)
+    with track("encoding for the probe", total=total, unit="clips") as progress:
+        return probe(recipe, out / "run", out / "train", out / "validation", advance=progress)
+
+
+def _describe(build: BuildSummary) -> dict[str, Any]:
+    names = ("num_samples", "num_failed", "num_shards", "num_bytes", "digest")
+    return {name: getattr(build, name) for name in names}
+
+
+def _rates(builds: dict[str, BuildSummary], readback: Readback, training: float) -> dict[str, float]:
+    """Clips per second of everything that was timed."""
+    rates = {f"build {split}": build.clips_per_second for split, build in builds.items()}
+    rates |= {
+        "read, stock webdataset": readback.webdataset_per_second,
+        "read, whole samples": readback.whole_per_second,
+        "read, what the mask needs": readback.masked_per_second,
+        "train": training,
+    }
+    return {name: round(rate, 1) for name, rate in rates.items()}
