@@ -1,24 +1,21 @@
-"""Build a data set on this machine: plan, build what is missing, publish the manifest. Run it again to resume."""
+"""Build a data set: plan, have an engine build what is missing, publish the manifest. Run it again to resume."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shards.build.config import BuildConfig, Teacher
+from shards.build.engine import Engine, InProcess
+from shards.build.finish import finalize, finish_shards
 from shards.build.item import Source
-from shards.build.plan import PLAN_NAME, Plan, make_plan, publish_plan
-from shards.build.report import FAILURES_NAME, WORK_FOLDER, ShardReport, StageSeconds, encode_failures, finished_shards
+from shards.build.lock import build_lock
+from shards.build.partition import Partition
+from shards.build.plan import PLAN_NAME, Plan, make_plan, publish_plan, recorded_teacher
+from shards.build.report import ShardReport, StageSeconds, count_failures, finished_shards
 from shards.build.view import ViewSpec
-from shards.build.worker import Progress, ShardWorker
+from shards.build.worker import Progress
 from shards.errors import ShardError
 from shards.manifest import MANIFEST_NAME, Manifest
 from shards.publish import publish_bytes, remove_temporaries
@@ -26,7 +23,7 @@ from shards.publish import publish_bytes, remove_temporaries
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSummary:
-    """What a build did; num_samples + num_failed == num_planned, always.
+    """What a build did; num_samples + num_failed == num_planned, always. Of a partition: its share only.
 
     Attributes:
         num_resumed: planned items in shards that an earlier run had finished.
@@ -34,8 +31,8 @@ class BuildSummary:
         num_bytes: of all tars.
         seconds: of this run.
         clips_per_second: items that this run worked on, failed ones included, per second.
-        stages: where this run's time went.
-        digest: the data set's name.
+        stages: where this run's time went, summed over workers.
+        digest: the data set's name; None while partitions wait to be finalized.
     """
 
     num_planned: int
@@ -48,7 +45,7 @@ class BuildSummary:
     seconds: float
     clips_per_second: float
     stages: StageSeconds
-    digest: str
+    digest: str | None
 
 
 def build_dataset(
@@ -58,144 +55,102 @@ def build_dataset(
     config: BuildConfig,
     *,
     teacher: Teacher | None = None,
+    engine: Engine | None = None,
     split: str = "train",
     limit: int | None = None,
+    partition: Partition | None = None,
+    retry_failures: bool = False,
     progress: Progress | None = None,
 ) -> BuildSummary:
     """Build one split into the folder `out`.
 
     A killed build is resumed by the same call: finished shards are kept, and the result has the same bytes as that of a
-    build that was never stopped.
+    build that was never stopped, whatever the engine.
 
     Args:
         source: the items.
         out: the data set's folder; made when it is not there.
         view: how a clip is cut out of a video.
         config: how shards are made.
-        teacher: makes the targets; None for a data set of clips only.
+        teacher: makes the targets in this process; None for a data set of clips only, or with an `engine`.
+        engine: runs the workers; None for one worker in this process.
         split: such as "train"; the shards' names begin with it.
         limit: build only that many items, a random sample that depends on `config.seed`.
+        partition: build only this share of the shards and no manifest; `finalize_dataset` completes them.
+        retry_failures: decode failed videos again, and build the shards anew in which one has changed.
         progress: called with (items done, of which failed) since its last call.
 
     Raises:
         ValueError: view, layout and teacher do not fit together, or there is nothing to build.
-        ShardError: `out` holds another plan, another build is running, or more items failed than allowed.
+        ShardError: `out` holds another plan, another build is running, the disk is full, or more items failed than may.
+        KeyboardInterrupt: as it came, with what remains in its message.
     """
-    plan = make_plan(source, view, config, split=split, teacher=teacher, limit=limit)
+    engine = engine or InProcess(teacher)
+    facts = engine.facts()
+    plan = make_plan(source, view, config, split=split, teacher=facts, limit=limit)
+    _check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
-    with _lock(out):
+    with build_lock(out, partition) as alone:
         start = time.perf_counter()
-        _check_folder(out)
         publish_plan(plan, out)
-        remove_temporaries(out)
-        for name, data in (teacher.files if teacher is not None else {}).items():
+        if alone:
+            remove_temporaries(out)
+        for name, data in (facts.files if facts is not None else {}).items():
             publish_bytes(out / name, data)
-        (out / WORK_FOLDER).mkdir(exist_ok=True)
-        reports, num_resumed = _build_shards(plan, out, teacher, progress)
-        manifest = finalize(plan, out, reports, source.label_names)
-        seconds = time.perf_counter() - start
-    num_failed = sum(manifest.failures.values())
-    return BuildSummary(
-        num_planned=len(plan.items),
-        num_samples=manifest.num_samples,
-        num_failed=num_failed,
-        num_resumed=num_resumed,
-        num_shards=len(manifest.shards),
-        num_bytes=manifest.num_bytes,
-        failures=dict(manifest.failures),
-        seconds=seconds,
-        clips_per_second=(len(plan.items) - num_resumed) / seconds,
-        stages=sum((report.seconds for report in reports), StageSeconds()),
-        digest=manifest.digest,
-    )
+        shards = (partition or Partition()).shards(plan.num_shards)
+        reports, num_resumed = finish_shards(
+            plan, out, engine, shards, retry_failures=retry_failures, progress=progress
+        )
+        manifest = finalize(plan, out, reports, source.label_names) if partition is None else None
+        return _summarise(plan, reports, num_resumed, time.perf_counter() - start, manifest)
 
 
-def finalize(plan: Plan, out: Path, reports: Sequence[ShardReport], label_names: tuple[str, ...]) -> Manifest:
-    """Publish failures.jsonl and the manifest, and clear the working files.
+def finalize_dataset(
+    source: Source, out: Path, view: ViewSpec, config: BuildConfig, *, split: str = "train", limit: int | None = None
+) -> BuildSummary:
+    """Complete what partitions have built: check that every shard is there and write the manifest.
 
-    Args:
-        plan: the plan.
-        out: the data set's folder.
-        reports: of all shards, in order.
-        label_names: name of each class, by number.
+    The arguments are those of `build_dataset`; the teacher is the one that plan.json names, and is not needed here.
 
     Raises:
-        ShardError: no item could be built.
+        ShardError: shards are missing, nothing was begun in `out`, or it holds another plan.
     """
-    failures = [failure for report in reports for failure in report.failures]
-    counts: dict[str, int] = dict(sorted(Counter(failure.reason for failure in failures).items()))
-    publish_bytes(out / FAILURES_NAME, encode_failures(failures))
-    num_samples = sum(report.num_samples for report in reports)
-    if num_samples + len(failures) != len(plan.items):
-        raise ShardError(f"{num_samples} samples and {len(failures)} failures do not add up to {len(plan.items)} items")
-    if num_samples == 0:
-        raise ShardError(
-            f"none of the {len(plan.items)} items could be built: {_spell(counts)}; see {FAILURES_NAME} there"
-        )
-    manifest = Manifest(
-        split=plan.split,
-        schema=plan.schema,
-        shards=tuple(report.info for report in reports),
-        label_names=label_names,
-        provenance={name: plan.fingerprint[name] for name in ("source", "view", "decoder", "teacher", "seed")},
-        failures=counts,
+    plan = make_plan(source, view, config, split=split, teacher=recorded_teacher(out), limit=limit)
+    with build_lock(out):
+        start = time.perf_counter()
+        publish_plan(plan, out)
+        remove_temporaries(out)
+        reports = finished_shards(plan, out)
+        if missing := [plan.shard_name(shard) for shard in range(plan.num_shards) if shard not in reports]:
+            raise ShardError(
+                f"{len(missing)} of {plan.num_shards} shards of {out} are not finished, the first is {missing[0]}; "
+                "run the partitions again that were to build them, then --finalize"
+            )
+        ordered = [reports[shard] for shard in range(plan.num_shards)]
+        manifest = finalize(plan, out, ordered, source.label_names)
+        return _summarise(plan, ordered, len(plan.items), time.perf_counter() - start, manifest)
+
+
+def _summarise(
+    plan: Plan, reports: list[ShardReport], num_resumed: int, seconds: float, manifest: Manifest | None
+) -> BuildSummary:
+    failures = count_failures(reports)
+    num_planned = sum(len(plan.shard_items(report.shard)) for report in reports)
+    return BuildSummary(
+        num_planned=num_planned,
+        num_samples=sum(report.num_samples for report in reports),
+        num_failed=sum(failures.values()),
+        num_resumed=num_resumed,
+        num_shards=len(reports),
+        num_bytes=sum(report.info.num_bytes for report in reports),
+        failures=failures,
+        seconds=seconds,
+        clips_per_second=(num_planned - num_resumed) / seconds,
+        stages=sum((report.seconds for report in reports), StageSeconds()),
+        digest=None if manifest is None else manifest.digest,
     )
-    manifest.write(out)
-    shutil.rmtree(out / WORK_FOLDER)
-    return manifest
-
-
-def _build_shards(
-    plan: Plan, out: Path, teacher: Teacher | None, progress: Progress | None
-) -> tuple[list[ShardReport], int]:
-    """Return the reports of all shards in order, and how many items earlier runs had finished."""
-    reports = finished_shards(plan, out)
-    num_resumed = sum(len(plan.shard_items(shard)) for shard in reports)
-    num_failed = sum(len(report.failures) for report in reports.values())
-    if progress is not None and num_resumed:
-        progress(num_resumed, num_failed)
-    missing = [shard for shard in range(plan.num_shards) if shard not in reports]
-    worker = ShardWorker(plan, out, teacher, plan.config.num_workers, progress)
-    with closing(worker.build_all(missing)) as built:
-        for report in built:
-            reports[report.shard] = report
-            num_failed += len(report.failures)
-            _check_failures(plan, num_failed, reports.values())
-    return [reports[shard] for shard in range(plan.num_shards)], num_resumed
-
-
-def _check_failures(plan: Plan, num_failed: int, reports: Iterable[ShardReport]) -> None:
-    allowed = plan.config.allowed_failures(len(plan.items))
-    if num_failed > allowed:
-        counts = Counter(failure.reason for report in reports for failure in report.failures)
-        raise ShardError(
-            f"stopped: {num_failed} of {len(plan.items)} items have failed, {allowed} may: {_spell(counts)}. Finished "
-            "shards are kept: mend the videos or raise build.max_failures, and run the same build again"
-        )
-
-
-def _spell(counts: Mapping[Any, int]) -> str:
-    return ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
 
 
 def _check_folder(out: Path) -> None:
     if not (out / PLAN_NAME).exists() and (any(out.glob("*.tar")) or (out / MANIFEST_NAME).exists()):
         raise ShardError(f"{out} holds shards but no {PLAN_NAME}: it is not a build; choose an empty folder")
-
-
-@contextmanager
-def _lock(out: Path) -> Iterator[None]:
-    """Keep a second build out of the folder. The kernel drops the lock with its process, so none is ever stale.
-
-    Raises:
-        ShardError: another process is building here.
-    """
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ShardError(f"another process is building into {out}; wait for it or stop it") from None
-        yield
-    finally:
-        os.close(folder)

@@ -1,13 +1,9 @@
-"""From a planned item to what the tar stores, one clip at a time: the work of the decode threads."""
+"""From a planned item to what the tar stores, one clip at a time: the work of a decoder."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 
 from shards.build.decode import DecodedClip, decode_source
 from shards.build.failure import BuildFailure, FailureRecord
@@ -76,21 +72,3 @@ def sample_json(plan: Plan, item: Item, clip: DecodedClip) -> bytes:
             "source_xxh3_128": clip.source.xxh3_128,
         }
     )
-
-
-def decode_in_order(
-    plan: Plan, shards: Iterable[int], pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[Future[Outcome]]:
-    """Yield the outcomes of all items of `shards` in plan order, with up to `ahead` in the making.
-
-    The window runs on over shard borders, so the decode threads do not pause where a shard ends.
-    """
-    jobs = ((shard, item) for shard in shards for item in plan.shard_items(shard))
-    pending = deque(pool.submit(build_clip, plan, *job) for job in islice(jobs, ahead))
-    try:
-        while pending:
-            yield pending.popleft()
-            pending.extend(pool.submit(build_clip, plan, *job) for job in islice(jobs, 1))
-    finally:
-        for future in pending:
-            future.cancel()

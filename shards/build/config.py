@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -15,8 +15,8 @@ from shards.build.view import ViewSpec
 from shards.schema import Field, Schema
 
 
-class Teacher(Protocol):
-    """A frozen model that turns clips into targets. The builder knows no more of it than this."""
+class TeacherFacts(Protocol):
+    """What the plan needs to know of a teacher."""
 
     @property
     def output_shape(self) -> tuple[int, int]:
@@ -30,8 +30,26 @@ class Teacher(Protocol):
     def files(self) -> Mapping[str, bytes]:
         """What the data set must keep beside its shards, by file name: the projection."""
 
+
+class Teacher(TeacherFacts, Protocol):
+    """A frozen model that turns clips into targets. The builder knows no more of it than this."""
+
     def __call__(self, clips: NDArray[np.uint8]) -> NDArray[np.float16]:
         """Turn u8 [B, T, H, W, 3] into f16 [B, N, D]; a value beyond f16 is an infinity, which the builder refuses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherDescription:
+    """The facts about a teacher that is in another process, or that made the targets of an earlier run."""
+
+    output_shape: tuple[int, int]
+    provenance: Mapping[str, Any]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, teacher: TeacherFacts) -> TeacherDescription:
+        """Return what a teacher says about itself."""
+        return cls(output_shape=teacher.output_shape, provenance=dict(teacher.provenance), files=dict(teacher.files))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +62,14 @@ class BuildConfig:
         tubelet: frames per tube step; tubes layout only.
         patch: pixels per side of a tube; tubes layout only.
         seed: of the order in which items are cut into shards.
-        workers: decode threads; None takes one for each CPU this process may use.
+        workers: decoders at work at once; None takes one for each CPU this process may use.
         teacher_batch: clips in one call of the teacher; it shapes the bits of the targets.
         decoder: "auto", or one decoder for everything.
         max_failures: stop when more items have failed: a count from 1 on, or a share of all items below 1; None never
             stops.
+        time_limit_seconds: a decoder that takes longer for one video is stopped and the video recorded as `timeout`;
+            decoders are processes of their own then, and one that crashes costs one video. None decodes in threads of
+            the builder, which a decoder that hangs or crashes takes with it.
 
     Raises:
         ValueError: a value is out of range.
@@ -63,6 +84,7 @@ class BuildConfig:
     teacher_batch: int = 16
     decoder: Decoder = "auto"
     max_failures: float | None = None
+    time_limit_seconds: float | None = 60.0
 
     def __post_init__(self) -> None:
         for name in ("samples_per_shard", "tubelet", "patch", "teacher_batch"):
@@ -76,10 +98,14 @@ class BuildConfig:
             raise ValueError(f"build.decoder is {self.decoder!r}; choose {', '.join(get_args(Decoder))}")
         if self.max_failures is not None and self.max_failures < 0:
             raise ValueError(f"build.max_failures is {self.max_failures}; give a count or a share of at least 0")
+        if self.time_limit_seconds is not None and self.time_limit_seconds <= 0:
+            raise ValueError(
+                f"build.time_limit_seconds is {self.time_limit_seconds}; give more than 0, or null for none"
+            )
 
     @property
     def num_workers(self) -> int:
-        """Decode threads to start."""
+        """Decoders to start."""
         return self.workers or len(os.sched_getaffinity(0))
 
     def allowed_failures(self, num_items: int) -> int:

@@ -7,7 +7,7 @@ same one. `plan.json` is written before the first shard; a run that would give o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +16,11 @@ from typing import Any
 import PIL
 import xxhash
 
-from shards.build.config import BuildConfig, Teacher
+from shards.build.config import BuildConfig, TeacherDescription, TeacherFacts
 from shards.build.decode import decoder_versions
 from shards.build.item import Item, Source, items_digest
 from shards.build.view import ViewSpec
-from shards.errors import ShardError
+from shards.errors import MissingDataError, ShardError
 from shards.index import FORMAT
 from shards.manifest import shard_name
 from shards.publish import publish_json
@@ -73,7 +73,7 @@ def make_plan(
     config: BuildConfig,
     *,
     split: str,
-    teacher: Teacher | None = None,
+    teacher: TeacherFacts | None = None,
     limit: int | None = None,
 ) -> Plan:
     """Cut the items of a source into shards.
@@ -124,6 +124,28 @@ def _mark_duplicates(items: tuple[Item, ...]) -> tuple[Item, ...]:
     return tuple(marked)
 
 
+def recorded_teacher(out: Path) -> TeacherDescription | None:
+    """Return the teacher that plan.json names, so that a machine without it can finish the data set.
+
+    Raises:
+        MissingDataError: nothing was begun in `out`.
+        ShardError: the plan is damaged.
+    """
+    path = out / PLAN_NAME
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["teacher"] is None:
+            return None
+        provenance = {name: value for name, value in found["teacher"].items() if name != "batch"}
+        shape = next(field["shape"] for field in found["schema"] if field["name"] == "target")
+    except FileNotFoundError:
+        raise MissingDataError(f"there is no {PLAN_NAME} in {out}: no build was begun there") from None
+    except (ValueError, KeyError, TypeError, StopIteration) as error:
+        raise ShardError(f"{path} is damaged ({error!r}); build into an empty folder") from None
+    tokens = shape[0] * shape[1] if len(shape) == 3 else shape[0]  # [S, T', D] in the tubes layout, else [N, D]
+    return TeacherDescription(output_shape=(tokens, shape[-1]), provenance=provenance)
+
+
 def publish_plan(plan: Plan, out: Path) -> None:
     """Write plan.json, or check that the one that is there is the same plan.
 
@@ -139,16 +161,19 @@ def publish_plan(plan: Plan, out: Path) -> None:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ShardError(f"{path} is damaged ({error}); build into an empty folder") from None
-    if differences := list(_differences(found, wanted)):
+    if others := differences(found, wanted):
         raise ShardError(
-            f"{out} was begun with another plan: {'; '.join(differences)}. Build with the same settings to go on, "
+            f"{out} was begun with another plan: {'; '.join(others)}. Build with the same settings to go on, "
             "or into an empty folder"
         )
 
 
-def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
+def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
+    """Return in words where two JSON values differ, by the path of each value."""
     if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted(found.keys() | wanted.keys()):
-            yield from _differences(found.get(key), wanted.get(key), f"{name}.{key}" if name else key)
-    elif found != wanted:
-        yield f"{name} was {json.dumps(found)}, is now {json.dumps(wanted)}"
+        return [
+            line
+            for key in sorted(found.keys() | wanted.keys())
+            for line in differences(found.get(key), wanted.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if found == wanted else [f"{name} was {json.dumps(found)}, is now {json.dumps(wanted)}"]

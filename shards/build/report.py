@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,16 @@ class ShardReport:
         return self.info.num_samples
 
 
+def count_failures(reports: Iterable[ShardReport]) -> dict[str, int]:
+    """Return the number of failed items by reason, in alphabetical order."""
+    return dict(sorted(Counter(failure.reason for report in reports for failure in report.failures).items()))
+
+
+def spell(counts: Mapping[str, int]) -> str:
+    """Return counts by reason in words."""
+    return ", ".join(f"{reason} {count}" for reason, count in counts.items())
+
+
 def publish_failures(plan: Plan, out: Path, shard: int, failures: Sequence[FailureRecord]) -> None:
     """Write down the failures of a shard. Done before the shard's sidecar appears, so no finished shard is without."""
     publish_bytes(_failures_path(plan, out, shard), encode_failures(failures))
@@ -64,8 +75,8 @@ def encode_failures(failures: Sequence[FailureRecord]) -> bytes:
     return b"".join(canonical_json(failure.to_json()) + b"\n" for failure in failures)
 
 
-def finished_shards(plan: Plan, out: Path) -> dict[int, ShardReport]:
-    """Return the reports of the shards that earlier runs finished; the others have to be built.
+def finished_shards(plan: Plan, out: Path, shards: Iterable[int] | None = None) -> dict[int, ShardReport]:
+    """Return the reports of those of `shards` (None: all) that earlier runs finished; the others have to be built.
 
     The sidecar marks a shard as done; it counts only when tar, keys and failures account for every planned item.
     """
@@ -75,7 +86,7 @@ def finished_shards(plan: Plan, out: Path) -> dict[int, ShardReport]:
         for failure in _decode_failures(path):
             published.setdefault(failure.shard, []).append(failure)
     reports = {}
-    for shard in range(plan.num_shards):
+    for shard in range(plan.num_shards) if shards is None else shards:
         path = _failures_path(plan, out, shard)
         failures = _decode_failures(path) if path.exists() else published.get(shard)
         if failures is not None and (report := _check_shard(plan, out, shard, failures)):

@@ -1,6 +1,6 @@
 """The worker: builds shards of a plan, one after the other. Engines differ only in which shards they hand to whom.
 
-Three stages overlap: decode threads -> the teacher (in the calling thread) -> one writer thread. The next shard decodes
+Three stages overlap: decoders -> the teacher (in the calling thread) -> one writer thread. The next shard decodes
 while the last one is written and synced. A shard depends on the plan alone, so building it again gives the same bytes.
 """
 
@@ -11,16 +11,17 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.build.clips import Outcome, decode_in_order, failure_record, sample_json
+from shards.build.clips import Outcome, failure_record, sample_json
 from shards.build.config import Teacher
 from shards.build.failure import BuildFailure, FailureRecord
+from shards.build.isolate import DecodePool
 from shards.build.plan import Plan
 from shards.build.report import ShardReport, StageSeconds, publish_failures
 from shards.layout import clip_to_tubes, target_to_tubes
@@ -34,7 +35,7 @@ class ShardWorker:
     """Builds any shards of a plan. Not for use from several threads at once."""
 
     def __init__(
-        self, plan: Plan, out: Path, teacher: Teacher | None, num_threads: int, progress: Progress | None = None
+        self, plan: Plan, out: Path, teacher: Teacher | None, num_decoders: int, progress: Progress | None = None
     ) -> None:
         """Take what every shard needs; threads are started by `build_all`.
 
@@ -42,10 +43,10 @@ class ShardWorker:
             plan: what is to be built.
             out: the data set's folder, which must exist.
             teacher: makes the targets; None for clips only.
-            num_threads: decode threads.
+            num_decoders: decoders at work at once.
             progress: called with (items done, of which failed) since its last call.
         """
-        self.plan, self.out, self.teacher, self.num_threads = plan, out, teacher, num_threads
+        self.plan, self.out, self.teacher, self.num_decoders = plan, out, teacher, num_decoders
         self.progress = progress or (lambda done, failed: None)
 
     def build(self, shard: int) -> ShardReport:
@@ -60,11 +61,11 @@ class ShardWorker:
             ShardError: a shard cannot be written.
             Exception: whatever the teacher raises; the shard in hand is dropped, finished ones stay.
         """
-        ahead = 2 * self.num_threads + (self.plan.config.teacher_batch if self.teacher else 0)
-        decoders = ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode")
+        ahead = 2 * self.num_decoders + (self.plan.config.teacher_batch if self.teacher else 0)
+        decoders = DecodePool(self.plan, self.num_decoders)
         writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         try:
-            outcomes = decode_in_order(self.plan, shards, decoders, ahead)
+            outcomes = _decode_in_order(self.plan, shards, decoders, ahead)
             closing: Future[ShardReport] | None = None
             for shard, group in groupby(_timed(outcomes), key=lambda timed: timed[0].shard):
                 before, closing = closing, _OpenShard(self, shard, writer).fill(group)
@@ -73,8 +74,25 @@ class ShardWorker:
             if closing is not None:
                 yield closing.result()
         finally:
-            decoders.shutdown(cancel_futures=True)
+            decoders.shutdown()
             writer.shutdown()
+
+
+def _decode_in_order(plan: Plan, shards: Iterable[int], decoders: DecodePool, ahead: int) -> Iterator[Future[Outcome]]:
+    """Yield the outcomes of all items of `shards` in plan order, with up to `ahead` in the making.
+
+    The window runs on over shard borders, so the decoders do not pause where a shard ends; `shards` is asked for the
+    next one only when the window reaches it.
+    """
+    jobs = ((shard, item) for shard in shards for item in plan.shard_items(shard))
+    pending = deque(decoders.submit(*job) for job in islice(jobs, ahead))
+    try:
+        while pending:
+            yield pending.popleft()
+            pending.extend(decoders.submit(*job) for job in islice(jobs, 1))
+    finally:
+        for future in pending:
+            future.cancel()
 
 
 def _timed(outcomes: Iterable[Future[Outcome]]) -> Iterator[tuple[Outcome, float]]:

@@ -1,0 +1,47 @@
+"""Who runs the workers. An engine is handed shards and gives back reports; what a shard is, only the worker knows."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from shards.build.config import Teacher, TeacherFacts
+from shards.build.plan import Plan
+from shards.build.report import ShardReport
+from shards.build.worker import Progress, ShardWorker
+
+
+class Engine(Protocol):
+    """Runs one worker or many."""
+
+    def facts(self) -> TeacherFacts | None:
+        """What the plan needs to know of the teacher; None where there is none."""
+
+    def run(
+        self, plan: Plan, out: Path, shards: Sequence[int], progress: Progress
+    ) -> Generator[ShardReport, None, None]:
+        """Build shards and yield their reports in any order; fewer than asked for where workers were lost.
+
+        Raises:
+            Exception: whatever stopped a worker that was not simply lost.
+        """
+
+
+class InProcess:
+    """One worker in this process, with the teacher here."""
+
+    def __init__(self, teacher: Teacher | None) -> None:
+        """Take the teacher, or None for clips only."""
+        self._teacher = teacher
+
+    def facts(self) -> TeacherFacts | None:
+        """Return the teacher itself."""
+        return self._teacher
+
+    def run(
+        self, plan: Plan, out: Path, shards: Sequence[int], progress: Progress
+    ) -> Generator[ShardReport, None, None]:
+        """Build all of them, in order."""
+        worker = ShardWorker(plan, out, self._teacher, plan.config.num_workers, progress)
+        yield from worker.build_all(shards)

@@ -1,0 +1,145 @@
+"""From a plan to finished shards, whatever happens to workers, disks and users on the way; then the manifest."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from shards.build.engine import Engine
+from shards.build.plan import Plan
+from shards.build.preflight import sample_bytes
+from shards.build.report import (
+    FAILURES_NAME,
+    WORK_FOLDER,
+    ShardReport,
+    count_failures,
+    encode_failures,
+    finished_shards,
+    spell,
+)
+from shards.build.retry import shards_to_retry
+from shards.build.worker import Progress
+from shards.errors import ShardError
+from shards.index import index_path
+from shards.manifest import MANIFEST_NAME, Manifest
+from shards.publish import publish_bytes
+
+MAX_ROUNDS = 4  # a shard whose workers die so often kills them
+
+
+def finish_shards(
+    plan: Plan, out: Path, engine: Engine, shards: Sequence[int], *, retry_failures: bool, progress: Progress | None
+) -> tuple[list[ShardReport], int]:
+    """Build those of `shards` that earlier runs have not finished.
+
+    Returns:
+        The reports of all `shards` in order, and how many items earlier runs had finished.
+
+    Raises:
+        ShardError: more items failed than may, the disk is full, or workers die again and again.
+        KeyboardInterrupt: as it came, with what remains in its message.
+    """
+    advance = progress or (lambda done, failed: None)
+    reports = finished_shards(plan, out, shards)
+    if retry_failures:
+        for shard in shards_to_retry(plan, reports.values()):
+            del reports[shard]
+    num_resumed = sum(len(plan.shard_items(shard)) for shard in reports)
+    if num_resumed:
+        advance(num_resumed, sum(len(report.failures) for report in reports.values()))
+    _withdraw(plan, out, [shard for shard in shards if shard not in reports])
+    try:
+        _run_rounds(plan, out, engine, shards, reports=reports, advance=advance)
+    except KeyboardInterrupt as stop:
+        raise type(stop)(f"stopped: {_remaining(plan, out, shards)}") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ShardError(f"{out}: no room is left on the disk: {_remaining(plan, out, shards)}") from error
+    return [reports[shard] for shard in shards], num_resumed
+
+
+def _withdraw(plan: Plan, out: Path, shards: Sequence[int]) -> None:
+    """Take the marks away from what is going to change: no manifest and no sidecar may describe other bytes."""
+    if shards:
+        (out / MANIFEST_NAME).unlink(missing_ok=True)
+    for shard in shards:
+        index_path(out / plan.shard_name(shard)).unlink(missing_ok=True)
+
+
+def _run_rounds(
+    plan: Plan, out: Path, engine: Engine, shards: Sequence[int], *, reports: dict[int, ShardReport], advance: Progress
+) -> None:
+    """Hand the engine what is missing, again where workers were lost; `reports` grows as shards are finished."""
+    num_failed = sum(len(report.failures) for report in reports.values())
+    for _ in range(MAX_ROUNDS):
+        missing = [shard for shard in shards if shard not in reports]
+        if not missing:
+            return
+        with closing(engine.run(plan, out, missing, advance)) as built:
+            for report in built:
+                reports[report.shard] = report
+                num_failed += len(report.failures)
+                _check_failures(plan, num_failed, reports.values())
+    if missing := [shard for shard in shards if shard not in reports]:
+        raise ShardError(
+            f"the workers that were to build {len(missing)} shards died {MAX_ROUNDS} times, the first is "
+            f"{plan.shard_name(missing[0])}; finished shards are kept. Out of memory is the usual reason: try fewer build.workers"
+        )
+
+
+def _check_failures(plan: Plan, num_failed: int, reports: Iterable[ShardReport]) -> None:
+    allowed = plan.config.allowed_failures(len(plan.items))
+    if num_failed > allowed:
+        raise ShardError(
+            f"stopped: {num_failed} of {len(plan.items)} items have failed, {allowed} may: "
+            f"{spell(count_failures(reports))}. Finished shards are kept: mend the videos and run the same build again "
+            "with --retry-failures, or raise build.max_failures"
+        )
+
+
+def _remaining(plan: Plan, out: Path, shards: Sequence[int]) -> str:
+    left = [shard for shard in shards if not index_path(out / plan.shard_name(shard)).exists()]
+    num_bytes = sum(len(plan.shard_items(shard)) for shard in left) * sample_bytes(plan.schema)
+    return (
+        f"{len(shards) - len(left)} of {len(shards)} shards are finished and kept, {len(left)} remain (up to "
+        f"{num_bytes / 1e9:,.1f} GB). Run the same command again to go on"
+    )
+
+
+def finalize(plan: Plan, out: Path, reports: Sequence[ShardReport], label_names: tuple[str, ...]) -> Manifest:
+    """Publish failures.jsonl and the manifest, and clear the working files.
+
+    Args:
+        plan: the plan.
+        out: the data set's folder.
+        reports: of all shards, in order.
+        label_names: name of each class, by number.
+
+    Raises:
+        ShardError: no item could be built.
+    """
+    failures = [failure for report in reports for failure in report.failures]
+    counts = count_failures(reports)
+    publish_bytes(out / FAILURES_NAME, encode_failures(failures))
+    num_samples = sum(report.num_samples for report in reports)
+    if num_samples + len(failures) != len(plan.items):
+        raise ShardError(f"{num_samples} samples and {len(failures)} failures do not add up to {len(plan.items)} items")
+    if num_samples == 0:
+        raise ShardError(
+            f"none of the {len(plan.items)} items could be built: {spell(counts)}; see {FAILURES_NAME} there"
+        )
+    manifest = Manifest(
+        split=plan.split,
+        schema=plan.schema,
+        shards=tuple(report.info for report in reports),
+        label_names=label_names,
+        provenance={name: plan.fingerprint[name] for name in ("source", "view", "decoder", "teacher", "seed")},
+        failures=counts,
+    )
+    manifest.write(out)
+    shutil.rmtree(out / WORK_FOLDER)
+    return manifest
