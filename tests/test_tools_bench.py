@@ -67,9 +67,11 @@ def test_wrong_bytes_are_noticed(dataset: ShardDataset) -> None:
             checker.check(batch)
             checker.check(replace(batch, samples=None))
             wrong = batch.clip.copy()
-            wrong[1, 3] = np.roll(wrong[1, 3], 1)
+            wrong[1] = np.roll(wrong[1], 1, axis=0)  # one sample's tubes stand one place off
             with pytest.raises(AssertionError, match="wrong bytes"):
                 checker.check(replace(batch, clip=wrong))
+            with pytest.raises(AssertionError):
+                checker.check(replace(batch, target=batch.target[:, :-1]))
             break
 
 

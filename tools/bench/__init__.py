@@ -20,6 +20,7 @@ checked as it arrives. Ratios hold on a shared machine, absolute rates only on a
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
+    parser.description = DESCRIPTION
     parser.add_argument("data", type=Path, metavar="DATASET", help="the data set; made first with --synthesize")
     parser.add_argument(
         "--synthesize", type=int, metavar="N", help="make DATASET with N samples of the reference geometry"
