@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tools.engines import EXIT_TERMINATED, Terminated, open_engine, read_partition, stop_on_sigterm
+
 if TYPE_CHECKING:
-    from shards.build import BuildSummary, Teacher
+    from shards.build import BuildSummary, Partition, Source
+    from tools.recipe import Recipe
 
 HELP = "turn videos into shards of clips and teacher targets"
 DEFAULT_PROJECTION_DIM = 384
+RECIPE_NAME = "recipe.yaml"
+EXIT_INTERRUPTED = 130
 
 _DESCRIPTION = """Decode videos, run the frozen teacher over the clips, and pack both into shards.
 
@@ -45,49 +51,107 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--projection-dim", metavar="DIM", help="width of the targets; 'none' keeps the teacher's own")
     parser.add_argument("--device", default="auto", help="the teacher's device, such as cuda:0 (default: auto)")
     parser.add_argument("--teacher-dtype", default="auto", help="float32, float16 or bfloat16 (default: auto)")
+    parser.add_argument("--workers", type=int, help="decoders at work at once (default: one per CPU)")
+    parser.add_argument("--devices", help="several devices, such as cuda:0,cuda:1: one teacher and process for each")
+    parser.add_argument(
+        "--partition",
+        nargs="?",
+        const="auto",
+        metavar="I/N",
+        help="build only every N-th shard from the I-th on; "
+        "without a value, or as auto/N, the place in a Slurm array, a Kubernetes indexed job or torchrun",
+    )
+    parser.add_argument(
+        "--finalize", action="store_true", help="check that all partitions are there, write the manifest"
+    )
+    parser.add_argument(
+        "--max-failures", metavar="N", help="stop when more videos fail: a count, or a share such as 0.01"
+    )
+    parser.add_argument("--retry-failures", action="store_true", help="try failed videos again")
+    parser.add_argument("--preflight", action="store_true", help="look at videos and disk space, build nothing")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Build, and print what was built."""
-    from shards.build import build_dataset, open_source
-    from tools.progress import track
+    from shards.build import finalize_dataset, open_source
     from tools.recipe import load_recipe
 
-    recipe = load_recipe(args.recipe, args.overrides)
+    shorthands = (("workers", args.workers), ("max_failures", args.max_failures))
+    overrides = [f"--build.{name}={value}" for name, value in shorthands if value is not None]
+    recipe = load_recipe(args.recipe, [*args.overrides, *overrides])
+    partition = read_partition(args.partition)
     source = open_source(args.videos, args.annotations, args.split)
-    teacher = load_teacher(args, getattr(recipe.model, "target_dim", DEFAULT_PROJECTION_DIM))
-    total = min(args.limit or len(source.items), len(source.items))
-    with track("building", total=total, unit="clips") as advance:
-        summary = build_dataset(
-            source,
-            args.out,
-            recipe.view,
-            recipe.build,
-            teacher=teacher,
-            split=args.split,
-            limit=args.limit,
-            progress=advance,
-        )
+    if args.finalize:
+        summary = finalize_dataset(source, args.out, recipe.view, recipe.build, split=args.split, limit=args.limit)
+    else:
+        try:
+            with stop_on_sigterm():
+                _preflight(args, recipe, source)
+                if args.preflight:
+                    return 0
+                summary = _build(args, recipe, source, partition)
+        except KeyboardInterrupt as stop:
+            sys.stderr.write(f"reelshard: {stop or 'stopped; run the same command again to go on'}\n")
+            return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+    _save_recipe(recipe, args.out)
     sys.stdout.write(json.dumps(asdict(summary)) + "\n" if args.json else describe(summary, args.out))
     return 0
 
 
-def load_teacher(args: argparse.Namespace, target_dim: int) -> Teacher | None:
-    """Return the teacher that the arguments ask for, or None."""
-    if args.teacher == "none":
-        return None
-    from transformers.utils import logging
+def _preflight(args: argparse.Namespace, recipe: Recipe, source: Source) -> None:
+    """Look at the videos before the first build starts a teacher, where it would stop at failures later."""
+    from shards.build.plan import PLAN_NAME, make_plan
+    from shards.build.preflight import check_preflight, preflight, sample_bytes
 
-    from model.teacher import DEFAULT_TEACHER, load_videomae_teacher
-
-    logging.disable_progress_bar()
-    return load_videomae_teacher(
-        args.teacher or DEFAULT_TEACHER,
-        projection_dim=_projection_dim(args.projection_dim, target_dim),
-        device=args.device,
-        dtype=args.teacher_dtype,
+    if not args.preflight and (recipe.build.max_failures is None or (args.out / PLAN_NAME).exists()):
+        return
+    plan = make_plan(source, recipe.view, recipe.build, split=args.split, limit=args.limit)
+    dim = (
+        0
+        if args.teacher == "none"
+        else _projection_dim(args.projection_dim, _target_dim(recipe)) or _target_dim(recipe)
     )
+    tokens = math.prod(recipe.view.clip_shape[:3]) // (recipe.build.tubelet * recipe.build.patch**2)
+    found = preflight(plan, args.out, sample_bytes(plan.schema) + tokens * dim * 2)
+    sys.stderr.write(f"preflight: {found.describe()}\n")
+    check_preflight(found, plan)
+
+
+def _build(args: argparse.Namespace, recipe: Recipe, source: Source, partition: Partition | None) -> BuildSummary:
+    from shards.build import build_dataset
+    from tools.progress import track
+
+    total = min(args.limit or len(source.items), len(source.items))
+    if partition is not None:
+        shards = partition.shards(-(-total // recipe.build.samples_per_shard))
+        total = min(total, len(shards) * recipe.build.samples_per_shard)
+    projection_dim = _projection_dim(args.projection_dim, _target_dim(recipe))
+    with open_engine(args, projection_dim) as engine, track("building", total=total, unit="clips") as advance:
+        return build_dataset(
+            source,
+            args.out,
+            recipe.view,
+            recipe.build,
+            engine=engine,
+            split=args.split,
+            limit=args.limit,
+            partition=partition,
+            retry_failures=args.retry_failures,
+            progress=advance,
+        )
+
+
+def _save_recipe(recipe: Recipe, out: Path) -> None:
+    """Keep the recipe with its output, without what does not shape it: any machine leaves the same file."""
+    from tools.recipe import save_resolved
+
+    build = replace(recipe.build, workers=None, max_failures=None, time_limit_seconds=None)
+    save_resolved(replace(recipe, build=build), out / RECIPE_NAME)
+
+
+def _target_dim(recipe: Recipe) -> int:
+    return int(getattr(recipe.model, "target_dim", DEFAULT_PROJECTION_DIM))
 
 
 def _projection_dim(given: str | None, target_dim: int) -> int | None:
@@ -102,9 +166,10 @@ def _projection_dim(given: str | None, target_dim: int) -> int | None:
 
 def describe(summary: BuildSummary, out: Path) -> str:
     """Return the summary as lines for people."""
+    name = f"data set {summary.digest[:12]}" if summary.digest else "one partition; --finalize completes the data set"
     lines = [
         f"{out}: {summary.num_samples} of {summary.num_planned} clips in {summary.num_shards} shards, "
-        f"{summary.num_bytes / 1e6:,.1f} MB, data set {summary.digest[:12]}",
+        f"{summary.num_bytes / 1e6:,.1f} MB, {name}",
         f"{summary.num_planned - summary.num_resumed} clips in {summary.seconds:.1f} s "
         f"({summary.clips_per_second:.1f} clips/s), {summary.num_resumed} were there already",
     ]

@@ -87,7 +87,8 @@ def _run_rounds(
     if missing := [shard for shard in shards if shard not in reports]:
         raise ShardError(
             f"the workers that were to build {len(missing)} shards died {MAX_ROUNDS} times, the first is "
-            f"{plan.shard_name(missing[0])}; finished shards are kept. Out of memory is the usual reason: try fewer build.workers"
+            f"{plan.shard_name(missing[0])}; finished shards are kept. If memory ran out, "
+            "try fewer build.workers"
         )
 
 

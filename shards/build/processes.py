@@ -28,6 +28,7 @@ _spawn = multiprocessing.get_context("spawn")  # never fork: a decoder or a CUDA
 
 @dataclass
 class _Member:
+    number: int
     device: str
     process: BaseProcess
     pipe: Connection
@@ -43,7 +44,7 @@ class ProcessPool:
     def __init__(self, devices: Sequence[str], make_teacher: MakeTeacher) -> None:
         """Take the devices, one process each, and what makes a teacher there."""
         self._devices, self._make_teacher = devices, make_teacher
-        self._members: dict[str, _Member] = {}
+        self._members: dict[int, _Member] = {}  # by place in `devices`
 
     def __enter__(self) -> ProcessPool:
         try:
@@ -104,8 +105,8 @@ class ProcessPool:
 
     def _start_missing(self) -> None:
         started = []
-        for device in self._devices:
-            if device not in self._members:
+        for number, device in enumerate(self._devices):
+            if number not in self._members:
                 ours, theirs = _spawn.Pipe()
                 process = _spawn.Process(target=_work, args=(theirs, device, self._make_teacher), name=device)
                 old = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
@@ -114,8 +115,8 @@ class ProcessPool:
                 finally:
                     signal.pthread_sigmask(signal.SIG_SETMASK, old)
                 theirs.close()
-                self._members[device] = _Member(device, process, ours, None)
-                started.append(self._members[device])
+                self._members[number] = _Member(number, device, process, ours, None)
+                started.append(self._members[number])
         for member in started:
             try:
                 kind, value = member.pipe.recv()
@@ -129,7 +130,7 @@ class ProcessPool:
             member.facts = value
 
     def _bury(self, member: _Member) -> None:
-        del self._members[member.device]
+        del self._members[member.number]
         member.pipe.close()
         member.process.kill()
         member.process.join()
