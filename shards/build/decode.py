@@ -26,6 +26,7 @@ from shards.build.view import ViewSpec
 Decoder = Literal["auto", "decord", "pyav"]
 # decord converts deeper pixels (10 bit) wrongly; these it converts exactly as PyAV does.
 _DECORD_PIXEL_FORMATS = {"yuv420p", "yuvj420p", "yuv422p", "yuv444p"}
+_DECORD_FRAME_PIXELS = 4096 * 2304  # decord holds all frames of a clip at their full size
 _LOST_FRAMES = 0.05  # this share of the packets may give no frame: leading frames of an open group are no damage
 
 Frames = dict[int, NDArray[np.uint8]]  # source frame number -> u8 [size, size, 3]
@@ -113,7 +114,8 @@ def decoder_versions() -> dict[str, str | None]:
 def _decode_decord(path: Path, probe: Probe, indices: Sequence[int], view: ViewSpec, *, forced: bool) -> Frames | None:
     """Return the frames, or None where PyAV has to judge: decord failed, or may have repeated or dropped frames."""
     decord = _decord()
-    if decord is None or not (forced or probe.pixel_format in _DECORD_PIXEL_FORMATS):
+    fits = probe.pixel_format in _DECORD_PIXEL_FORMATS and probe.frame_pixels <= _DECORD_FRAME_PIXELS
+    if decord is None or not (forced or fits):
         return None
     wanted = sorted(set(indices))
     try:

@@ -9,6 +9,7 @@ Reason = Literal[
     "missing_file",
     "empty_file",
     "open_error",
+    "bad_dimensions",
     "decode_error",
     "truncated",
     "too_few_frames",

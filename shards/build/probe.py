@@ -17,6 +17,7 @@ from shards.build.failure import BuildFailure
 
 _DURATION_TAG = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _READ_BYTES = 1 << 20
+MAX_FRAME_PIXELS = 7680 * 4320  # 8K; a frame is 100 MB as RGB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +36,13 @@ class Probe:
         num_frames: video packets in the file; one packet is one frame shown.
         timestamps_seconds: time of every frame in display order, relative to the first.
         pixel_format: FFmpeg's name, such as "yuv420p".
+        frame_pixels: width x height, as the container says.
     """
 
     num_frames: int
     timestamps_seconds: tuple[float, ...]
     pixel_format: str
+    frame_pixels: int
 
 
 def read_source_file(path: Path) -> SourceFile:
@@ -83,6 +86,7 @@ def probe_video(path: Path, file_bytes: int) -> Probe:
             stream = container.streams.video[0]
             if stream.codec_context is None:  # PyAV's types do not say so: an unknown codec has none
                 raise BuildFailure("open_error", "FFmpeg has no decoder for its video stream")
+            frame_pixels = _check_dimensions(stream.codec_context.width, stream.codec_context.height)
             pts = _packet_times(container, stream)
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             expected = _expected_seconds(container, stream)
@@ -91,7 +95,16 @@ def probe_video(path: Path, file_bytes: int) -> Probe:
     except av.FFmpegError as error:
         raise BuildFailure("open_error", f"FFmpeg cannot open it: {error.strerror}") from error
     _check_duration(timestamps, rate, expected)
-    return Probe(num_frames=len(timestamps), timestamps_seconds=timestamps, pixel_format=pixel_format)
+    return Probe(
+        num_frames=len(timestamps), timestamps_seconds=timestamps, pixel_format=pixel_format, frame_pixels=frame_pixels
+    )
+
+
+def _check_dimensions(width: int, height: int) -> int:
+    if width < 1 or height < 1 or width * height > MAX_FRAME_PIXELS:
+        allowed = f"1 to {MAX_FRAME_PIXELS / 1e6:.0f} megapixels are allowed"
+        raise BuildFailure("bad_dimensions", f"the frames are {width} x {height} px; {allowed}")
+    return width * height
 
 
 def _packet_times(container: InputContainer, stream: VideoStream) -> list[int | None]:

@@ -1,0 +1,65 @@
+"""What the builder's tests share: a small build, and what is compared of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from shards.build import BuildConfig, BuildSummary, Item, Source, ViewSpec, build_dataset
+from tests.teachers import MeanTeacher
+from tests.videos import moving_square, write_video
+
+ROOT = Path(__file__).parents[1]
+VIEW = ViewSpec(num_frames=4, size=32)
+CONFIG = BuildConfig(samples_per_shard=3, workers=2, teacher_batch=2, time_limit_seconds=None)
+
+
+def make_teacher(device: str) -> MeanTeacher:
+    """What a worker process makes of its device."""
+    return MeanTeacher(VIEW.clip_shape)
+
+
+def write_videos(folder: Path, count: int) -> Path:
+    """A folder with `count` small videos and an empty file."""
+    for number in range(count):
+        write_video(folder / f"v{number}.webm", moving_square(num_frames=8, seed=number))
+    (folder / "empty.webm").touch()
+    return folder
+
+
+def listed(folder: Path, *names: str) -> Source:
+    """A source of the named files, there or not."""
+    items = tuple(Item(id=name.partition(".")[0], path=name) for name in names)
+    return Source(kind="table", root=folder, items=items)
+
+
+def build(source: Source, out: Path, **changes: Any) -> BuildSummary:
+    """A build with a teacher, unless `changes` says otherwise."""
+    arguments = {"view": VIEW, "config": CONFIG} | changes
+    if "engine" not in changes:
+        arguments.setdefault("teacher", MeanTeacher(VIEW.clip_shape))
+    return build_dataset(source, out, **arguments)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def failures(out: Path) -> dict[str, str]:
+    """Reason by id."""
+    lines = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
+    return {line["id"]: line["reason"] for line in lines}
+
+
+def start_python(script: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """A real process that runs `script` in the project's root, with pipes."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(
+        command, cwd=ROOT, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes, **options
+    )

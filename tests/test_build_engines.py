@@ -1,0 +1,153 @@
+"""Whatever runs the workers, however many, the bytes are those of one process."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards.build import Partition, ProcessPool, Source, finalize_dataset, load_folder
+from shards.errors import MissingDataError, ShardError
+from shards.verify import verify_dataset
+from tests.builds import CONFIG, VIEW, build, contents, make_teacher, write_videos
+from tests.teachers import MeanTeacher
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return load_folder(write_videos(tmp_path_factory.mktemp("videos"), 10))
+
+
+@pytest.fixture(scope="module")
+def expected(source: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("expected")
+    build(source, out)
+    return contents(out)
+
+
+@given(st.integers(1, 40), st.integers(0, 100))
+def test_partitions_share_out_every_shard_exactly_once(count: int, num_shards: int) -> None:
+    shares = [Partition(index, count).shards(num_shards) for index in range(count)]
+    assert sorted(shard for share in shares for shard in share) == list(range(num_shards))
+
+
+@pytest.mark.parametrize("text", ["", "3", "3/", "/3", "3/3", "-1/3", "0/0", "a/b", "1/2/3"])
+def test_a_partition_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="partition is"):
+        Partition.parse(text)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_partitions_in_any_order_then_finalize_give_the_same_bytes(
+    source: Source, tmp_path: Path, expected: dict[str, bytes], count: int
+) -> None:
+    for index in reversed(range(count)):
+        summary = build(source, tmp_path, partition=Partition(index, count))
+        assert summary.digest is None
+        assert summary.num_samples + summary.num_failed == summary.num_planned
+        assert not (tmp_path / "dataset.json").exists()
+    summary = finalize_dataset(source, tmp_path, VIEW, CONFIG)
+    assert (summary.num_planned, summary.num_samples, summary.num_failed) == (11, 10, 1)
+    assert contents(tmp_path) == expected
+    assert not verify_dataset(tmp_path).problems
+
+
+def test_the_number_of_partitions_may_change_between_runs(
+    source: Source, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    build(source, tmp_path, partition=Partition(1, 3))
+    for index in range(2):
+        build(source, tmp_path, partition=Partition(index, 2))
+    finalize_dataset(source, tmp_path, VIEW, CONFIG)
+    assert contents(tmp_path) == expected
+
+
+def test_finalize_says_which_shards_are_missing(source: Source, tmp_path: Path) -> None:
+    with pytest.raises(MissingDataError, match="no build was begun"):
+        finalize_dataset(source, tmp_path, VIEW, CONFIG)
+    build(source, tmp_path, partition=Partition(0, 2))
+    with pytest.raises(ShardError, match=r"2 of 4 shards .* the first is train-00001-of-00004.tar"):
+        finalize_dataset(source, tmp_path, VIEW, CONFIG)
+    with pytest.raises(ShardError, match="samples_per_shard was 3, is now 4"):
+        finalize_dataset(source, tmp_path, VIEW, replace(CONFIG, samples_per_shard=4))
+
+
+def test_a_process_for_each_device_gives_the_same_bytes(
+    source: Source, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    counts = [0, 0]
+
+    def progress(done: int, failed: int) -> None:
+        counts[0] += done
+        counts[1] += failed
+
+    with ProcessPool(["cpu:0", "cpu:1"], make_teacher) as pool:
+        summary = build(source, tmp_path, engine=pool, progress=progress)
+    assert contents(tmp_path) == expected
+    assert counts == [summary.num_planned, summary.num_failed] == [11, 1]
+
+
+def children_of(pid: int) -> Iterator[int]:
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            yield child
+            yield from children_of(child)
+
+
+def worker_processes() -> list[int]:
+    commands = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in children_of(os.getpid())}
+    return [pid for pid, command in commands.items() if "spawn_main" in command]
+
+
+@pytest.mark.slow
+def test_a_build_goes_on_when_a_worker_process_is_killed(
+    source: Source, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    killed: list[int] = []
+
+    def progress(done: int, failed: int) -> None:
+        if not killed:
+            killed.append(worker_processes()[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    with ProcessPool(["cpu:0", "cpu:1"], make_teacher) as pool:
+        build(source, tmp_path, engine=pool, progress=progress)
+    assert killed
+    assert contents(tmp_path) == expected
+
+
+def test_a_build_whose_workers_always_die_stops_and_says_so(source: Source, tmp_path: Path) -> None:
+    def progress(done: int, failed: int) -> None:
+        os.kill(worker_processes()[0], signal.SIGKILL)
+
+    with (
+        ProcessPool(["cpu"], make_teacher) as pool,
+        pytest.raises(ShardError, match="died 4 times"),
+    ):
+        build(source, tmp_path, engine=pool, progress=progress)
+
+
+def different_teacher(device: str) -> MeanTeacher:
+    return MeanTeacher(VIEW.clip_shape, version=int(device[-1]))
+
+
+def failing_teacher(device: str) -> MeanTeacher:
+    raise ValueError(f"there is no device {device}")
+
+
+def test_devices_whose_teachers_differ_are_refused(source: Source, tmp_path: Path) -> None:
+    with (
+        ProcessPool(["cpu:0", "cpu:1"], different_teacher) as pool,
+        pytest.raises(ShardError, match="teachers on cpu:0 and cpu:1 differ: version was 0, is now 1"),
+    ):
+        build(source, tmp_path, engine=pool)
+    assert not contents(tmp_path)
+
+
+def test_a_teacher_that_cannot_be_made_stops_the_build_with_its_message() -> None:
+    with pytest.raises(ValueError, match="there is no device cuda:9"), ProcessPool(["cuda:9"], failing_teacher):
+        pass
