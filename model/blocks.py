@@ -2,10 +2,13 @@
 
 from typing import Literal
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+NORM_EPS = 1e-6  # as in timm's ViT and in VideoMAE's own code
 Factorisation = Literal["twice", "single", "separate"]
 Axis = Literal["time", "space", "joint"]
 
@@ -73,16 +76,22 @@ class Block(nn.Module):
     def __init__(self, *, dim: int, num_heads: int, mlp_ratio: float, factorised: Factorisation | None = None) -> None:
         super().__init__()
         self.factorised = factorised
+        self.recompute = False
         if factorised == "separate":
-            self.norm_time = nn.LayerNorm(dim)
+            self.norm_time = nn.LayerNorm(dim, eps=NORM_EPS)
             self.attn_time = Attention(dim, num_heads)
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.attn = Attention(dim, num_heads)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.mlp = Mlp(dim, round(mlp_ratio * dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens `[B, T, S, D]` to tokens of the same shape."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, use_reentrant=False)  # type: ignore[no-any-return]
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         if self.factorised is None:
             x = x + self.attn(self.norm1(x), "joint")
         elif self.factorised == "single":
@@ -94,6 +103,13 @@ class Block(nn.Module):
             x = x + self.attn_time(self.norm_time(x), "time")
             x = x + self.attn(self.norm1(x), "space")
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+
+
+def recompute_blocks(module: nn.Module) -> None:
+    """Make every block in `module` keep its input only, and compute the rest again for the backward pass."""
+    for block in module.modules():
+        if isinstance(block, Block):
+            block.recompute = True
 
 
 def init_weights(module: nn.Module) -> None:

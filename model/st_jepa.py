@@ -5,20 +5,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.blocks import Block, Factorisation, init_weights
+from model.blocks import NORM_EPS, Block, Factorisation, init_weights
+from model.grid import GridConfig
 from model.positions import sinusoid_table
 from model.tubelets import TubeletEmbedding
 
 
 @dataclass(frozen=True, kw_only=True)
-class STJEPAConfig:
+class STJEPAConfig(GridConfig):
     """Size of the student; the defaults are the reference, 21,884,544 parameters in the encoder.
 
     Attributes:
-        num_frames: frames of a clip, T.
-        image_size: height and width of a frame in pixels.
-        tubelet: frames in a token.
-        patch: height and width of a token in pixels.
         dim: width of the encoder, D.
         depth: blocks of the encoder.
         num_joint: how many of them, the last ones, attend over all tokens; the others are factorised.
@@ -27,13 +24,8 @@ class STJEPAConfig:
         factorised: how the first blocks split attention over time and space, see `model.blocks.Block`.
         predictor_depth: joint blocks of the predictor.
         predictor_dim: width of the predictor.
-        target_dim: width of the teacher tokens in the shards.
     """
 
-    num_frames: int = 16
-    image_size: int = 224
-    tubelet: int = 2
-    patch: int = 16
     dim: int = 384
     depth: int = 12
     num_joint: int = 4
@@ -42,41 +34,16 @@ class STJEPAConfig:
     factorised: Factorisation = "twice"
     predictor_depth: int = 4
     predictor_dim: int = 384
-    target_dim: int = 384
 
     def __post_init__(self) -> None:
-        for size, unit in (
-            ("num_frames", "tubelet"),
-            ("image_size", "patch"),
-            ("dim", "heads"),
-            ("predictor_dim", "heads"),
-        ):
-            if getattr(self, unit) < 1 or getattr(self, size) < 1 or getattr(self, size) % getattr(self, unit):
-                raise ValueError(
-                    f"{size}={getattr(self, size)} is not a positive multiple of {unit}={getattr(self, unit)}; "
-                    f"choose {size} divisible by {unit}"
-                )
+        super().__post_init__()
+        self.require_multiples(("dim", "heads"), ("predictor_dim", "heads"))
         if not 0 <= self.num_joint <= self.depth:
             raise ValueError(f"num_joint={self.num_joint} is not between 0 and depth={self.depth}")
         if self.factorised not in ("twice", "single", "separate"):
             raise ValueError(f"factorised={self.factorised!r}; allowed are 'twice', 'single' and 'separate'")
-        if min(self.predictor_depth, self.target_dim) < 1 or self.mlp_ratio <= 0:
-            raise ValueError("predictor_depth, target_dim and mlp_ratio have to be positive")
-
-    @property
-    def num_times(self) -> int:
-        """Token steps along time, T'."""
-        return self.num_frames // self.tubelet
-
-    @property
-    def num_positions(self) -> int:
-        """Spatial positions of a token step, S."""
-        return (self.image_size // self.patch) ** 2
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of a clip, N = T' * S; token i is at t = i // S, s = i % S."""
-        return self.num_times * self.num_positions
+        if self.predictor_depth < 1 or self.mlp_ratio <= 0:
+            raise ValueError("predictor_depth and mlp_ratio have to be positive")
 
 
 class STJEPAEncoder(nn.Module):
@@ -99,7 +66,7 @@ class STJEPAEncoder(nn.Module):
             )
             for index in range(config.depth)
         )
-        self.norm = nn.LayerNorm(config.dim)
+        self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
         self.apply(init_weights)
 
     def forward(self, clip: Tensor, visible: Tensor | None = None) -> Tensor:
@@ -148,7 +115,7 @@ class STJEPAPredictor(nn.Module):
         self.blocks = nn.ModuleList(
             Block(dim=width, num_heads=config.heads, mlp_ratio=config.mlp_ratio) for _ in range(config.predictor_depth)
         )
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.head = nn.Linear(width, config.target_dim)
         self.apply(init_weights)
         nn.init.trunc_normal_(self.mask_token, std=0.02)

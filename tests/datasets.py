@@ -62,8 +62,12 @@ def make_dataset(
     dim: int = DIM,
     patch: int = PATCH,
     num_classes: int = 3,
+    spoiled: int | None = None,
 ) -> ShardDataset:
-    """Write a data set of `num_samples` random samples (the last shard may be shorter) and open it."""
+    """Write a data set of `num_samples` random samples (the last shard may be shorter) and open it.
+
+    The target of sample `spoiled` has a value that is not a number.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     schema = tubes_schema(frames, size, dim, patch)
     count = -(-num_samples // samples_per_shard)
@@ -71,7 +75,10 @@ def make_dataset(
     for shard in range(count):
         with ShardWriter(directory / shard_name(split, shard, count), schema) as writer:
             for number in range(shard * samples_per_shard, min((shard + 1) * samples_per_shard, num_samples)):
-                writer.write(f"{number:06d}", tubes_sample(number, frames, size, dim, patch, num_classes))
+                sample = tubes_sample(number, frames, size, dim, patch, num_classes)
+                if number == spoiled:
+                    sample["target"] = np.full_like(sample["target"], np.nan)
+                writer.write(f"{number:06d}", sample)
         infos.append(writer.info)
     names = tuple(f"class {label}" for label in range(num_classes))
     Manifest(split=split, schema=schema, shards=tuple(infos), label_names=names).write(directory)

@@ -1,8 +1,9 @@
 """A tiny ST-JEPA run on a tiny real data set, for the tests of training and evaluation."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from pipeline.config import LoaderConfig
 from pipeline.device import IMAGENET, DeviceLoader
 from pipeline.loader import ShardLoader
 from pipeline.masking import TubeMask
+from pipeline.world import World
 from shards.dataset import ShardDataset
 from tests.datasets import DIM, FRAMES, PATCH, SIZE, TUBELET
 from training.config import TrainConfig
@@ -34,15 +36,23 @@ MODEL = STJEPAConfig(
 )
 
 
-def make_loader(dataset: ShardDataset, *, batch_size: int = 8, gather: bool = True) -> DeviceLoader:
+def make_loader(
+    dataset: ShardDataset,
+    *,
+    batch_size: int = 8,
+    gather: bool = True,
+    world: World = World(),  # noqa: B008
+    **data: Any,
+) -> DeviceLoader:
     config = LoaderConfig(
         global_batch_size=batch_size,
         seed=0,
         fields=STJEPAObjective.fields,
         gather=STJEPAObjective.gather if gather else {},
         threads=1,
+        **data,
     )
-    loader = ShardLoader(dataset, config, TubeMask(num_positions=MODEL.num_positions))
+    loader = ShardLoader(dataset, config, TubeMask(num_positions=MODEL.num_positions), world)
     return DeviceLoader(loader, "cpu", normalize={"clip": IMAGENET})
 
 
@@ -54,6 +64,9 @@ def make_trainer(
     model: STJEPAConfig = MODEL,
     optim: OptimConfig = OptimConfig(lr=1e-3),  # noqa: B008
     report: Callable[[str], None] = lambda line: None,
+    world: World = World(),  # noqa: B008
+    validation: ShardDataset | None = None,
+    data: Mapping[str, Any] = MappingProxyType({}),
     **train: Any,
 ) -> Trainer:
     settings: dict[str, Any] = {"device": "cpu", "log_every": 1, "checkpoint_every": 3, "steps": 8} | train
@@ -61,10 +74,13 @@ def make_trainer(
     torch.manual_seed(config.seed)
     return Trainer(
         STJEPAObjective(STJEPA(model)),
-        make_loader(dataset, batch_size=batch_size),
+        make_loader(dataset, batch_size=batch_size, world=world, **data),
         config=config,
         optim=optim,
         recipe={"system": "st_jepa", "model": dataclasses.asdict(model), "optim": dataclasses.asdict(optim)},
         run_dir=run_dir,
         report=report,
+        world=world,
+        validation=None if validation is None else make_loader(validation, world=world, shuffle=False, drop_last=False),
+        key_of=dataset.key,
     )

@@ -126,15 +126,16 @@ def test_a_data_set_of_another_geometry_is_refused_with_both_shapes(
 def test_a_learning_rate_that_diverges_ends_in_one_line(
     place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ("--optim.lr", "1e30", "--optim.min_lr", "1e30", "--optim.warmup", "0")
+    arguments = ("--optim.lr", "1e30", "--optim.min_lr", "1e30", "--optim.warmup", "0", "--train.max_nonfinite", "2")
     assert train(place, tmp_path, *arguments) == 1
-    assert "the loss is nan at step" in capsys.readouterr().err
+    assert "loss or gradient was not finite in 2 steps in a row" in capsys.readouterr().err
 
 
 def start(place: Workplace, run_dir: Path) -> subprocess.Popen[str]:
     """The command as torchrun starts it, resuming where it can."""
     command = [sys.executable, "-m", "tools.train", "--recipe", place.recipe, "--data", place.train]
     command += ["--out", str(run_dir), "--resume", "auto", "--train.log_every", "1", "--train.steps", "8"]
+    command += ["--train.checkpoint_every", "3"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -145,22 +146,43 @@ def outcome(run_dir: Path) -> tuple[list[dict[str, float]], bytes]:
     return kept, (list_checkpoints(run_dir / "checkpoints")[-1] / "model.safetensors").read_bytes()
 
 
+def stop_at(step: int, number: signal.Signals, process: subprocess.Popen[str]) -> None:
+    """Send a signal once a step was reported."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(f"step {step}/8"):
+            process.send_signal(number)
+            break
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(place: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    with start(place, run_dir) as process:
+        process.communicate()
+    assert process.returncode == 0
+    return run_dir
+
+
 @pytest.mark.slow
-def test_a_run_killed_by_sigkill_and_resumed_equals_an_uninterrupted_one(place: Workplace, tmp_path: Path) -> None:
-    with start(place, tmp_path / "whole") as whole:
-        whole.communicate()
-    for kill_at in (2, 5):  # before the first checkpoint, and between two
-        with start(place, tmp_path / str(kill_at)) as killed:
-            assert killed.stdout is not None
-            for line in killed.stdout:
-                if line.startswith(f"step {kill_at}/8"):
-                    killed.send_signal(signal.SIGKILL)
-                    break
-        assert killed.returncode == -signal.SIGKILL
-        with start(place, tmp_path / str(kill_at)) as resumed:
-            resumed.communicate()
-        assert resumed.returncode == whole.returncode == 0
-        assert outcome(tmp_path / str(kill_at)) == outcome(tmp_path / "whole")
+@pytest.mark.parametrize(
+    ("kill_at", "number", "status"),
+    [(2, signal.SIGKILL, -signal.SIGKILL), (5, signal.SIGKILL, -signal.SIGKILL), (4, signal.SIGTERM, 75)],
+    ids=["SIGKILL before the first checkpoint", "SIGKILL between two checkpoints", "SIGTERM"],
+)
+def test_an_interrupted_run_resumed_equals_an_uninterrupted_one(
+    place: Workplace, uninterrupted: Path, tmp_path: Path, kill_at: int, number: signal.Signals, status: int
+) -> None:
+    with start(place, tmp_path) as interrupted:
+        stop_at(kill_at, number, interrupted)
+    assert interrupted.returncode == status
+    steps = [int(path.name[-1]) for path in list_checkpoints(tmp_path / "checkpoints")]
+    assert any(kill_at <= step < 8 for step in steps) == (number == signal.SIGTERM)
+    with start(place, tmp_path) as resumed:
+        resumed.communicate()
+    assert resumed.returncode == 0
+    assert outcome(tmp_path) == outcome(uninterrupted)
 
 
 def test_a_probe_reports_the_trained_student_beside_the_untrained_and_chance(

@@ -1,8 +1,10 @@
 """The training loop: it learns, it resumes exactly, and it does not care how a batch is cut."""
 
 import dataclasses
+import importlib.util
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,12 +12,17 @@ import torch
 
 from shards.dataset import ShardDataset
 from tests.datasets import make_dataset
-from tests.runs import MODEL, make_trainer
-from training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint
-from training.metrics import read_metrics
+from tests.runs import MODEL, make_loader, make_trainer
+from training.checkpoint import (
+    best_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from training.loop import Trainer
+from training.metrics import TIMINGS, read_metrics
 from training.optim import OptimConfig
-
-TIMINGS = ("clips_per_second", "data_wait_share")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +60,8 @@ def test_a_run_leaves_metrics_curves_and_checkpoints(dataset: ShardDataset, tmp_
     summary = make_trainer(dataset, tmp_path, steps=7, keep_checkpoints=2, report=lines.append).run()
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, 8))
-    assert set(rows[0]) == {"step", "loss", "lr", "grad_norm", *TIMINGS}
+    on_cpu = set(TIMINGS) - {"gpu_memory_gib", "mfu"}
+    assert set(rows[0]) == {"step", "loss", "lr", "grad_norm", "num_skipped", "num_invalid", *on_cpu}
     assert len(lines) == 7
     assert lines[-1].startswith("step 7/7  loss ")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -148,13 +156,107 @@ def test_a_checkpoint_of_another_batch_size_is_refused(dataset: ShardDataset, tm
         make_trainer(dataset, tmp_path, batch_size=4).resume(checkpoint)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_before_a_checkpoint(dataset: ShardDataset, tmp_path: Path) -> None:
-    trainer = make_trainer(dataset, tmp_path, steps=3)
+def poison(trainer: Trainer) -> None:
     with torch.no_grad():
         next(trainer.objective.parameters()).fill_(math.nan)
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 1"):
+
+
+def test_a_run_of_losses_that_are_not_finite_ends_before_a_checkpoint(dataset: ShardDataset, tmp_path: Path) -> None:
+    trainer = make_trainer(dataset, tmp_path, max_nonfinite=2)
+    poison(trainer)
+    with pytest.raises(FloatingPointError, match=r"in 2 steps in a row, the last is step 2; .*there is no checkpoint"):
         trainer.run()
     assert list_checkpoints(tmp_path / "checkpoints") == []
+
+
+def test_a_run_that_stops_being_finite_names_the_last_good_checkpoint(dataset: ShardDataset, tmp_path: Path) -> None:
+    make_trainer(dataset, tmp_path, steps=3).run()
+    trainer = make_trainer(dataset, tmp_path, max_nonfinite=2)
+    trainer.resume(load_checkpoint(tmp_path / "checkpoints" / "step-00000003"))
+    poison(trainer)
+    with pytest.raises(FloatingPointError, match=r"the last is step 5; .*the last good checkpoint is .*step-00000003"):
+        trainer.run()
+
+
+def test_a_step_that_is_not_finite_is_skipped_counted_and_its_sample_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clips = make_dataset(tmp_path / "train", num_samples=16, spoiled=5)
+    trainer = make_trainer(clips, tmp_path / "run", steps=6, max_nonfinite=2)
+    trainer.run()
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["num_skipped"] for row in rows].count(1) == 3  # once an epoch
+    assert ["loss" in row for row in rows] == [not row["num_skipped"] for row in rows]
+    assert all(p.isfinite().all() for p in trainer.objective.parameters())
+    assert "the losses of 1 samples on this rank are not: 000005" in caplog.text
+
+
+def test_a_skipped_step_changes_no_weight(tmp_path: Path) -> None:
+    clips = make_dataset(tmp_path / "train", num_samples=8, spoiled=5)
+    trainer = make_trainer(clips, tmp_path / "run", steps=1)
+    before = {name: value.clone() for name, value in trainer.objective.state_dict().items()}
+    trainer.run()
+    assert all(torch.equal(before[name], value) for name, value in trainer.objective.state_dict().items())
+
+
+def test_the_loss_on_held_out_data_is_the_same_whenever_it_is_measured(dataset: ShardDataset, tmp_path: Path) -> None:
+    held_out = make_dataset(tmp_path / "val", num_samples=11, split="validation")  # 8 and 3: the padding does not count
+    trainer = make_trainer(
+        dataset, tmp_path / "run", optim=OptimConfig(lr=1e-30, min_lr=0), steps=6, validation=held_out
+    )
+    trainer.run()
+    losses = [row.get("validation_loss") for row in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    assert losses[0] is None
+    assert losses[2] == losses[5]
+    whole = next(iter(make_loader(held_out, batch_size=11, shuffle=False)))
+    with torch.no_grad():
+        assert losses[2] == pytest.approx(trainer.objective(whole)["loss"].mean().item())
+
+
+def test_the_checkpoint_with_the_lowest_validation_loss_outlives_the_newest(
+    dataset: ShardDataset, tmp_path: Path
+) -> None:
+    root = tmp_path / "checkpoints"
+    checkpoint = load_checkpoint(make_trainer(dataset, tmp_path, steps=1).run().checkpoint)
+    shutil.rmtree(root)
+    for step, loss in ((1, 0.9), (2, 0.5), (3, None), (4, 0.7), (5, 0.8)):
+        save_checkpoint(root, dataclasses.replace(checkpoint, step=step, validation_loss=loss), keep=2)
+    assert [path.name[-1] for path in list_checkpoints(root)] == ["2", "4", "5"]
+    assert best_checkpoint(root) == root / "step-00000002"
+
+
+def test_fp16_with_a_loss_scaler_trains_and_resumes_with_its_scale(dataset: ShardDataset, tmp_path: Path) -> None:
+    summary = make_trainer(dataset, tmp_path, precision="fp16").run()
+    assert summary.final_loss < summary.first_loss * 1.1
+    again = make_trainer(dataset, tmp_path, precision="fp16", steps=9)
+    checkpoint = load_checkpoint(summary.checkpoint)
+    assert checkpoint.scaler["scale"] > 1
+    again.resume(dataclasses.replace(checkpoint, scaler={**checkpoint.scaler, "scale": 8.0}))
+    assert again.learner.scaler.get_scale() == 8.0
+
+
+def test_recomputing_activations_changes_no_bit(dataset: ShardDataset, tmp_path: Path) -> None:
+    make_trainer(dataset, tmp_path / "kept", steps=3).run()
+    make_trainer(dataset, tmp_path / "recomputed", steps=3, recompute=True).run()
+    assert numbers(tmp_path / "recomputed") == numbers(tmp_path / "kept")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="torch.compile needs a C compiler on a CPU")
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_objective_gives_the_same_losses(dataset: ShardDataset, tmp_path: Path) -> None:
+    make_trainer(dataset, tmp_path / "plain", steps=3).run()
+    make_trainer(dataset, tmp_path / "compiled", steps=3, compile="default").run()
+    for plain, compiled in zip(numbers(tmp_path / "plain"), numbers(tmp_path / "compiled"), strict=True):
+        assert compiled["loss"] == pytest.approx(plain["loss"], rel=1e-4)
+        assert compiled["grad_norm"] == pytest.approx(plain["grad_norm"], rel=1e-3)
+
+
+def test_a_tracker_that_is_not_installed_is_refused_by_name(dataset: ShardDataset, tmp_path: Path) -> None:
+    if importlib.util.find_spec("wandb"):
+        pytest.skip("wandb is installed")
+    with pytest.raises(ValueError, match="pip install wandb"):
+        make_trainer(dataset, tmp_path, trackers=("wandb",))
 
 
 def test_the_last_checkpoint_of_a_finished_run_resumes_to_nothing_left_to_do(

@@ -1,11 +1,14 @@
 """Metrics files and curves."""
 
+import math
 from pathlib import Path
 
+import pytest
 import torch
 
 from training.curves import draw_curves
-from training.metrics import MetricsFile, Window, format_row, read_metrics
+from training.learner import StepResult
+from training.metrics import MetricsFile, Window, format_duration, format_row, read_metrics
 
 
 def test_a_metrics_file_gives_back_its_rows(tmp_path: Path) -> None:
@@ -32,14 +35,47 @@ def test_a_new_run_starts_an_empty_file(tmp_path: Path) -> None:
     assert read_metrics(path) == []
 
 
-def test_a_window_averages_its_steps() -> None:
-    window = Window()
+def result(loss: float, *, finite: bool = True, num_valid: int = 4) -> StepResult:
+    return StepResult(
+        scores={"loss": torch.tensor(loss)},
+        finite=torch.tensor(finite),
+        sample_losses=torch.full((4,), loss),
+        num_valid=torch.tensor(num_valid),
+    )
+
+
+def test_a_window_averages_the_steps_that_were_taken() -> None:
+    window = Window(torch.device("cpu"))
     for value in (1.0, 2.0, 6.0):
-        window.add({"loss": torch.tensor(value)}, num_clips=4, waited_seconds=0.0)
+        window.add(result(value), num_clips=4)
+    window.add(result(math.nan, finite=False, num_valid=3), num_clips=4)
     row = window.row()
     assert row["loss"] == 3.0
+    assert row["num_invalid"] == 1
     assert row["clips_per_second"] > 0
     assert row["data_wait_share"] == 0.0
+
+
+def test_a_window_of_skipped_steps_has_no_loss() -> None:
+    window = Window(torch.device("cpu"))
+    window.add(result(math.nan, finite=False), num_clips=4)
+    assert "loss" not in window.row()
+
+
+def test_the_stages_of_a_step_add_up() -> None:
+    window = Window(torch.device("cpu"))
+    for stage in ("forward", "backward", "forward"):
+        with window.clock.stage(stage):
+            torch.rand(100, 100).sum()
+    seconds = window.clock.seconds()
+    assert set(seconds) == {"data", "forward", "backward", "optimizer"}
+    assert seconds["forward"] > 0 < seconds["backward"]
+    assert seconds["data"] == seconds["optimizer"] == 0
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(4.4, "4s"), (200, "3m20s"), (18420, "5h07m"), (183600, "2d03h")])
+def test_a_duration_reads_as_two_units(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
 
 
 def test_a_row_reads_as_one_line() -> None:
@@ -53,3 +89,7 @@ def test_a_row_reads_as_one_line() -> None:
 def test_curves_of_a_run_with_one_row_can_be_drawn(tmp_path: Path) -> None:
     draw_curves([{"step": 1, "loss": 1.0, "lr": 1e-4}], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_row_that_skipped_steps_says_so() -> None:
+    assert format_row({"step": 5, "num_skipped": 2, "num_invalid": 0}, 10) == "step  5/10  num_skipped 2"

@@ -22,6 +22,12 @@ def test_the_rate_rises_to_its_peak_and_falls_along_a_cosine_to_its_floor(step: 
     assert learning_rate(step, 1000, CONFIG) == pytest.approx(expected)
 
 
+def test_a_warm_up_can_be_given_in_steps() -> None:
+    config = OptimConfig(lr=3e-4, min_lr=3e-5, warmup=500)  # SALT: 0, the peak after 500 steps, the floor at the end
+    rates = [learning_rate(step, 10_000, config) for step in (0, 250, 500, 10_000)]
+    assert rates == pytest.approx([0, 1.5e-4, 3e-4, 3e-5])
+
+
 @given(num_steps=st.integers(1, 5000), warmup=st.floats(0, 0.99), step=st.integers(0, 5000))
 def test_the_rate_stays_between_zero_and_its_peak(num_steps: int, warmup: float, step: int) -> None:
     config = OptimConfig(lr=1e-3, min_lr=1e-5, warmup=warmup)
@@ -73,7 +79,9 @@ def test_state_of_an_unknown_parameter_is_refused() -> None:
         load_optimizer_tensors(optimizer, {"exp_avg/head": torch.zeros(2)})
 
 
-@pytest.mark.parametrize("wrong", [{"lr": 0.0}, {"min_lr": 1.0}, {"warmup": 1.0}, {"clip_grad_norm": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"lr": 0.0}, {"min_lr": 1.0}, {"warmup": -0.1}, {"warmup": 1.5}, {"clip_grad_norm": 0.0}]
+)
 def test_an_impossible_optimiser_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         OptimConfig(**wrong)  # type: ignore[arg-type]

@@ -112,7 +112,7 @@ def probe(
         raise ValueError(f"the label names of {train} and {val} differ; build both from the same labels")
     device = recipe.train.torch_device()
     torch.manual_seed(recipe.train.seed)
-    objective = make_objective(recipe.model).to(device)
+    objective = make_objective(recipe).to(device)
     results = []
     for state in (None, checkpoint.model):
         if state is not None:

@@ -14,12 +14,14 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from evaluation.probe import ProbeConfig
+from model.salt import SALTConfig
 from model.st_jepa import STJEPAConfig
 from pipeline.config import LoaderConfig
 from shards.build.config import BuildConfig
 from shards.build.view import ViewSpec
 from shards.publish import publish_bytes
 from training.config import TrainConfig
+from training.objectives.salt import SALTObjectiveConfig
 from training.objectives.st_jepa import STJEPAObjectiveConfig
 from training.optim import OptimConfig
 
@@ -46,14 +48,23 @@ class Recipe:
     view: ViewSpec = dataclasses.field(default_factory=ViewSpec)
     build: BuildConfig = dataclasses.field(default_factory=BuildConfig)
     data: LoaderConfig = dataclasses.field(default_factory=LoaderConfig)
-    model: STJEPAConfig = dataclasses.field(default_factory=STJEPAConfig)
-    objective: STJEPAObjectiveConfig = dataclasses.field(default_factory=STJEPAObjectiveConfig)
+    model: STJEPAConfig | SALTConfig = dataclasses.field(default_factory=STJEPAConfig)
+    objective: STJEPAObjectiveConfig | SALTObjectiveConfig = dataclasses.field(default_factory=STJEPAObjectiveConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     evaluate: ProbeConfig = dataclasses.field(default_factory=ProbeConfig)
 
 
-SYSTEMS: dict[str, type[Recipe]] = {"st_jepa": Recipe}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SALTRecipe(Recipe):
+    """A resolved recipe of the system `salt`."""
+
+    system: str = "salt"
+    model: STJEPAConfig | SALTConfig = dataclasses.field(default_factory=SALTConfig)
+    objective: STJEPAObjectiveConfig | SALTObjectiveConfig = dataclasses.field(default_factory=SALTObjectiveConfig)
+
+
+SYSTEMS: dict[str, type[Recipe]] = {"st_jepa": Recipe, "salt": SALTRecipe}
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -7,25 +7,55 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from model.grid import GridConfig
+from model.salt import SALT, SALTConfig
 from model.st_jepa import STJEPA, STJEPAConfig
 from pipeline.device import IMAGENET, DeviceLoader
 from pipeline.loader import ShardLoader
-from pipeline.masking import TubeMask
+from pipeline.masking import Mask, MultiBlockMask, RandomMask, TubeMask
 from pipeline.world import World
 from shards.dataset import ShardDataset
-from training.objectives.st_jepa import STJEPAObjective
+from training.objectives.salt import SALTObjective, SALTObjectiveConfig
+from training.objectives.st_jepa import STJEPAObjective, STJEPAObjectiveConfig
 
 if TYPE_CHECKING:
     from tools.recipe import Recipe
 
+Objective = STJEPAObjective | SALTObjective
 
-def make_objective(model: STJEPAConfig) -> STJEPAObjective:
+
+def make_objective(recipe: Recipe) -> Objective:
     """A student with fresh weights from torch's generator, in its objective."""
+    model, objective = recipe.model, recipe.objective
+    if isinstance(model, SALTConfig) and isinstance(objective, SALTObjectiveConfig):
+        return SALTObjective(SALT(model), objective)
+    assert isinstance(model, STJEPAConfig)
     return STJEPAObjective(STJEPA(model))
 
 
-def make_training_loader(recipe: Recipe, dataset: ShardDataset, device: torch.device, world: World) -> DeviceLoader:
+def make_mask(model: GridConfig, objective: STJEPAObjectiveConfig | SALTObjectiveConfig) -> Mask:
+    """The mask of an objective over a model's grid."""
+    kind, ratio = getattr(objective, "mask", "tube"), objective.mask_ratio
+    if kind == "random":
+        return RandomMask(num_positions=model.num_tokens, ratio=ratio)
+    if kind == "multiblock":
+        side = model.image_size // model.patch
+        return MultiBlockMask(grid=(side, side), ratio=ratio)
+    return TubeMask(num_positions=model.num_positions, ratio=ratio)
+
+
+def make_training_loader(
+    recipe: Recipe,
+    objective: Objective,
+    dataset: ShardDataset,
+    device: torch.device,
+    world: World,
+    *,
+    held_out: bool = False,
+) -> DeviceLoader:
     """Batches for the objective: of tubes, only what the mask leaves to be read.
+
+    With `held_out`, every sample once and in order, for a validation loss.
 
     Raises:
         ValueError: If the data set's clips or targets are not of the model's geometry.
@@ -33,10 +63,15 @@ def make_training_loader(recipe: Recipe, dataset: ShardDataset, device: torch.de
     model, data = recipe.model, recipe.data
     refuse_other_geometry(dataset, model)
     in_tubes = dataset.schema["clip"].layout == "tubes"
-    gather = STJEPAObjective.gather if in_tubes else {}
-    pinned = data.pin_memory or device.type == "cuda"
-    config = dataclasses.replace(data, fields=STJEPAObjective.fields, gather=gather, pin_memory=pinned)
-    mask = TubeMask(num_positions=model.num_positions, ratio=recipe.objective.mask_ratio)
+    config = dataclasses.replace(
+        data,
+        fields=objective.fields,
+        gather=objective.gather if in_tubes else {},
+        pin_memory=data.pin_memory or device.type == "cuda",
+    )
+    if held_out:
+        config = dataclasses.replace(config, shuffle=False, drop_last=False)
+    mask = make_mask(model, recipe.objective)
     return DeviceLoader(ShardLoader(dataset, config, mask, world), device, normalize={"clip": IMAGENET})
 
 
@@ -52,7 +87,7 @@ def make_evaluation_loader(recipe: Recipe, dataset: ShardDataset, device: torch.
 
 
 def refuse_other_geometry(
-    dataset: ShardDataset, model: STJEPAConfig, fields: tuple[str, ...] = ("clip", "target")
+    dataset: ShardDataset, model: GridConfig, fields: tuple[str, ...] = ("clip", "target")
 ) -> None:
     """Compare the shapes on disk with those that the model is configured for.
 

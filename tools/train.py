@@ -1,15 +1,17 @@
 """Train a student: `reelshard train`, or `torchrun -m tools.train` with the same arguments.
 
 reelshard train --recipe st_jepa_ssv2 --data ssv2/train --out runs/st_jepa --train.steps 2000
+torchrun --nproc-per-node 8 -m tools.train --recipe st_jepa_ssv2 --data ssv2/train --out runs/st_jepa --resume auto
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
-import platform
+import logging
 import shlex
 import sys
 from collections.abc import Callable
@@ -17,25 +19,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
-
     from pipeline.world import World
     from shards.dataset import ShardDataset
     from tools.recipe import Recipe
+    from tools.systems import Objective
     from training.loop import Trainer, TrainSummary
 
 HELP = "train a student on a data set by a recipe"
+
+
+EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped in good order, to be started again
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `reelshard train`."""
     parser.add_argument("--recipe", default="st_jepa_ssv2", help="name of a recipe, or path of a YAML file")
     parser.add_argument("--data", type=Path, required=True, help="folder of the training data set")
+    parser.add_argument("--val", type=Path, help="folder of a held-out data set: every checkpoint takes its loss")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: metrics, curves, checkpoints")
+    parser.add_argument("--init", type=Path, help="safetensors file of a ViT or VideoMAE to start the encoder from")
     parser.add_argument(
         "--resume",
         default="never",
         help="auto: go on from the newest whole checkpoint in --out, if there is one; or the path of a checkpoint",
+    )
+    parser.add_argument(
+        "--requeue-code",
+        type=int,
+        default=EXIT_REQUEUE,
+        help="exit status after SIGTERM, when a checkpoint was saved and --resume auto goes on from it (default 75)",
     )
     parser.add_argument(
         "--json", action="store_true", help="print a summary as one line of JSON, and the rest to stderr"
@@ -44,18 +56,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from pipeline.world import World
     from tools.recipe import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
+    world = World.from_env()
+    logging.basicConfig(
+        level=logging.WARNING, format=f"%(asctime)s rank {world.rank} %(threadName)s %(levelname)s: %(message)s"
+    )
     report = functools.partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
-    command = shlex.join(sys.argv)
     try:
-        summary = train(recipe, args.data, args.out, resume=args.resume, report=report, command=command)
+        summary = train(
+            recipe,
+            args.data,
+            args.out,
+            val=args.val,
+            init=args.init,
+            resume=args.resume,
+            world=world,
+            report=report,
+            command=shlex.join(sys.argv),
+        )
     except FloatingPointError as error:
         raise ValueError(str(error)) from error
-    if args.json:
+    if args.json and world.rank == 0:
         print(json.dumps({**dataclasses.asdict(summary), "checkpoint": str(summary.checkpoint)}))
-    return 0
+    return args.requeue_code if summary.stopped else 0
 
 
 def train(
@@ -63,7 +89,10 @@ def train(
     data: Path,
     run_dir: Path,
     *,
+    val: Path | None = None,
+    init: Path | None = None,
     resume: str = "never",
+    world: World | None = None,
     report: Callable[[str], None] = print,
     command: str = "",
 ) -> TrainSummary:
@@ -73,8 +102,11 @@ def train(
         recipe: the resolved configuration.
         data: the training data set.
         run_dir: the folder of the run.
+        val: a held-out data set, of which every checkpoint takes the loss.
+        init: weights for the encoder, see `model.weights`.
         resume: "never", "auto", or the path of a checkpoint.
-        report: takes each line meant for the terminal.
+        world: which of how many ranks this is; the environment says so where it is None.
+        report: takes each line meant for the terminal; called on rank 0 only.
         command: what the run was started with, for the record.
 
     Raises:
@@ -85,35 +117,43 @@ def train(
 
     from pipeline.world import World
     from shards.dataset import ShardDataset
-    from tools.recipe import save_resolved
     from tools.systems import make_objective, make_training_loader
+    from training.distributed import process_group
     from training.loop import Trainer
 
-    world = World.from_env()
-    if world.size > 1:
-        raise ValueError(f"WORLD_SIZE is {world.size}; training runs in one process so far, start it without torchrun")
+    world = world or World.from_env()
     dataset = ShardDataset.open(data)
     device = recipe.train.torch_device(world.local_rank)
     torch.manual_seed(recipe.train.seed)
-    loader = make_training_loader(recipe, dataset, device, world)
-    trainer = Trainer(
-        make_objective(recipe.model),
-        loader,
-        config=recipe.train,
-        optim=recipe.optim,
-        recipe=as_json(recipe),
-        run_dir=run_dir,
-        report=report,
-    )
-    try:
-        _resume(trainer, run_dir, resume, report)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        save_resolved(recipe, run_dir / "recipe.yaml")
-        _describe(run_dir, dataset, device, command)
-        _announce(trainer, dataset, recipe, world, report)
+    objective = make_objective(recipe)
+    with contextlib.ExitStack() as stack:
+        loader = stack.enter_context(
+            contextlib.closing(make_training_loader(recipe, objective, dataset, device, world))
+        )
+        held_out = None
+        if val is not None:
+            held_out = make_training_loader(recipe, objective, ShardDataset.open(val), device, world, held_out=True)
+            stack.enter_context(contextlib.closing(held_out))
+        notes = [] if init is None else _load_weights(objective, init)
+        stack.enter_context(process_group(world, device))
+        trainer = Trainer(
+            objective,
+            loader,
+            config=recipe.train,
+            optim=recipe.optim,
+            recipe=as_json(recipe),
+            run_dir=run_dir,
+            world=world,
+            validation=held_out,
+            report=report,
+            key_of=dataset.key,
+        )
+        notes += _resume(trainer, resume)
+        if trainer.leads:
+            _describe(trainer, recipe, dataset, val, command)
+            for line in (*launch_lines(trainer, dataset, recipe, val), *notes):
+                report(line)
         return trainer.run()
-    finally:
-        loader.close()
 
 
 def as_json(recipe: Recipe) -> dict[str, Any]:
@@ -122,45 +162,84 @@ def as_json(recipe: Recipe) -> dict[str, Any]:
     return record
 
 
-def _resume(trainer: Trainer, run_dir: Path, resume: str, report: Callable[[str], None]) -> None:
-    from training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint
+def _load_weights(objective: Objective, path: Path) -> list[str]:
+    import safetensors.torch
 
-    root = run_dir / "checkpoints"
+    from model.weights import load_encoder
+
+    tensors = safetensors.torch.load_file(path)
+    unused = load_encoder(objective.student.encoder, tensors)
+    more = f"; not used: {', '.join(unused[:6])}{' ...' if len(unused) > 6 else ''}" if unused else ""
+    return [f"weights  {path}: {len(tensors) - len(unused)} of {len(tensors)} tensors for the encoder{more}"]
+
+
+def _resume(trainer: Trainer, resume: str) -> list[str]:
+    """Go on from a checkpoint; rank 0 chooses which, so that all ranks take the same."""
+    from training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint
+    from training.distributed import number_from_rank_zero
+
+    root = trainer.checkpoints
     if resume == "never":
         if list_checkpoints(root):
-            raise ValueError(f"{run_dir} holds a run already; go on with --resume auto, or choose another --out")
-        return
-    checkpoint = newest_checkpoint(root) if resume == "auto" else load_checkpoint(Path(resume))
-    if checkpoint is not None:
-        trainer.resume(checkpoint)
-        report(f"resuming after step {checkpoint.step}")
+            raise ValueError(
+                f"{trainer.run_dir} holds a run already; go on with --resume auto, or choose another --out"
+            )
+        return []
+    path: Path | None = Path(resume)
+    if resume == "auto":
+        found = newest_checkpoint(root) if trainer.leads else None
+        step = number_from_rank_zero(-1 if found is None else found.step, trainer.world, trainer.device)
+        path = None if step < 0 else root / f"step-{step:08d}"
+    if path is None:
+        return []
+    checkpoint = load_checkpoint(path)
+    trainer.resume(checkpoint)
+    return [f"resume   resuming after step {checkpoint.step}, from {path}"]
 
 
-def _describe(run_dir: Path, dataset: ShardDataset, device: torch.device, command: str) -> None:
-    """Write `run.json`: what was run, on which data, with which versions."""
+def _describe(trainer: Trainer, recipe: Recipe, dataset: ShardDataset, val: Path | None, command: str) -> None:
+    """Write `recipe.yaml` and `run.json`: what was run, on which data, by which code, with which versions."""
     import torch
 
     from shards.publish import publish_json
+    from tools.recipe import save_resolved
+    from tools.revision import git_revision, package_versions
 
+    trainer.run_dir.mkdir(parents=True, exist_ok=True)
+    save_resolved(recipe, trainer.run_dir / "recipe.yaml")
+    device = trainer.device
     record = {
         "command": command,
+        "started_after_step": trainer.step,
+        "git_revision": git_revision(),
         "dataset": {"path": str(dataset.directory), "digest": dataset.digest, "num_samples": len(dataset)},
+        "validation": None if val is None else str(val),
+        "num_ranks": trainer.world.size,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "versions": package_versions(),
     }
-    publish_json(run_dir / "run.json", record)
+    publish_json(trainer.run_dir / "run.json", record)
 
 
-def _announce(
-    trainer: Trainer, dataset: ShardDataset, recipe: Recipe, world: World, report: Callable[[str], None]
-) -> None:
+def launch_lines(trainer: Trainer, dataset: ShardDataset, recipe: Recipe, val: Path | None) -> list[str]:
+    """What a run is about to do, for the terminal."""
+    data, train, world = recipe.data, recipe.train, trainer.world
     num_parameters = sum(p.numel() for p in trainer.objective.parameters())
-    batch, data = recipe.data.global_batch_size, recipe.data
-    epochs = recipe.train.steps / len(trainer.loader)
-    report(f"data     {dataset.directory} ({dataset.manifest.split}): {len(dataset):,} samples, {dataset.digest[:12]}")
-    report(f"loader   batch {batch} on {world.size} rank(s), reader {data.reader}, {data.threads} threads")
-    report(f"student  {num_parameters:,} parameters on {trainer.device}, predictor included")
-    report(f"run      {recipe.train.steps:,} steps = {epochs:.1f} epochs, into {trainer.run_dir}")
+    per_rank = data.global_batch_size // world.size
+    chunks = f" in chunks of {train.chunk_size}" if train.chunk_size and train.chunk_size < per_rank else ""
+    precision = str(trainer.learner.dtype or "float32").removeprefix("torch.")
+    steps_left = train.steps - trainer.step
+    return [
+        f"data     {dataset.directory.resolve()}, split {dataset.manifest.split}: {len(dataset):,} samples in "
+        f"{len(dataset.manifest.shards)} shards, digest {dataset.digest[:12]}",
+        f"held out {val.resolve() if val else 'none; give one with --val'}",
+        f"loader   reader {data.reader}, {data.threads} threads, {data.slabs} slabs, seed {data.seed}, verify "
+        f"{data.verify}, on error {data.on_error} (at most {data.max_quarantined})",
+        f"batch    {data.global_batch_size} = {world.size} rank(s) x {per_rank}{chunks}",
+        f"student  {recipe.system}, {num_parameters:,} parameters, {precision} on {trainer.device}",
+        f"run      {train.steps:,} steps = {train.steps / len(trainer.loader):.1f} epochs, into {trainer.run_dir}; "
+        f"{steps_left:,} to go, the expected time comes with each line",
+    ]
 
 
 if __name__ == "__main__":

@@ -4,15 +4,17 @@ RUN/checkpoints/step-00000200/
     model.safetensors       parameters and buffers of the objective, by name
     optimizer.safetensors   AdamW's moments, as "exp_avg/<parameter>"
     rng.safetensors         torch's generators: "cpu", and "cuda" on a GPU
-    checkpoint.json         format, step, the loader's state, the recipe, size and xxh3-64 of the files above
+    checkpoint.json         format, step, the loader's state, the recipe, the loss scaler's state, the validation loss,
+                            size and xxh3-64 of the files above
 """
 
+import contextlib
 import json
 import logging
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from torch import Tensor
 from shards.publish import publish_bytes, publish_json
 
 FORMAT = 1
+TENSORS = ("model", "optimizer", "rng")
+PLAIN = ("step", "loader", "recipe", "scaler", "validation_loss")
 log = logging.getLogger(__name__)
 
 Tensors = dict[str, Tensor]
@@ -41,6 +45,8 @@ class Checkpoint:
         rng: see `rng_tensors`.
         loader: the loader's `state_dict`.
         recipe: the resolved configuration, as JSON.
+        scaler: the loss scaler's `state_dict`; empty without one.
+        validation_loss: loss on held-out data, where it was measured.
     """
 
     step: int
@@ -49,10 +55,12 @@ class Checkpoint:
     rng: Tensors
     loader: dict[str, Any]
     recipe: dict[str, Any]
+    scaler: dict[str, Any] = field(default_factory=dict)
+    validation_loss: float | None = None
 
 
 def save_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write a checkpoint into `root`, atomically, then delete all but the newest `keep`.
+    """Write a checkpoint into `root`, atomically, then delete all but the newest `keep` and the best.
 
     Returns:
         The folder written, `root/step-XXXXXXXX`.
@@ -63,19 +71,21 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         shutil.rmtree(stale)
     temporary.mkdir(parents=True)
     files = {}
-    for name in ("model", "optimizer", "rng"):
+    for name in TENSORS:
         tensors = {key: value.detach().cpu().contiguous() for key, value in getattr(checkpoint, name).items()}
         data = safetensors.torch.save(tensors)
         publish_bytes(temporary / f"{name}.safetensors", data)
         files[f"{name}.safetensors"] = {"num_bytes": len(data), "xxh3_64": xxhash.xxh3_64_hexdigest(data)}
-    record = {"format": FORMAT, "step": checkpoint.step, "loader": checkpoint.loader, "recipe": checkpoint.recipe}
+    record = {"format": FORMAT, **{name: getattr(checkpoint, name) for name in PLAIN}}
     publish_json(temporary / "checkpoint.json", {**record, "files": files})
     if final.exists():
         shutil.rmtree(final)
     temporary.rename(final)
     _sync_directory(root)
+    best = best_checkpoint(root)
     for old in list_checkpoints(root)[:-keep]:
-        shutil.rmtree(old)
+        if old != best:
+            shutil.rmtree(old)
     return final
 
 
@@ -89,8 +99,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         record = json.loads((path / "checkpoint.json").read_bytes())
         if record["format"] != FORMAT:
             raise ValueError(f"checkpoint {path} has format {record['format']}; this version reads {FORMAT}")
-        tensors = {name: _read_tensors(path / f"{name}.safetensors", record) for name in ("model", "optimizer", "rng")}
-        return Checkpoint(step=record["step"], loader=record["loader"], recipe=record["recipe"], **tensors)
+        parts: dict[str, Any] = {name: record[name] for name in PLAIN}
+        parts |= {name: _read_tensors(path / f"{name}.safetensors", record) for name in TENSORS}
+        return Checkpoint(**parts)
     except (OSError, KeyError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise ValueError(f"{path} is not a whole checkpoint ({type(error).__name__}: {error})") from error
 
@@ -108,6 +119,17 @@ def newest_checkpoint(root: Path) -> Checkpoint | None:
         except ValueError as error:
             log.warning("skipping a checkpoint: %s", error)
     return None
+
+
+def best_checkpoint(root: Path) -> Path | None:
+    """The folder of the lowest validation loss, the newer of two equals; None if none was measured."""
+    scored = []
+    for path in list_checkpoints(root):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            loss = json.loads((path / "checkpoint.json").read_bytes())["validation_loss"]
+            if loss is not None:
+                scored.append((-loss, path))
+    return max(scored)[1] if scored else None
 
 
 def refuse_other_recipe(checkpoint: Checkpoint, recipe: Mapping[str, Any], sections: tuple[str, ...]) -> None:

@@ -1,11 +1,13 @@
 """How long a run trains, and what it leaves behind."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+Tracker = Literal["wandb", "tensorboard"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,13 +17,20 @@ class TrainConfig:
     Attributes:
         steps: optimiser steps of the whole run, one global batch each.
         seed: draws the initial weights.
-        device: "auto" is the GPU where there is one, otherwise the CPU; or a torch device.
-        precision: "bf16" runs the forward pass under bf16 autocast with fp32 weights; "auto" does so on a GPU only.
+        device: "auto" is the rank's GPU where there is one, otherwise the CPU; or a torch device.
+        precision: of the forward pass; the weights are f32 always. "bf16" is autocast, "fp16" autocast with a loss
+            scaler for cards without bf16; "auto" is bf16 on a GPU and fp32 on a CPU.
         chunk_size: clips of a rank's batch that go forward and backward at once; the gradients of the chunks add up
             to those of the batch. None takes the batch whole; smaller chunks need less memory.
+        recompute: keep no activations of a block but its input, and compute it again on the way back (gradient
+            checkpointing): less memory, about a third more arithmetic.
+        compile: mode of `torch.compile`; None runs without it.
+        max_nonfinite: steps in a row whose loss or gradient is not finite, and which are skipped, that end the run.
         log_every: steps between two lines of metrics.
-        checkpoint_every: steps between two checkpoints; the last step always leaves one.
-        keep_checkpoints: how many of the newest checkpoints are kept.
+        checkpoint_every: steps between two checkpoints, and two validations where there is data for them; the last
+            step always leaves one.
+        keep_checkpoints: how many of the newest checkpoints are kept; that of the lowest validation loss stays too.
+        trackers: send the metrics to "wandb" or "tensorboard" as well.
     """
 
     steps: int = 1000
@@ -29,18 +38,27 @@ class TrainConfig:
     device: str = "auto"
     precision: Precision = "auto"
     chunk_size: int | None = None
+    recompute: bool = False
+    compile: CompileMode | None = None
+    max_nonfinite: int = 20
     log_every: int = 10
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
+    trackers: tuple[Tracker, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "checkpoint_every", "keep_checkpoints"):
+        for name in ("steps", "max_nonfinite", "log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; it has to be at least 1")
         if self.chunk_size is not None and self.chunk_size < 1:
             raise ValueError(f"chunk_size={self.chunk_size}; it has to be at least 1, or null for the whole batch")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ValueError(f"precision={self.precision!r}; allowed are 'auto', 'fp32' and 'bf16'")
+        for name, value, allowed in (
+            ("precision", self.precision, get_args(Precision)),
+            ("compile", self.compile, (None, *get_args(CompileMode))),
+            *(("trackers", tracker, get_args(Tracker)) for tracker in self.trackers),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r}; allowed are {', '.join(map(str, allowed))}")
 
     def torch_device(self, local_rank: int = 0) -> torch.device:
         """The device this process trains on."""
@@ -48,6 +66,11 @@ class TrainConfig:
             return torch.device(self.device)
         return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
+    def autocast_dtype(self, device: torch.device) -> torch.dtype | None:
+        """The dtype of the forward pass, or None for plain f32."""
+        chosen = self.precision if self.precision != "auto" else "bf16" if device.type == "cuda" else "fp32"
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[chosen]
+
     def uses_bf16(self, device: torch.device) -> bool:
         """Whether the forward pass runs under bf16 autocast."""
-        return self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda")
+        return self.autocast_dtype(device) is torch.bfloat16

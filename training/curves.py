@@ -23,6 +23,9 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
     for panel, (name, title) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
         points = [(row["step"], row[name]) for row in rows if name in row]
         panel.plot([step for step, _ in points], [value for _, value in points], linewidth=1.2)
+        if name == "loss" and (held_out := [(r["step"], r["validation_loss"]) for r in rows if "validation_loss" in r]):
+            panel.plot(*zip(*held_out, strict=True), "o-", markersize=3, linewidth=1.2, label="validation")
+            panel.legend(fontsize=8)
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("step", fontsize=9)
         panel.grid(alpha=0.3)

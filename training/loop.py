@@ -2,16 +2,16 @@
 
 import contextlib
 import dataclasses
+import logging
 import math
 import statistics
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
+from pipeline.world import World
 from training.checkpoint import (
     Checkpoint,
     load_optimizer_tensors,
@@ -23,11 +23,17 @@ from training.checkpoint import (
 )
 from training.config import TrainConfig
 from training.curves import draw_curves
-from training.metrics import MetricsFile, Row, Window, format_row, read_metrics
-from training.optim import OptimConfig, learning_rate, make_optimizer
+from training.distributed import StopRequest
+from training.flops import forward_flops_per_clip, model_flops_utilisation, peak_flops_per_second
+from training.guard import NonFiniteGuard
+from training.learner import Learner
+from training.metrics import MetricsFile, Row, Window, format_row
+from training.optim import OptimConfig, learning_rate
+from training.trackers import open_trackers
 
 # What a run may not change between two of its checkpoints; the loader's state guards data set, seed and batch size.
 FIXED_SECTIONS = ("system", "model", "objective", "optim")
+log = logging.getLogger(__name__)
 
 
 class BatchSource(Protocol):
@@ -58,8 +64,9 @@ class TrainSummary:
         steps: optimiser steps of the run, those before a resume included.
         first_loss: loss in the first row of metrics.
         final_loss: loss in the last row of metrics.
-        clips_per_second: median of the rows.
+        clips_per_second: of all ranks, median of the rows.
         checkpoint: the last checkpoint.
+        stopped: whether SIGTERM ended it before its last step.
     """
 
     steps: int
@@ -67,6 +74,7 @@ class TrainSummary:
     final_loss: float
     clips_per_second: float
     checkpoint: Path
+    stopped: bool = False
 
 
 class Trainer:
@@ -81,139 +89,166 @@ class Trainer:
         optim: OptimConfig,
         recipe: Mapping[str, Any],
         run_dir: Path,
+        world: World = World(),  # noqa: B008
+        validation: BatchSource | None = None,
         report: Callable[[str], None] = print,
+        key_of: Callable[[int], str] = str,
     ) -> None:
         """Prepare a run; nothing is written before `run`.
 
         Args:
-            objective: maps a batch to f32 `[B]` scores by name, "loss" among them.
-            loader: gives batches on the device, in an order of its own.
+            objective: maps a batch to f32 `[B]` scores by name, "loss" among them; the same weights on every rank.
+            loader: gives this rank's batches on the device, in an order of its own.
             config: the loop.
             optim: the optimiser.
             recipe: the resolved configuration as JSON, kept in every checkpoint.
-            run_dir: the folder of the run.
-            report: takes each line meant for the terminal.
+            run_dir: the folder of the run; rank 0 writes it, every rank reads it.
+            world: the ranks; with more than one, in a `process_group`.
+            validation: batches of held-out data, of which every checkpoint takes the loss.
+            report: takes each line meant for the terminal, on rank 0.
+            key_of: names a sample by its number in the data set, for messages.
 
         Raises:
-            ValueError: If the loader has no batch.
+            ValueError: If the loader has no batch, or a tracker is not installed.
         """
         if len(loader) == 0:
             raise ValueError("the data set is smaller than one global batch; lower data.global_batch_size")
-        self.config, self.optim, self.recipe = config, optim, dict(recipe)
+        self.config, self.optim, self.recipe, self.world = config, optim, dict(recipe), world
         self.run_dir, self.report, self.loader = run_dir, report, loader
-        self.device = config.torch_device()
-        self.objective = objective.to(self.device).train()
-        self.optimizer = make_optimizer(objective, optim)
+        self.validation, self._validation_start = validation, validation.state_dict() if validation else {}
+        self.device = config.torch_device(world.local_rank)
+        self.learner = Learner(objective, config, optim, world, self.device)
+        self.objective = self.learner.objective
         self.step = 0
+        self._guard = NonFiniteGuard(config.max_nonfinite, key_of)
+        self._trackers = open_trackers(config.trackers, run_dir, recipe) if self.leads else []
+        self._peak = peak_flops_per_second(self.device)
+        self._forward_flops: float | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank speaks and writes for all."""
+        return self.world.rank == 0
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the run's checkpoints."""
+        return self.run_dir / "checkpoints"
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Continue after `checkpoint` as if the run had never stopped.
+        """Continue after `checkpoint` as if the run had never stopped; the number of ranks may be another.
 
         Raises:
             ValueError: If it belongs to another recipe, data set, seed or batch size; the message names both values.
         """
         refuse_other_recipe(checkpoint, self.recipe, FIXED_SECTIONS)
         self.objective.load_state_dict(checkpoint.model)
-        load_optimizer_tensors(self.optimizer, checkpoint.optimizer)
+        load_optimizer_tensors(self.learner.optimizer, checkpoint.optimizer)
+        if checkpoint.scaler and self.learner.scaler.is_enabled():
+            self.learner.scaler.load_state_dict(checkpoint.scaler)
         self.loader.load_state_dict(checkpoint.loader)
         load_rng_tensors(checkpoint.rng, self.device)
         self.step = checkpoint.step
 
     def run(self) -> TrainSummary:
-        """Train up to `config.steps`.
+        """Train up to `config.steps`, or until SIGTERM; either leaves a checkpoint.
 
         Raises:
-            FloatingPointError: If the loss is no longer finite.
+            FloatingPointError: If loss or gradient is not finite in too many steps in a row.
         """
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        last_saved = self.run_dir / "checkpoints" / f"step-{self.step:08d}"
+        if self.leads:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+        last_saved, stopped = self.checkpoints / f"step-{self.step:08d}", False
+        stop = StopRequest(self.world)
         with (
-            MetricsFile(self.metrics_path, after_step=self.step) as metrics,
+            stop.listening(),
+            MetricsFile(self.run_dir / "metrics.jsonl", after_step=self.step, writes=self.leads) as metrics,
             contextlib.closing(_endless(self.loader)) as batches,
         ):
-            window = Window()
-            while self.step < self.config.steps:
-                asked = time.perf_counter()
-                batch = next(batches)
-                waited_seconds = time.perf_counter() - asked
-                scores = self._train_step(batch)
-                window.add(scores, num_clips=len(batch["valid"]), waited_seconds=waited_seconds)
-                saving = self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps
+            window = Window(self.device)
+            while self.step < self.config.steps and not stopped:
+                with window.clock.stage("data"):
+                    batch = next(batches)
+                self._train_step(batch, window)
+                del batch  # its memory can be filled again while the next one is waited for
+                stopped = stop.agreed()
+                saving = stopped or self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps
                 if saving or self.step % self.config.log_every == 0:
-                    self._log(window, metrics)
-                    window = Window()
-                if saving:
-                    last_saved = self._save()
-        rows = read_metrics(self.metrics_path)
-        return TrainSummary(
-            steps=self.step,
-            first_loss=rows[0]["loss"] if rows else math.nan,
-            final_loss=rows[-1]["loss"] if rows else math.nan,
-            clips_per_second=statistics.median(row["clips_per_second"] for row in rows) if rows else math.nan,
-            checkpoint=last_saved,
-        )
+                    row = self._row(window, last_saved, validate=saving and not stopped)
+                    self._publish(row, window, metrics)
+                    if saving:
+                        last_saved = self._save(row.get("validation_loss"), metrics.rows)
+                    window = Window(self.device)
+            stop.settle()
+        return self._summary(metrics.rows, last_saved, stopped and self.step < self.config.steps)
 
-    @property
-    def metrics_path(self) -> Path:
-        """The run's JSONL file."""
-        return self.run_dir / "metrics.jsonl"
-
-    def _train_step(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One optimiser step on a rank's part of the global batch; gives scalars on the device.
-
-        Every sample weighs the same however the batch is cut, so a chunk's share of the loss is its sum over the
-        number of valid samples in the whole batch.
-        """
+    def _train_step(self, batch: Mapping[str, Tensor], window: Window) -> None:
+        if self._peak is not None and self._forward_flops is None:
+            self._forward_flops = forward_flops_per_clip(self.objective, batch)
         self.step += 1
         rate = learning_rate(self.step, self.config.steps, self.optim)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        num_valid = batch["valid"].sum().clamp(min=1)
-        totals: dict[str, Tensor] = {}
-        for chunk in _chunks(batch, self.config.chunk_size):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.uses_bf16(self.device)):
-                scores: dict[str, Tensor] = self.objective(chunk)
-            shares = {name: score.where(chunk["valid"], 0).sum() / num_valid for name, score in scores.items()}
-            shares["loss"].backward()  # type: ignore[no-untyped-call]
-            for name, share in shares.items():
-                totals[name] = totals[name] + share.detach() if name in totals else share.detach()
-        totals["grad_norm"] = nn.utils.clip_grad_norm_(self.objective.parameters(), self.optim.clip_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return totals
+        result = self.learner.step(batch, rate, window.clock)
+        window.add(result, num_clips=len(batch["valid"]) * self.world.size)
+        self._guard.add(self.step, result, batch)
 
-    def _log(self, window: Window, metrics: MetricsFile) -> None:
-        rate = learning_rate(self.step, self.config.steps, self.optim)
-        row: Row = {"step": self.step, **window.row(), "lr": rate}
-        if not math.isfinite(row["loss"]):
-            raise FloatingPointError(
-                f"the loss is {row['loss']} at step {self.step} (learning rate {rate:.2e}); "
-                "lower optim.lr or look at the targets, then resume from the last checkpoint"
-            )
+    def _row(self, window: Window, last_saved: Path, *, validate: bool) -> Row:
+        try:
+            num_skipped = self._guard.review()
+        except FloatingPointError as error:
+            last = f"the last good checkpoint is {last_saved}" if last_saved.exists() else "there is no checkpoint yet"
+            raise FloatingPointError(f"{error}; {last}") from None
+        row: Row = {"step": self.step, **window.row(), "num_skipped": num_skipped}
+        row["lr"] = learning_rate(self.step, self.config.steps, self.optim)
+        if self._peak is not None and self._forward_flops is not None:
+            rate = row["clips_per_second"]
+            row["mfu"] = model_flops_utilisation(rate, self._forward_flops, self._peak, self.world.size)
+        if validate and self.validation is not None:
+            self.validation.load_state_dict(self._validation_start)  # the same masks every time
+            row["validation_loss"] = self.learner.score(iter(self.validation))
+        return row
+
+    def _publish(self, row: Row, window: Window, metrics: MetricsFile) -> None:
         metrics.write(row)
-        self.report(format_row(row, self.config.steps))
+        if not self.leads:
+            return
+        for track in self._trackers:
+            track(row)
+        seconds_per_clip = 1 / row["clips_per_second"]
+        clips_left = (self.config.steps - self.step) * window.num_clips / window.num_steps
+        self.report(format_row({**row, "seconds_left": clips_left * seconds_per_clip}, self.config.steps))
+        if row["num_invalid"]:
+            log.warning("%d samples of the last %d steps did not count", row["num_invalid"], window.num_steps)
 
-    def _save(self) -> Path:
+    def _save(self, validation_loss: float | None, rows: list[Row]) -> Path:
+        path = self.checkpoints / f"step-{self.step:08d}"
+        if not self.leads:
+            return path
         checkpoint = Checkpoint(
             step=self.step,
             model=self.objective.state_dict(),
-            optimizer=optimizer_tensors(self.optimizer),
+            optimizer=optimizer_tensors(self.learner.optimizer),
             rng=rng_tensors(self.device),
             loader=self.loader.state_dict(),
             recipe=self.recipe,
+            scaler=self.learner.scaler.state_dict(),
+            validation_loss=validation_loss,
         )
-        draw_curves(read_metrics(self.metrics_path), self.run_dir / "curves.png")
-        return save_checkpoint(self.run_dir / "checkpoints", checkpoint, keep=self.config.keep_checkpoints)
+        draw_curves(rows, self.run_dir / "curves.png")
+        return save_checkpoint(self.checkpoints, checkpoint, keep=self.config.keep_checkpoints)
+
+    def _summary(self, rows: list[Row], last_saved: Path, stopped: bool) -> TrainSummary:
+        losses = [row["loss"] for row in rows if "loss" in row]
+        return TrainSummary(
+            steps=self.step,
+            first_loss=losses[0] if losses else math.nan,
+            final_loss=losses[-1] if losses else math.nan,
+            clips_per_second=statistics.median(row["clips_per_second"] for row in rows) if rows else math.nan,
+            checkpoint=last_saved,
+            stopped=stopped,
+        )
 
 
 def _endless(loader: BatchSource) -> Generator[Mapping[str, Tensor], None, None]:
     """One epoch after the other."""
     while True:
         yield from loader
-
-
-def _chunks(batch: Mapping[str, Tensor], size: int | None) -> Iterator[dict[str, Tensor]]:
-    """Cut a batch into runs of at most `size` samples."""
-    num_samples = len(batch["valid"])
-    for start in range(0, num_samples, size or num_samples):
-        yield {name: value[start : start + (size or num_samples)] for name, value in batch.items()}

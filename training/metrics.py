@@ -2,30 +2,44 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from shards.publish import publish_bytes
+from training.clock import STAGES, StepClock
+from training.learner import StepResult
 
 Row = dict[str, float]
 
+# The numbers of a row that depend on the clock and the machine; all others are the same in every repetition of a run.
+TIMINGS = ("clips_per_second", "data_wait_share", *(f"{stage}_seconds" for stage in STAGES), "gpu_memory_gib", "mfu")
+
 
 class MetricsFile:
-    """A JSONL file of rows in the order of their `step`, that a resumed run continues without repeating any."""
+    """A JSONL file of rows in the order of their `step`, that a resumed run continues without repeating any.
 
-    def __init__(self, path: Path, *, after_step: int = 0) -> None:
+    All ranks know the rows; only the one that `writes` touches the file.
+    """
+
+    def __init__(self, path: Path, *, after_step: int = 0, writes: bool = True) -> None:
         """Open `path` to append; rows later than `after_step`, left by a run that went further, are dropped."""
-        kept = [row for row in read_metrics(path) if row["step"] <= after_step] if path.exists() else []
-        publish_bytes(path, b"".join(_encode(row) for row in kept))
-        self._file = path.open("ab")
+        self.rows = [row for row in read_metrics(path) if row["step"] <= after_step] if path.exists() else []
+        self._file = None
+        if writes:
+            publish_bytes(path, b"".join(_encode(row) for row in self.rows))
+            self._file = path.open("ab")
 
     def write(self, row: Row) -> None:
         """Append a row; it is in the file when this returns."""
-        self._file.write(_encode(row))
-        self._file.flush()
+        self.rows.append(row)
+        if self._file is not None:
+            self._file.write(_encode(row))
+            self._file.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -33,36 +47,49 @@ class MetricsFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 class Window:
     """Sums of one interval between two rows, kept on the device so that no step waits for the GPU."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        """Start at zero."""
+        self.device = device
+        self.clock = StepClock(device)
         self.num_steps = 0
+        self.num_clips = 0
+        self._num_finite = torch.zeros((), device=device)
+        self._num_valid = torch.zeros((), device=device)
         self._sums: dict[str, Tensor] = {}
-        self._num_clips = 0
-        self._waited_seconds = 0.0
         self._started = time.perf_counter()
 
-    def add(self, scores: dict[str, Tensor], *, num_clips: int, waited_seconds: float) -> None:
-        """Take in one step: its scalars, the clips it trained on, and how long it waited for them."""
+    def add(self, result: StepResult, *, num_clips: int) -> None:
+        """Take in one step on `num_clips` clips of all ranks; the scores of a skipped one do not count."""
         self.num_steps += 1
-        self._num_clips += num_clips
-        self._waited_seconds += waited_seconds
-        for name, value in scores.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self.num_clips += num_clips
+        self._num_finite += result.finite
+        self._num_valid += result.num_valid
+        for name, value in result.scores.items():
+            counted = value.where(result.finite, 0)
+            self._sums[name] = self._sums[name] + counted if name in self._sums else counted
 
     def row(self) -> Row:
-        """Means over the steps taken in, and the rates; waits for the device."""
-        means = {name: total.item() / self.num_steps for name, total in self._sums.items()}
+        """Means over the steps that were taken (none if all were skipped), counts and rates; waits for the device."""
+        num_finite = self._num_finite.item()
+        row = {name: total.item() / num_finite for name, total in self._sums.items() if num_finite}
+        stages = self.clock.seconds()
         seconds = max(time.perf_counter() - self._started, 1e-9)
-        return {
-            **means,
-            "clips_per_second": self._num_clips / seconds,
-            "data_wait_share": min(1.0, self._waited_seconds / seconds),
+        row |= {
+            "num_invalid": self.num_clips - self._num_valid.item(),
+            "clips_per_second": self.num_clips / seconds,
+            "data_wait_share": min(1.0, stages["data"] / seconds),
+            **{f"{stage}_seconds": stages[stage] / max(self.num_steps, 1) for stage in STAGES},
         }
+        if self.device.type == "cuda":
+            row["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        return row
 
 
 def read_metrics(path: Path) -> list[Row]:
@@ -74,11 +101,33 @@ def read_metrics(path: Path) -> list[Row]:
     return rows
 
 
-def format_row(row: Row, num_steps: int) -> str:
-    """A row as one line for the terminal."""
-    shown = {"loss": ".4f", "lr": ".2e", "grad_norm": ".3f", "clips_per_second": ".1f", "data_wait_share": ".1%"}
-    parts = [f"{name} {row[name]:{spec}}" for name, spec in shown.items() if name in row]
-    return "  ".join([f"step {row['step']:>{len(str(num_steps))}.0f}/{num_steps}", *parts])
+_SHOWN = {
+    "loss": ".4f",
+    "validation_loss": ".4f",
+    "lr": ".2e",
+    "grad_norm": ".3f",
+    "clips_per_second": ".1f",
+    "data_wait_share": ".1%",
+    "gpu_memory_gib": ".1f",
+    "mfu": ".1%",
+}
+
+
+def format_row(row: Mapping[str, float], num_steps: int) -> str:
+    """A row as one line for the terminal, with the time that is left at the speed of its interval."""
+    parts = [f"{name} {row[name]:{spec}}" for name, spec in _SHOWN.items() if name in row]
+    parts += [f"{name} {row[name]:.0f}" for name in ("num_skipped", "num_invalid") if row.get(name)]
+    line = "  ".join([f"step {row['step']:>{len(str(num_steps))}.0f}/{num_steps}", *parts])
+    return line if "seconds_left" not in row else f"{line}  left {format_duration(row['seconds_left'])}"
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as "4s", "3m20s", "5h07m" or "2d03h"."""
+    whole = round(seconds)
+    for unit, name, lower, lower_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= unit:
+            return f"{whole // unit}{name}{whole % unit // lower:02d}{lower_name}"
+    return f"{whole}s"
 
 
 def _encode(row: dict[str, Any]) -> bytes:

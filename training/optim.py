@@ -14,9 +14,9 @@ class OptimConfig:
     Attributes:
         lr: peak learning rate, reached at the end of the warm-up.
         min_lr: the floor, reached at the last step.
-        warmup: share of all steps over which the rate rises from zero.
+        warmup: steps over which the rate rises from zero: below 1 a share of all steps, otherwise their number.
         betas: decay of AdamW's two moments.
-        weight_decay: applied to matrices and kernels; never to one-dimensional parameters (biases, norms, tokens).
+        weight_decay: applied to matrices and kernels; never to biases, norms, tokens and positions.
         clip_grad_norm: the largest global gradient norm, above which gradients are scaled down.
     """
 
@@ -30,8 +30,10 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.min_lr <= self.lr or self.lr == 0:
             raise ValueError(f"lr={self.lr} and min_lr={self.min_lr}; needed is 0 <= min_lr <= lr with lr above 0")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup={self.warmup} is a share of the steps; allowed is 0 <= warmup < 1")
+        if self.warmup < 0 or (self.warmup >= 1 and self.warmup != int(self.warmup)):
+            raise ValueError(
+                f"warmup={self.warmup}; allowed is a share of the steps below 1, or a whole number of them"
+            )
         if self.weight_decay < 0 or self.clip_grad_norm <= 0:
             raise ValueError(
                 f"weight_decay={self.weight_decay} and clip_grad_norm={self.clip_grad_norm}; "
@@ -41,7 +43,7 @@ class OptimConfig:
 
 def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
     """The rate of one step: 0 at step 0, `lr` at the end of the warm-up, `min_lr` at `num_steps` and after."""
-    num_warmup = config.warmup * num_steps
+    num_warmup = config.warmup * num_steps if config.warmup < 1 else config.warmup
     if step < num_warmup:
         return config.lr * step / num_warmup
     progress = min(1.0, (step - num_warmup) / max(1e-9, num_steps - num_warmup))
@@ -49,13 +51,19 @@ def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, by name, in two groups: with and without weight decay."""
+    """AdamW over the trainable parameters, by name, in two groups: with and without weight decay.
+
+    The fused kernel is one launch on a GPU, and can leave a step out without the host knowing (`found_inf`).
+    """
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [(name, p) for name, p in trainable if p.ndim > 1]
-    plain = [(name, p) for name, p in trainable if p.ndim <= 1]
+    decayed = [(name, p) for name, p in trainable if _decays(name, p)]
+    plain = [(name, p) for name, p in trainable if not _decays(name, p)]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    fused = all(p.is_cuda for _, p in trainable)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 1 and not name.endswith("pos_embed")
