@@ -31,6 +31,7 @@ from shards.build.plan import Plan
 from shards.errors import ShardError
 
 BLOCKED = {signal.SIGINT, signal.SIGTERM}  # helpers end when their builder does, not with what a terminal sends to all
+_PROGRAM = "from shards.build.isolate import main; main()"
 _ATTEMPTS = 2  # a decoder that was killed may have been killed by accident
 
 
@@ -111,7 +112,7 @@ class DecoderProcess:
     def _start(self) -> Connection:
         ours, theirs = Pipe()
         root = str(Path(__file__).parents[2])
-        command = [sys.executable, "-P", "-m", "shards.build.isolate", str(theirs.fileno()), str(self._file)]
+        command = [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno()), str(self._file)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -184,6 +185,7 @@ def _serve(pipe: Connection, memory: mmap.mmap) -> None:
         pipe.send(outcome)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run a decoder process; its arguments are the numbers of the pipe and of the shared memory."""
     with contextlib.suppress(EOFError, OSError):
         _serve(Connection(int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), 0))

@@ -1,0 +1,126 @@
+"""Signals, a full disk, a second builder: what is finished stays, and the next run ends with the same bytes."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shards.build import Partition, Source, load_folder
+from shards.build.lock import build_lock
+from shards.errors import ShardError
+from tests.builds import build, contents, start_python, write_videos
+
+# argv: videos, out, items after which to say so and wait
+WAITING_BUILDER = """
+import sys
+from pathlib import Path
+from shards.build import load_folder
+from tests.builds import build
+items = 0
+def progress(done, failed):
+    global items
+    items += done
+    if items == int(sys.argv[3]):
+        print("here", flush=True)
+        sys.stdin.readline()
+build(load_folder(Path(sys.argv[1])), Path(sys.argv[2]), progress=progress)
+"""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return load_folder(write_videos(tmp_path_factory.mktemp("videos"), 10))
+
+
+@pytest.fixture(scope="module")
+def expected(source: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("expected")
+    build(source, out)
+    return contents(out)
+
+
+@pytest.mark.parametrize("last_item", [1, 8])
+def test_ctrl_c_drops_the_shard_in_hand_and_says_what_remains(
+    source: Source, tmp_path: Path, expected: dict[str, bytes], last_item: int
+) -> None:
+    with start_python(WAITING_BUILDER, source.root, tmp_path, last_item) as builder:
+        assert builder.stdout is not None
+        assert builder.stdout.readline() == "here\n"
+        builder.send_signal(signal.SIGINT)
+        _, errors = builder.communicate(timeout=60)
+    assert builder.returncode == -signal.SIGINT
+    finished = len(list(tmp_path.glob("*.idx")))
+    assert finished < 4
+    assert f"{finished} of 4 shards are finished and kept, {4 - finished} remain" in errors
+    assert not list(tmp_path.glob("*.tmp"))
+    assert build(source, tmp_path).num_resumed == sum((3, 3, 3, 2)[:finished])
+    assert contents(tmp_path) == expected
+
+
+def test_a_second_builder_is_told_who_is_building(source: Source, tmp_path: Path, expected: dict[str, bytes]) -> None:
+    with start_python(WAITING_BUILDER, source.root, tmp_path, 2) as builder:
+        assert builder.stdout is not None
+        assert builder.stdout.readline() == "here\n"
+        with pytest.raises(ShardError, match=rf"another process \(pid {builder.pid} on .*\) is building"):
+            build(source, tmp_path)
+        with pytest.raises(ShardError, match="is building"):
+            build(source, tmp_path, partition=Partition(0, 2))
+        builder.communicate("\n", timeout=60)
+    assert contents(tmp_path) == expected
+
+
+def test_the_lock_of_a_killed_builder_is_no_lock(source: Source, tmp_path: Path, expected: dict[str, bytes]) -> None:
+    with start_python(WAITING_BUILDER, source.root, tmp_path, 2) as builder:
+        assert builder.stdout is not None
+        assert builder.stdout.readline() == "here\n"
+        builder.kill()
+        builder.communicate(timeout=60)
+    assert (tmp_path / ".build" / "lock").exists()
+    build(source, tmp_path)
+    assert contents(tmp_path) == expected
+
+
+def test_partitions_build_side_by_side_but_each_only_once(tmp_path: Path) -> None:
+    with build_lock(tmp_path, Partition(0, 2)) as first:
+        with build_lock(tmp_path, Partition(1, 2)) as second:
+            assert (first, second) == (True, False)
+        with pytest.raises(ShardError, match="partition 0/2"), build_lock(tmp_path, Partition(0, 2)):
+            pass
+        with pytest.raises(ShardError, match="is building"), build_lock(tmp_path):
+            pass
+    with build_lock(tmp_path):
+        pass
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("a small disk is made by mounting a tmpfs, which takes root")
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", folder], check=False, capture_output=True, text=True
+    )
+    if mount.returncode:
+        pytest.skip(f"a small disk is made by mounting a tmpfs, which is not allowed here: {mount.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_stops_the_build_which_goes_on_when_there_is_room(
+    source: Source, small_disk: Path, expected: dict[str, bytes]
+) -> None:
+    with pytest.raises(
+        ShardError, match=r"no room is left on the disk: \d of 4 shards are finished and kept, \d remain"
+    ):
+        build(source, small_disk)
+    assert not list(small_disk.glob("*.tmp"))
+    assert 1 <= len(list(small_disk.glob("*.idx"))) < 4
+    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
+    assert build(source, small_disk).num_resumed >= 3
+    assert contents(small_disk) == expected
