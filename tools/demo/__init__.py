@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", default="demo", help="recipe name or YAML file (default: demo)")
     parser.add_argument("--train-videos", type=int, default=960, help="training videos (default: 960)")
     parser.add_argument("--validation-videos", type=int, default=240, help="validation videos (default: 240)")
-    parser.add_argument("--teacher-steps", type=int, default=350, help="steps of the teacher's training (default: 350)")
+    parser.add_argument("--teacher-steps", type=int, default=300, help="steps of the teacher's training (default: 300)")
     parser.add_argument("--json", action="store_true", help="print report.json at the end instead of a summary")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -57,7 +59,8 @@ def make_videos(
     total = videos.num_train + videos.num_validation
     chunks = [range(start, min(start + CHUNK, total)) for start in range(0, total, CHUNK)]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(_make_chunk, videos.seed, numbers, folder) for numbers in chunks]
+        with _interrupts_blocked():  # the workers inherit it: a Ctrl-C is this process's business
+            futures = [pool.submit(_make_chunk, videos.seed, numbers, folder) for numbers in chunks]
         try:
             for future in as_completed(futures):
                 progress(future.result())
@@ -65,6 +68,15 @@ def make_videos(
             pool.shutdown(cancel_futures=True)
             raise
     write_annotations(videos, out / "labels")
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def scene_of(seed: int, number: int) -> tuple[Scene, int]:
