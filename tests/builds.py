@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +38,7 @@ def listed(folder: Path, *names: str) -> Source:
 
 def build(source: Source, out: Path, **changes: Any) -> BuildSummary:
     """A build with a teacher, unless `changes` says otherwise."""
-    arguments = {"view": VIEW, "config": CONFIG} | changes
+    arguments: dict[str, Any] = {"view": VIEW, "config": CONFIG} | changes
     if "engine" not in changes:
         arguments.setdefault("teacher", MeanTeacher(VIEW.clip_shape))
     return build_dataset(source, out, **arguments)
@@ -56,10 +55,13 @@ def failures(out: Path) -> dict[str, str]:
     return {line["id"]: line["reason"] for line in lines}
 
 
-def start_python(script: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+def start_python(script: str, *arguments: object) -> subprocess.Popen[str]:
     """A real process that runs `script` in the project's root, with pipes."""
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(
-        command, cwd=ROOT, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes, **options
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
