@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from model.blocks import NORM_EPS, Block, init_weights
@@ -70,7 +71,7 @@ class ViTEncoder(nn.Module):
     def forward(self, clip: Tensor) -> Tensor:
         """Encode whole clips (video or tubes, as `TubeletEmbedding` takes them) into `[B, T', S, D]`."""
         x = self.embed(clip)
-        return self.encode(x).unflatten(1, (self.config.num_times, self.config.num_positions))
+        return rearrange(self.encode(x), "b (t s) d -> b t s d", t=self.config.num_times)
 
     def embed(self, clip: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Turn pixels into tokens with their positions.
@@ -85,7 +86,7 @@ class ViTEncoder(nn.Module):
         Raises:
             ValueError: If the grid of `clip` is neither the configured one nor that of `tokens`.
         """
-        x = self.patch_embed(clip).flatten(1, 2)  # [B, T' * S', D]
+        x: Tensor = self.patch_embed(clip).flatten(1, 2)  # [B, T' * S', D]
         num_tokens = self.config.num_tokens if tokens is None else tokens.shape[1]
         if x.shape[1] not in (self.config.num_tokens, num_tokens):
             raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from model.salt import SALTConfig
 from model.st_jepa import STJEPA, STJEPAConfig
 from pipeline.config import LoaderConfig
 from pipeline.device import IMAGENET, DeviceLoader
@@ -32,6 +33,20 @@ MODEL = STJEPAConfig(
     heads=2,
     predictor_depth=1,
     predictor_dim=32,
+    target_dim=DIM,
+)
+
+SALT_MODEL = SALTConfig(
+    num_frames=FRAMES,
+    image_size=SIZE,
+    tubelet=TUBELET,
+    patch=PATCH,
+    dim=32,
+    depth=2,
+    heads=2,
+    predictor_dim=16,
+    predictor_depth=1,
+    predictor_heads=2,
     target_dim=DIM,
 )
 
