@@ -18,7 +18,7 @@ from typing import NoReturn, Protocol
 from shards.errors import ShardError
 
 COMMANDS = {
-    "demo": "tools.demo",
+    "demo": "tools.demo.command",
     "build": "tools.build",
     "index": "tools.index",
     "verify": "tools.verify",
@@ -28,7 +28,7 @@ COMMANDS = {
     "bench": "tools.bench",
 }
 SECTIONS = ("view", "build", "data", "model", "objective", "optim", "train", "evaluate")
-TAKES_OVERRIDES = ("build", "train", "evaluate")
+TAKES_OVERRIDES = ("build", "train", "evaluate", "demo")
 EXIT_INTERRUPTED = 130
 _OVERRIDE = re.compile(rf"--({'|'.join(SECTIONS)})\.[\w.]+(=.*)?", re.DOTALL)
 

@@ -52,7 +52,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _number(dataset: ShardDataset, key: str) -> int:
     if not key.startswith("#"):
-        return dataset.index_of(key)
+        try:
+            return dataset.index_of(key)
+        except KeyError:
+            raise ValueError(f"{dataset.directory} has no sample {key!r}; its first is {dataset.key(0)!r}") from None
     if not key[1:].isdecimal() or int(key[1:]) >= len(dataset):
         raise ValueError(f"{key!r} is no sample number; allowed are #0 to #{len(dataset) - 1}")
     return int(key[1:])

@@ -128,11 +128,9 @@ def render(scene: Scene, times: Sequence[float], height: int, width: int) -> NDA
     Returns:
         uint8 [len(times), height, width, 3], RGB.
     """
-    background = np.array(scene.background, dtype=np.float32)
-    ink = np.array(COLOURS[scene.colour], dtype=np.float32)
+    palette = _palette(scene)
     frames = np.empty((len(times), height, width, 3), dtype=np.uint8)
-    frames[:] = background.astype(np.uint8)
-    stamp, stamp_radius = np.empty((0, 0, 1), dtype=np.float32), -1.0
+    stamp, stamp_radius = np.empty((0, 0), dtype=np.uint8), -1.0
     for frame, time in zip(frames, times, strict=True):
         phase = time - 0.5
         scale = scene.zoom ** (scene.motion.growth * phase)
@@ -141,31 +139,38 @@ def render(scene: Scene, times: Sequence[float], height: int, width: int) -> NDA
         if scene.radius * scale != stamp_radius:
             stamp_radius = scene.radius * scale
             stamp = _stamp(scene, stamp_radius * height)
+        cover = np.zeros((height, width), dtype=np.uint8)
         for x, y in np.rint(places).astype(int).tolist():
-            _print(frame, stamp, x, y, ink)
+            _print(cover, stamp, x, y)
+        np.take(palette, cover, axis=0, out=frame)
     return frames
 
 
-def _stamp(scene: Scene, radius: float) -> NDArray[np.float32]:
-    """The share of each pixel that is inside the shape, from its signed distance: float32 [side, side, 1]."""
+def _palette(scene: Scene) -> NDArray[np.uint8]:
+    """The colour of a pixel by how much of it a shape covers, 0 to 255: uint8 [256, 3]."""
+    share = np.linspace(0, 1, 256)[:, None]
+    colours = np.array(scene.background) * (1 - share) + np.array(COLOURS[scene.colour]) * share
+    return np.rint(colours).astype(np.uint8)
+
+
+def _stamp(scene: Scene, radius: float) -> NDArray[np.uint8]:
+    """How much of each pixel is inside the shape, from its signed distance: uint8 [side, side], 255 is all."""
     half = int(1.4 * radius) + 2  # no shape is longer than 1.4 radii
     offsets = np.arange(-half, half + 1, dtype=np.float32)
     x, y = offsets[None], offsets[:, None]
     cosine, sine = np.float32(np.cos(scene.tilt)), np.float32(np.sin(scene.tilt))
     distance = _signed_distance(scene.shape, cosine * x + sine * y, cosine * y - sine * x, np.float32(radius))
-    return np.clip(np.float32(0.5) - distance, 0, 1).astype(np.float32)[..., None]
+    return np.rint(255 * np.clip(0.5 - distance, 0, 1)).astype(np.uint8)
 
 
-def _print(frame: NDArray[np.uint8], stamp: NDArray[np.float32], x: int, y: int, ink: NDArray[np.float32]) -> None:
-    """Blend the stamp over the frame in place, centred at (x, y), as far as it is inside."""
-    half, (height, width) = len(stamp) // 2, frame.shape[:2]
+def _print(cover: NDArray[np.uint8], stamp: NDArray[np.uint8], x: int, y: int) -> None:
+    """Put the stamp, centred at (x, y), into the cover, as far as it is inside."""
+    half, (height, width) = len(stamp) // 2, cover.shape
     top, bottom = max(0, y - half), min(height, y + half + 1)
     left, right = max(0, x - half), min(width, x + half + 1)
-    if top >= bottom or left >= right:
-        return
-    cover = stamp[top - y + half : bottom - y + half, left - x + half : right - x + half]
-    behind = frame[top:bottom, left:right]
-    behind[:] = np.rint(behind + cover * (ink - behind))
+    if top < bottom and left < right:
+        part = cover[top:bottom, left:right]
+        np.maximum(part, stamp[top - y + half : bottom - y + half, left - x + half : right - x + half], out=part)
 
 
 def _signed_distance(shape: str, u: NDArray[np.float32], v: NDArray[np.float32], r: np.float32) -> NDArray[Any]:

@@ -114,12 +114,12 @@ def _tiny_videomae(student: GridConfig) -> VideoMAEForVideoClassification:
 
 
 def _draw_clips(plan: TeacherPlan, view: ViewSpec, count: int) -> NDArray[np.uint8]:
-    """Clips of the teacher's own scenes, drawn straight into the view: u8 [count, T, H, W, 3]."""
+    """Clips of the teacher's own scenes, drawn at half the size of a video: u8 [count, T, H, W, 3]."""
     clips = np.empty((count, *view.clip_shape), dtype=np.uint8)
     for number, clip in enumerate(clips):
         scene, num_frames = scene_of(plan.seed + SEED_OFFSET, number)
         times = np.linspace(0, 1, num_frames)[view.frame_indices(num_frames)]
-        clip[:] = [view.resize(frame) for frame in render(scene, times.tolist(), HEIGHT, WIDTH)]
+        clip[:] = [view.resize(frame) for frame in render(scene, times.tolist(), HEIGHT // 2, WIDTH // 2)]
     return clips
 
 
