@@ -23,12 +23,13 @@ COMMANDS = {
     "index": "tools.index",
     "verify": "tools.verify",
     "show": "tools.show",
+    "preflight": "tools.preflight",
     "train": "tools.train",
     "evaluate": "tools.evaluate",
     "bench": "tools.bench",
 }
 SECTIONS = ("view", "build", "data", "model", "objective", "optim", "train", "evaluate")
-TAKES_OVERRIDES = ("build", "train", "evaluate", "demo")
+TAKES_OVERRIDES = ("build", "preflight", "train", "evaluate", "demo")
 EXIT_INTERRUPTED = 130
 _OVERRIDE = re.compile(rf"--({'|'.join(SECTIONS)})\.[\w.]+(=.*)?", re.DOTALL)
 

@@ -1,0 +1,74 @@
+"""Look before a long run: `reelshard preflight`.
+
+reelshard preflight --recipe st_jepa_ssv2 --data ssv2/train --out runs/st_jepa
+torchrun --nproc-per-node 8 -m tools preflight --recipe st_jepa_ssv2 --data ssv2/train --out runs/st_jepa
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tools.preflight.outcome import Outcome
+
+HELP = "check machine, data set and memory with a short rehearsal before a long run"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `reelshard preflight`."""
+    parser.add_argument("--recipe", default="st_jepa_ssv2", help="name of a recipe, or path of a YAML file")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the training data set")
+    parser.add_argument("--out", type=Path, default=Path(), help="where the run is to be written (default: here)")
+    parser.add_argument("--batches", type=int, default=30, help="batches of the stress run (default: 30)")
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON only")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; the status is 1 if a check failed on any rank."""
+    import torch
+
+    from pipeline.world import World
+    from tools.preflight.machine import machine_checks
+    from tools.preflight.rehearsal import Rehearsal
+    from tools.recipe import load_recipe
+    from training.distributed import process_group, sum_over_ranks
+
+    if args.batches < 1:
+        raise ValueError(f"--batches is {args.batches}; give at least 1")
+    recipe = load_recipe(args.recipe, args.overrides)
+    world = World.from_env()
+    device = recipe.train.torch_device(world.local_rank)
+
+    def failures() -> int:
+        mine = sum(outcome.status == "fail" for outcome in outcomes)
+        return int(sum_over_ranks(torch.tensor(mine, device=device), world).item())
+
+    with process_group(world, device):
+        outcomes = machine_checks(device, world)
+        rehearsal = Rehearsal(recipe, args.data, args.out, device=device, world=world, num_batches=args.batches)
+        outcomes += rehearsal.data_checks()
+        num_failed = failures()
+        if num_failed == 0:  # ranks step together: only if all of them can
+            outcomes += rehearsal.training_checks()
+            num_failed = failures()
+        rehearsal.close()
+    if world.rank == 0:
+        print(_as_json(outcomes, num_failed) if args.json else _as_table(outcomes, num_failed))
+    return int(num_failed > 0)
+
+
+def _as_json(outcomes: list[Outcome], num_failed: int) -> str:
+    checks = [dataclasses.asdict(outcome) for outcome in outcomes]
+    return json.dumps({"ready": num_failed == 0, "num_failed": num_failed, "checks": checks})
+
+
+def _as_table(outcomes: list[Outcome], num_failed: int) -> str:
+    width = max(len(outcome.name) for outcome in outcomes)
+    lines = [f"{outcome.status:<4}  {outcome.name:<{width}}  {outcome.detail}" for outcome in outcomes]
+    num_warned = sum(outcome.status == "warn" for outcome in outcomes)
+    verdict = f"{num_failed} failed" if num_failed else "ready to train"
+    return "\n".join([*lines, f"{verdict}, {num_warned} to look at" if num_warned else verdict])

@@ -1,0 +1,165 @@
+"""Checks by doing: read, verify, batch, train for a moment, and look at what that took."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import resource
+import shutil
+import time
+from pathlib import Path
+
+import torch
+
+from pipeline.device import DeviceLoader
+from pipeline.loader import ShardLoader
+from pipeline.world import World
+from shards.dataset import ShardDataset
+from tools.preflight.outcome import Outcome, Status, check
+from tools.recipe import Recipe
+from tools.systems import make_objective, make_training_loader
+from training.learner import Learner
+from training.metrics import Window
+
+SHARED_MEMORY = Path("/dev/shm")
+FULL = 0.9  # a share of memory or disk above which a run is at risk
+NUM_STEPS = 3
+
+
+class Rehearsal:
+    """One data set and one student, as the run will have them."""
+
+    def __init__(
+        self, recipe: Recipe, data: Path, out: Path, *, device: torch.device, world: World, num_batches: int
+    ) -> None:
+        """Make a student; nothing is read yet."""
+        self.recipe, self.data, self.out = recipe, data, out
+        self.device, self.world, self.num_batches = device, world, num_batches
+        torch.manual_seed(recipe.train.seed)
+        self.objective = make_objective(recipe)
+        self._loader: DeviceLoader | None = None
+
+    def close(self) -> None:
+        """Close the data set."""
+        if self._loader is not None:
+            self._loader.close()
+
+    def data_checks(self) -> list[Outcome]:
+        """Those that a rank makes alone; what needs a data set is left out where there is none."""
+        outcomes = [check("data set", self._data_set)]
+        if outcomes[0].status != "fail":
+            outcomes.append(check("loader", self._make_loader))
+        if self._loader is not None:
+            outcomes += [check("batch", self._batch), check("stress run", self._stress)]
+        return [*outcomes, check("disk", self._disk)]
+
+    def training_checks(self) -> list[Outcome]:
+        """Those that all ranks make together."""
+        return [check("training", self._train), check("memory", self._memory)]
+
+    def _data_set(self) -> tuple[Status, str]:
+        dataset = ShardDataset.open(self.data)
+        for number in {0, len(dataset) // 2, len(dataset) - 1}:
+            dataset[number]  # compares checksums
+        what = f"{self.data.resolve()}, split {dataset.manifest.split}: {len(dataset):,} samples in "
+        what += f"{len(dataset.manifest.shards)} shards, digest {dataset.digest[:12]}; 3 samples verified"
+        failed = sum(dataset.manifest.failures.values())
+        return ("warn", f"{what}; {failed} videos could not be built") if failed else ("pass", what)
+
+    def _make_loader(self) -> tuple[Status, str]:
+        dataset = ShardDataset.open(self.data)
+        self._loader = make_training_loader(self.recipe, self.objective, dataset, self.device, self.world)
+        data = self.recipe.data
+        what = f"global batch {data.global_batch_size} = {self.world.size} x {self._shards.batch_size}"
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if soft < 256:
+            return "warn", f"{what}; only {soft} open files are allowed: ulimit -n 4096"
+        return "pass", f"{what}, {data.threads} threads, reader {data.reader}, {len(self._shards)} batches an epoch"
+
+    @property
+    def _shards(self) -> ShardLoader:
+        assert self._loader is not None
+        return self._loader.loader
+
+    def _batch(self) -> tuple[Status, str]:
+        assert self._loader is not None
+        batch = next(iter(self._loader))
+        size, model = self._shards.batch_size, self.recipe.model
+        if not bool(batch["valid"].all()):
+            return "fail", f"{size - int(batch['valid'].sum())} samples of the first batch could not be read"
+        for name in ("clip", "target"):
+            if not bool(batch[name].isfinite().all()):
+                return "fail", f"{name} has values that are not finite, in one of samples {batch['index'].tolist()}"
+        per_sample = batch["visible"].shape[1] + batch["masked"].shape[1]
+        if per_sample not in (model.num_positions, model.num_tokens) or len(batch["clip"]) != size:
+            return "fail", f"the mask covers {per_sample} places of {model.num_positions} or {model.num_tokens}"
+        return "pass", ", ".join(f"{name} {list(value.shape)}" for name, value in batch.items())
+
+    def _stress(self) -> tuple[Status, str]:
+        """Read batches as fast as they come; nothing of it may go through /dev/shm."""
+        assert self._loader is not None
+        before, began = _shared_memory(), time.perf_counter()
+        epochs = itertools.chain.from_iterable(itertools.repeat(self._loader))
+        for _ in itertools.islice(epochs, self.num_batches):
+            pass
+        seconds = time.perf_counter() - began
+        used = _shared_memory() - before
+        stats = self._shards.stats()
+        clips = self.num_batches * self._shards.batch_size / seconds
+        num_bytes = stats.num_bytes / max(stats.num_samples, 1)
+        what = f"{self.num_batches} batches, {clips:,.0f} clips/s, {clips * num_bytes / 1e9:.2f} GB/s on this rank, "
+        what += f"reader {stats.reader}, {stats.num_quarantined} left out"
+        if used > 0:
+            return "warn", f"{what}; /dev/shm grew by {used / 2**20:.1f} MiB, which this loader does not use"
+        return ("warn" if stats.num_quarantined else "pass"), f"{what}; /dev/shm unchanged"
+
+    def _disk(self) -> tuple[Status, str]:
+        place = self.out.resolve()
+        while not place.exists():
+            place = place.parent
+        num_bytes = 3 * 4 * sum(p.numel() for p in self.objective.parameters())  # weights and two moments
+        needed = num_bytes * (self.recipe.train.keep_checkpoints + 2)  # the best, and one being written
+        free = shutil.disk_usage(place).free
+        needs = f"{needed / 2**30:.2f} GiB for checkpoints of {num_bytes / 2**30:.2f} GiB each"
+        what = f"{needs}; {free / 2**30:.1f} GiB are free in {place}"
+        return ("fail" if needed > free else "warn" if needed > FULL * free else "pass"), what
+
+    def _train(self) -> tuple[Status, str]:
+        """A few steps at a learning rate of zero, through the code of the run."""
+        assert self._loader is not None
+        config = dataclasses.replace(self.recipe.train, compile=None)
+        learner = Learner(self.objective, config, self.recipe.optim, self.world, self.device)
+        window = Window(self.device)
+        for batch in itertools.islice(itertools.chain.from_iterable(itertools.repeat(self._loader)), NUM_STEPS):
+            result = learner.step(batch, 0.0, window.clock)
+            window.add(result, num_clips=len(batch["valid"]) * self.world.size)
+        row = window.row()
+        if "loss" not in row:
+            return "fail", f"loss or gradient was not finite in each of {NUM_STEPS} steps"
+        precision = str(learner.dtype or "float32").removeprefix("torch.")
+        what = f"{NUM_STEPS} steps in {precision}, loss {row['loss']:.4f}, gradient norm {row['grad_norm']:.3g}, "
+        return "pass", f"{what}{row['clips_per_second']:,.0f} clips/s with the first step's preparations"
+
+    def _memory(self) -> tuple[Status, str]:
+        if self.device.type == "cuda":
+            used = torch.cuda.max_memory_reserved(self.device)
+            total = torch.cuda.get_device_properties(self.device).total_memory
+            advice = "--train.chunk_size or --train.recompute true need less"
+        else:
+            used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            total, advice = _memory_bytes(), "use a smaller model or batch"
+        what = f"at most {used / 2**30:.1f} of {total / 2**30:.1f} GiB"
+        return ("warn", f"{what}; {advice}") if used > FULL * total else ("pass", what)
+
+
+def _shared_memory() -> int:
+    """Bytes in use in /dev/shm; 0 where there is none."""
+    return shutil.disk_usage(SHARED_MEMORY).used if SHARED_MEMORY.is_dir() else 0
+
+
+def _memory_bytes() -> int:
+    """Memory of this machine."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError("/proc/meminfo does not say how much memory there is")
