@@ -15,7 +15,7 @@ from tests.teachers import MeanTeacher
 from tests.videos import clips_folder, moving_square, write_video
 
 VIEW = ViewSpec(num_frames=4, size=32)
-CONFIG = BuildConfig(samples_per_shard=3, workers=2, teacher_batch=2)
+CONFIG = BuildConfig(samples_per_shard=3, workers=2, teacher_batch=2, time_limit_seconds=None)
 
 
 @pytest.fixture(scope="module")

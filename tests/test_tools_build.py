@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +74,73 @@ def test_a_missing_data_set_is_an_error_that_says_where_to_get_it(tmp_path: Path
     assert "reelshard: error: there is no folder of videos" in done.stderr
     assert "Get it from" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_devices_give_the_bytes_of_a_plain_build(ssv2: Path, tmp_path: Path) -> None:
+    teacher = save_backbone(tmp_path / "teacher")
+    arguments = [*TINY, "--videos", ssv2 / "videos", "--annotations", ssv2, "--teacher", teacher, "--device", "cpu"]
+    arguments += ["--projection-dim", 6, "--build.samples_per_shard", 1]
+    for name, more in (("plain", []), ("devices", ["--devices", "cpu,cpu", "--workers", 2])):
+        done = reelshard(*arguments, "--out", tmp_path / name, *more)
+        assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "plain") == files(tmp_path / "devices")
+
+
+@pytest.mark.slow
+def test_partitions_and_finalize_give_the_bytes_of_a_plain_build_the_recipe_included(
+    ssv2: Path, tmp_path: Path
+) -> None:
+    arguments = [*TINY, "--videos", ssv2 / "videos", "--teacher", "none", "--build.samples_per_shard", 1]
+    for name, more in (
+        ("plain", []),
+        ("parts", ["--partition", "1/2", "--workers", 3]),
+        ("parts", ["--partition", "0/2"]),
+        ("parts", ["--finalize"]),
+    ):
+        done = reelshard(*arguments, "--out", tmp_path / name, *more)
+        assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "plain") == files(tmp_path / "parts")
+    assert "recipe.yaml" in files(tmp_path / "parts")
+
+
+@pytest.mark.slow
+def test_bad_videos_stop_a_build_before_it_begins(ssv2: Path, tmp_path: Path) -> None:
+    arguments = [*TINY, "--videos", ssv2 / "videos", "--annotations", ssv2, "--out", tmp_path / "out"]
+    done = reelshard(*arguments, "--max-failures", "0.1")  # a teacher would have to be downloaded: it is not asked for
+    assert done.returncode == 1
+    assert "the videos are not fit to build: 4 videos: missing_file 1" in done.stderr
+    looked = reelshard(*arguments, "--preflight")
+    assert looked.returncode == 0
+    assert "preflight: 4 videos: missing_file 1; of 3 taken at random: all decode" in looked.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_the_command_in_one_line_and_the_same_command_goes_on(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("path\nfirst.webm\nsecond.webm\n")
+    os.mkfifo(tmp_path / "first.webm")
+    os.mkfifo(tmp_path / "second.webm")
+    arguments = [*TINY, "--videos", tmp_path, "--annotations", table, "--teacher", "none", "--out", tmp_path / "out"]
+    command = [sys.executable, "-m", "tools", "build", *map(str, arguments)]
+    builder = subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True)
+    with builder, (tmp_path / "first.webm").open("wb"):  # it is at work when its decoder has opened the pipe
+        builder.send_signal(number)
+        _, errors = builder.communicate(timeout=60)
+    assert builder.returncode == status
+    assert "reelshard: stopped: 0 of 1 shards are finished and kept, 1 remain" in errors
+    assert "Traceback" not in errors
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.webm").unlink()
+        write_video(tmp_path / f"{name}.webm", moving_square(num_frames=8))
+    done = reelshard(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert len(ShardDataset.open(tmp_path / "out")) == 2

@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="the teacher's device, such as cuda:0 (default: auto)")
     parser.add_argument("--teacher-dtype", default="auto", help="float32, float16 or bfloat16 (default: auto)")
     parser.add_argument("--workers", type=int, help="decoders at work at once (default: one per CPU)")
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster")
     parser.add_argument("--devices", help="several devices, such as cuda:0,cuda:1: one teacher and process for each")
     parser.add_argument(
         "--partition",

@@ -46,6 +46,14 @@ def open_engine(args: argparse.Namespace, projection_dim: int | None) -> Generat
     from shards.build import InProcess, ProcessPool
 
     make = partial(make_teacher, name=args.teacher, dtype=args.teacher_dtype, projection_dim=projection_dim)
+    if args.engine == "ray":
+        if args.devices:
+            raise ValueError("--devices is for this machine; Ray hands out the cluster's GPUs by itself: leave it out")
+        from shards.build.cluster import RayCluster
+
+        with RayCluster(make, args.device) as cluster:
+            yield cluster
+        return
     devices = args.devices.split(",") if args.devices else [args.device]
     if len(devices) > 1:
         with ProcessPool(devices, make) as pool:

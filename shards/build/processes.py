@@ -156,7 +156,7 @@ def _work(pipe: Connection, device: str, make_teacher: MakeTeacher) -> None:
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise
         except Exception as error:
-            pipe.send(("error", _portable(error, device)))
+            pipe.send(("error", portable_error(error, device)))
 
 
 def _requested(pipe: Connection) -> Iterator[int]:
@@ -168,7 +168,7 @@ def _requested(pipe: Connection) -> Iterator[int]:
         yield shard
 
 
-def _portable(error: Exception, device: str) -> Exception:
+def portable_error(error: Exception, device: str) -> Exception:
     """The error as the builder shall raise it: messages for people as they are, others with the device."""
     if isinstance(error, ShardError | ValueError):
         return ShardError(str(error)) if isinstance(error, ShardError) else ValueError(str(error))
