@@ -59,7 +59,7 @@ def test_a_build_on_two_nodes_of_which_one_is_killed_gives_the_same_bytes(
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False)
-    killed = []
+    killed: list[Any] = []
 
     def progress(done: int, failed: int) -> None:
         if not killed:
