@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from model.teacher import load_videomae_teacher
 from shards.build import BuildSummary, build_dataset, open_source
@@ -32,7 +33,8 @@ from tools.recipe import Recipe
 from tools.train import train
 
 MARKER = ".reelshard-demo"  # says that a folder is the demo's own and may be replaced
-TORCH_THREADS = 2  # fixed: sums are added up in the same order on every machine
+# Fixed, so that sums are added up in the same order on every machine; more do not pay at this size.
+TORCH_THREADS = 1
 SPLITS = ("train", "validation")
 
 
@@ -62,6 +64,7 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
     """
     _prepare(out)
     torch.set_num_threads(TORCH_THREADS)
+    logging.set_verbosity_error()  # it would list the classifier that a teacher of tokens does not need
     clock = _Clock()
     with clock.step("videos"):
         _make_videos(plan.videos, out)

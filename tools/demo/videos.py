@@ -25,7 +25,7 @@ NUM_FRAMES = (44, 52)  # about 4 s
 FIRST_ID = 100_000
 CHUNK = 25
 # Fixed speed and one thread: the same frames give the same file.
-_VP9_OPTIONS = {"deadline": "realtime", "cpu-used": "6", "crf": "24", "b": "0"}
+_VP9_OPTIONS = {"deadline": "realtime", "cpu-used": "8", "crf": "32", "b": "0"}
 
 
 @dataclass(frozen=True, kw_only=True)
