@@ -26,6 +26,7 @@ COMMANDS = {
     "preflight": "tools.preflight",
     "train": "tools.train",
     "evaluate": "tools.evaluate",
+    "zarr": "tools.zarr_cache",
     "bench": "tools.bench",
 }
 SECTIONS = ("view", "build", "data", "model", "objective", "optim", "train", "evaluate")
