@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
+from model.st_jepa import STJEPAEncoder
 from shards.dataset import ShardDataset
 from tests.datasets import make_dataset
 from tests.runs import MODEL
@@ -58,6 +62,69 @@ def test_a_run_leaves_a_folder_that_explains_itself(place: Workplace, tmp_path: 
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [2, 3, 4]
     assert (tmp_path / "curves.png").exists()
     assert len(list_checkpoints(tmp_path / "checkpoints")) == 2
+
+
+def test_the_record_of_a_run_says_by_which_code_it_was_trained_on_what(place: Workplace, tmp_path: Path) -> None:
+    assert train(place, tmp_path, "--train.steps", "1", "--val", place.val) == 0
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["versions"].keys() == {"python", "reelshard", "torch", "numpy", "transformers", "safetensors"}
+    assert record["git_revision"] is None or re.fullmatch(r"[0-9a-f]{40}(\+changes)?", record["git_revision"])
+    assert record["dataset"]["path"] == place.train
+    assert record["validation"] == place.val
+    assert (record["num_ranks"], record["device"], record["started_after_step"]) == (1, "cpu", 0)
+    assert record["command"]
+
+
+def test_the_launch_says_where_the_data_is_how_it_is_read_and_what_a_rank_gets(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(place, tmp_path, "--val", place.val, "--train.chunk_size", "4", "--train.steps", "2") == 0
+    said = capsys.readouterr().out
+    for part in (
+        f"{place.train}, split train: 20 samples in 4 shards",
+        f"held out {place.val}",
+        "reader auto, 1 threads, 4 slabs, seed 0, verify never, on error raise",
+        "8 = 1 rank(s) x 8 in chunks of 4",
+        "float32 on cpu",
+        "2 steps = 1.0 epochs",
+    ):
+        assert part in said
+    assert re.search(r"step 2/2  loss .*  validation_loss .*  left 0s", said)
+
+
+def test_weights_from_a_file_start_the_encoder_and_what_is_not_used_is_said(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(7)
+    weights = {f"videomae.encoder.{k}": v for k, v in STJEPAEncoder(MODEL).state_dict().items()}
+    save_file(weights | {"decoder.head.weight": torch.zeros(3)}, tmp_path / "weights.safetensors")
+    more = ("--init", str(tmp_path / "weights.safetensors"), "--train.steps", "1")
+    slow = ("--optim.lr", "1e-30", "--optim.min_lr", "0", "--optim.weight_decay", "0")
+    assert train(place, tmp_path / "run", *more, *slow) == 0
+    assert "not used: decoder.head.weight" in capsys.readouterr().out
+    checkpoint = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert checkpoint is not None
+    for name, value in weights.items():
+        assert torch.equal(checkpoint.model[f"student.{name.removeprefix('videomae.')}"], value), name
+
+
+def test_a_sample_that_cannot_be_read_is_logged_with_shard_key_and_thread_and_training_goes_on(
+    place: Workplace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = make_dataset(tmp_path / "train", num_samples=8)
+    path = damaged.tar_path(1)
+    tar = bytearray(path.read_bytes())
+    tar[int(damaged.extents(1, "target").offsets[0]) + 40] ^= 0xFF
+    path.write_bytes(tar)
+    rules = ("--data.verify", "always", "--data.on_error", "quarantine", "--train.steps", "3")
+    arguments = ("train", "--recipe", place.recipe, "--data", str(tmp_path / "train"), "--out", str(tmp_path / "run"))
+    assert main([*arguments, *rules]) == 0
+    assert [row["num_invalid"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [2, 1]
+    left_out = [record for record in caplog.records if "left out" in record.message]
+    assert [re.findall(r"\((\d) so far\)", record.message) for record in left_out] == [["1"], ["2"], ["3"]]
+    assert all("train-00001-of-00002.tar" in r.message and "000006" in r.message for r in left_out)
+    assert all(record.threadName and record.threadName.startswith("reelshard-reader") for record in left_out)
+    assert "2 samples of the last 2 steps did not count" in caplog.text
 
 
 def test_the_terminal_gets_data_student_and_one_line_per_interval(

@@ -47,6 +47,8 @@ class Learner:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
         if config.recompute:
             recompute_blocks(objective)
+        if config.compile is not None:
+            objective.compile(mode=config.compile)  # in place: the names in a checkpoint stay the same
         self.module: nn.Module = objective
         if world.size > 1:
             self.module = DistributedDataParallel(
@@ -55,8 +57,6 @@ class Learner:
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
             )
-        if config.compile is not None:
-            self.module.compile(mode=config.compile)  # in place: the names in a checkpoint stay the same
 
     def autocast(self) -> torch.autocast:
         """The precision of the forward pass; weights and optimiser are f32 whatever it is."""
@@ -84,7 +84,7 @@ class Learner:
                     shares = {name: s.where(chunk["valid"], 0).sum() / num_valid for name, s in scores.items()}
                 with clock.stage("backward"):
                     self.scaler.scale(shares["loss"] * self.world.size).backward()  # type: ignore[no-untyped-call]
-            losses.append(scores["loss"].detach())
+            losses.append(scores["loss"].detach().clone())  # a compiled forward may write over its outputs
             for name, share in shares.items():
                 totals[name] = totals[name] + share.detach() if name in totals else share.detach()
         with clock.stage("optimizer"):
