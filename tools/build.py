@@ -6,9 +6,11 @@ reelshard build --recipe st_jepa_ssv2 --videos VIDEOS --annotations LABELS --spl
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import sys
+import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ from tools.engines import EXIT_TERMINATED, Terminated, open_engine, read_partiti
 
 if TYPE_CHECKING:
     from shards.build import BuildSummary, Partition, Source
+    from shards.build.remote import RemoteFolder
     from tools.recipe import Recipe
 
 HELP = "turn videos into shards of clips and teacher targets"
@@ -43,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", type=Path, required=True, help="folder of videos")
     parser.add_argument("--annotations", type=Path, help="folder of SSv2 annotations, or a .csv or .tsv table")
     parser.add_argument("--split", default="train", help="split to build (default: train)")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the data set, made when it is not there")
+    parser.add_argument(
+        "--out", required=True, help="folder of the data set, or s3://BUCKET/PREFIX, gs://..., az://..."
+    )
+    parser.add_argument("--scratch", type=Path, help="local folder for shards on their way to object storage")
     parser.add_argument("--limit", type=int, help="build only so many clips, a repeatable random sample")
     parser.add_argument(
         "--teacher", metavar="ID_OR_PATH", help="VideoMAE id or folder; 'none' for clips without targets"
@@ -75,7 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build, and print what was built."""
-    from shards.build import finalize_dataset, open_source
+    from shards.build import open_source
+    from shards.build.remote import RemoteFolder, is_remote
     from tools.recipe import load_recipe
 
     shorthands = (("workers", args.workers), ("max_failures", args.max_failures))
@@ -83,21 +90,29 @@ def run(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, [*args.overrides, *overrides])
     partition = read_partition(args.partition)
     source = open_source(args.videos, args.annotations, args.split)
-    if args.finalize:
-        summary = finalize_dataset(source, args.out, recipe.view, recipe.build, split=args.split, limit=args.limit)
-    else:
-        try:
-            with stop_on_sigterm():
-                _preflight(args, recipe, source)
-                if args.preflight:
-                    return 0
-                summary = _build(args, recipe, source, partition)
-        except KeyboardInterrupt as stop:
-            sys.stderr.write(f"reelshard: {stop or 'stopped; run the same command again to go on'}\n")
-            return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
-    _save_recipe(recipe, args.out)
-    sys.stdout.write(json.dumps(asdict(summary)) + "\n" if args.json else describe(summary, args.out))
+    name, remote = args.out, None
+    if is_remote(name):
+        remote = RemoteFolder(name, args.scratch or _scratch(name, partition))
+    args.out = remote.scratch if remote else Path(name)
+    try:
+        with stop_on_sigterm():
+            if remote:
+                remote.pull()
+            _preflight(args, recipe, source)
+            if args.preflight:
+                return 0
+            summary = _build(args, recipe, source, partition, remote)
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"reelshard: {stop or 'stopped; run the same command again to go on'}\n")
+        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+    sys.stdout.write(json.dumps(asdict(summary)) + "\n" if args.json else describe(summary, name))
     return 0
+
+
+def _scratch(url: str, partition: Partition | None) -> Path:
+    """Return a folder on this machine's temporary disk that the same command finds again."""
+    digest = hashlib.sha256(f"{url} {partition}".encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"reelshard-{digest}"
 
 
 def _preflight(args: argparse.Namespace, recipe: Recipe, source: Source) -> None:
@@ -119,28 +134,38 @@ def _preflight(args: argparse.Namespace, recipe: Recipe, source: Source) -> None
     check_preflight(found, plan)
 
 
-def _build(args: argparse.Namespace, recipe: Recipe, source: Source, partition: Partition | None) -> BuildSummary:
-    from shards.build import build_dataset
+def _build(
+    args: argparse.Namespace, recipe: Recipe, source: Source, partition: Partition | None, remote: RemoteFolder | None
+) -> BuildSummary:
+    from shards.build import build_dataset, finalize_dataset
     from tools.progress import track
 
-    total = min(args.limit or len(source.items), len(source.items))
-    if partition is not None:
-        shards = partition.shards(-(-total // recipe.build.samples_per_shard))
-        total = min(total, len(shards) * recipe.build.samples_per_shard)
-    projection_dim = _projection_dim(args.projection_dim, _target_dim(recipe))
-    with open_engine(args, projection_dim) as engine, track("building", total=total, unit="clips") as advance:
-        return build_dataset(
-            source,
-            args.out,
-            recipe.view,
-            recipe.build,
-            engine=engine,
-            split=args.split,
-            limit=args.limit,
-            partition=partition,
-            retry_failures=args.retry_failures,
-            progress=advance,
-        )
+    which = {"split": args.split, "limit": args.limit}
+    if args.finalize:
+        summary = finalize_dataset(source, args.out, recipe.view, recipe.build, **which)
+    else:
+        total = min(args.limit or len(source.items), len(source.items))
+        if partition is not None:
+            shards = partition.shards(-(-total // recipe.build.samples_per_shard))
+            total = min(total, len(shards) * recipe.build.samples_per_shard)
+        dim = _projection_dim(args.projection_dim, _target_dim(recipe))
+        deliver = remote.push_shard if remote else None
+        with open_engine(args, dim, deliver) as engine, track("building", total=total, unit="clips") as advance:
+            summary = build_dataset(
+                source,
+                args.out,
+                recipe.view,
+                recipe.build,
+                engine=engine,
+                partition=partition,
+                retry_failures=args.retry_failures,
+                progress=advance,
+                **which,
+            )
+    _save_recipe(recipe, args.out)
+    if remote:
+        remote.push_manifest()
+    return summary
 
 
 def _save_recipe(recipe: Recipe, out: Path) -> None:
@@ -165,7 +190,7 @@ def _projection_dim(given: str | None, target_dim: int) -> int | None:
     return int(given)
 
 
-def describe(summary: BuildSummary, out: Path) -> str:
+def describe(summary: BuildSummary, out: str) -> str:
     """Return the summary as lines for people."""
     name = f"data set {summary.digest[:12]}" if summary.digest else "one partition; --finalize completes the data set"
     lines = [
@@ -178,5 +203,5 @@ def describe(summary: BuildSummary, out: Path) -> str:
     lines.append(f"seconds in each stage: {stages}")
     if summary.num_failed:
         reasons = ", ".join(f"{reason} {count}" for reason, count in summary.failures.items())
-        lines.append(f"{summary.num_failed} failed: {reasons}; each one is a line of {out / 'failures.jsonl'}")
+        lines.append(f"{summary.num_failed} failed: {reasons}; each one is a line of {out}/failures.jsonl")
     return "\n".join(lines) + "\n"

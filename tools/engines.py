@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shards.build import Engine, Partition, Teacher
+    from shards.build.worker import Deliver
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
@@ -37,7 +38,9 @@ def stop_on_sigterm() -> Generator[None]:
 
 
 @contextmanager
-def open_engine(args: argparse.Namespace, projection_dim: int | None) -> Generator[Engine]:
+def open_engine(
+    args: argparse.Namespace, projection_dim: int | None, deliver: Deliver | None = None
+) -> Generator[Engine]:
     """Start the engine that the arguments ask for.
 
     Raises:
@@ -51,15 +54,15 @@ def open_engine(args: argparse.Namespace, projection_dim: int | None) -> Generat
             raise ValueError("--devices is for this machine; Ray hands out the cluster's GPUs by itself: leave it out")
         from shards.build.cluster import RayCluster
 
-        with RayCluster(make, args.device) as cluster:
+        with RayCluster(make, args.device, deliver) as cluster:
             yield cluster
         return
     devices = args.devices.split(",") if args.devices else [args.device]
     if len(devices) > 1:
-        with ProcessPool(devices, make) as pool:
+        with ProcessPool(devices, make, deliver) as pool:
             yield pool
     else:
-        yield InProcess(make(devices[0]))
+        yield InProcess(make(devices[0]), deliver)
 
 
 def make_teacher(device: str, *, name: str | None, dtype: str, projection_dim: int | None) -> Teacher | None:

@@ -18,7 +18,7 @@ from shards.build.config import TeacherDescription, TeacherFacts
 from shards.build.plan import Plan
 from shards.build.processes import MakeTeacher, portable_error
 from shards.build.report import ShardReport
-from shards.build.worker import Progress, ShardWorker
+from shards.build.worker import Deliver, Progress, ShardWorker
 from shards.errors import ShardError
 
 START_SECONDS = 900.0  # for all workers to load their teachers
@@ -37,8 +37,8 @@ class _Queue:
 class _Worker:
     """A ShardWorker and its teacher, in a process of the cluster."""
 
-    def __init__(self, make_teacher: MakeTeacher, device: str, num_decoders: int) -> None:
-        self._device, self._num_decoders = device, num_decoders
+    def __init__(self, make_teacher: MakeTeacher, device: str, num_decoders: int, deliver: Deliver | None) -> None:
+        self._device, self._num_decoders, self._deliver = device, num_decoders, deliver
         self._teacher = make_teacher(device)
 
     def facts(self) -> TeacherDescription | None:
@@ -47,7 +47,10 @@ class _Worker:
     def build(self, plan: Plan, out: Path, queue: Any) -> Iterator[ShardReport | Exception]:
         try:
             num_decoders = plan.config.workers or self._num_decoders
-            yield from ShardWorker(plan, out, self._teacher, num_decoders).build_all(_taken(queue))
+            if self._deliver is not None:
+                out.mkdir(parents=True, exist_ok=True)
+            worker = ShardWorker(plan, out, self._teacher, num_decoders, deliver=self._deliver)
+            yield from worker.build_all(_taken(queue))
         except Exception as error:
             yield portable_error(error, self._device)
 
@@ -62,15 +65,15 @@ def _taken(queue: Any) -> Iterator[int]:
 class RayCluster:
     """An engine of Ray actors; a context manager. Connects to the cluster of RAY_ADDRESS, or starts one here."""
 
-    def __init__(self, make_teacher: MakeTeacher, device: str = "auto") -> None:
-        """Take what makes a teacher on a device; the device "cpu" leaves the cluster's GPUs alone.
+    def __init__(self, make_teacher: MakeTeacher, device: str = "auto", deliver: Deliver | None = None) -> None:
+        """Take what makes a teacher on a device, "cpu" to leave GPUs alone, and what takes finished shards.
 
         Raises:
             ValueError: Ray is not installed.
         """
         if importlib.util.find_spec("ray") is None:
             raise ValueError("--engine ray needs Ray: pip install 'reelshard[ray]'")
-        self._make_teacher, self._device = make_teacher, device
+        self._make_teacher, self._device, self._deliver = make_teacher, device, deliver
         self._actors: list[Any] = []
 
     def __enter__(self) -> RayCluster:
@@ -135,7 +138,7 @@ class RayCluster:
         new = [
             ray.remote(_Worker)
             .options(num_cpus=cpus, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD")
-            .remote(self._make_teacher, self._device, max(1, int(cpus)))
+            .remote(self._make_teacher, self._device, max(1, int(cpus)), self._deliver)
             for cpus, gpus in wanted[len(self._actors) :]
         ]
         pending = {actor.facts.remote(): actor for actor in new}

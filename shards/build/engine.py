@@ -9,7 +9,7 @@ from typing import Protocol
 from shards.build.config import Teacher, TeacherFacts
 from shards.build.plan import Plan
 from shards.build.report import ShardReport
-from shards.build.worker import Progress, ShardWorker
+from shards.build.worker import Deliver, Progress, ShardWorker
 
 
 class Engine(Protocol):
@@ -31,9 +31,9 @@ class Engine(Protocol):
 class InProcess:
     """One worker in this process, with the teacher here."""
 
-    def __init__(self, teacher: Teacher | None) -> None:
-        """Take the teacher, or None for clips only."""
-        self._teacher = teacher
+    def __init__(self, teacher: Teacher | None, deliver: Deliver | None = None) -> None:
+        """Take the teacher, or None for clips only, and what takes finished shards elsewhere."""
+        self._teacher, self._deliver = teacher, deliver
 
     def facts(self) -> TeacherFacts | None:
         """Return the teacher itself."""
@@ -43,5 +43,6 @@ class InProcess:
         self, plan: Plan, out: Path, shards: Sequence[int], progress: Progress
     ) -> Generator[ShardReport, None, None]:
         """Build all of them, in order."""
-        worker = ShardWorker(plan, out, self._teacher, plan.config.num_workers, progress)
+        workers = plan.config.num_workers
+        worker = ShardWorker(plan, out, self._teacher, workers, progress=progress, deliver=self._deliver)
         yield from worker.build_all(shards)

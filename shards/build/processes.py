@@ -19,7 +19,7 @@ from shards.build.config import Teacher, TeacherDescription
 from shards.build.isolate import BLOCKED
 from shards.build.plan import Plan, differences
 from shards.build.report import ShardReport
-from shards.build.worker import Progress, ShardWorker
+from shards.build.worker import Deliver, Progress, ShardWorker
 from shards.errors import ShardError
 
 MakeTeacher = Callable[[str], Teacher | None]  # device -> teacher; sent to the worker, so a function of a module
@@ -41,9 +41,9 @@ class ProcessPool:
     A worker that dies takes the shards in its hands with it; it is started again when `run` is called again.
     """
 
-    def __init__(self, devices: Sequence[str], make_teacher: MakeTeacher) -> None:
-        """Take the devices, one process each, and what makes a teacher there."""
-        self._devices, self._make_teacher = devices, make_teacher
+    def __init__(self, devices: Sequence[str], make_teacher: MakeTeacher, deliver: Deliver | None = None) -> None:
+        """Take the devices, one process each, what makes a teacher there, and what takes finished shards elsewhere."""
+        self._devices, self._make_teacher, self._deliver = devices, make_teacher, deliver
         self._members: dict[int, _Member] = {}  # by place in `devices`
 
     def __enter__(self) -> ProcessPool:
@@ -108,7 +108,9 @@ class ProcessPool:
         for number, device in enumerate(self._devices):
             if number not in self._members:
                 ours, theirs = _spawn.Pipe()
-                process = _spawn.Process(target=_work, args=(theirs, device, self._make_teacher), name=device)
+                process = _spawn.Process(
+                    target=_work, args=(theirs, device, self._make_teacher, self._deliver), name=device
+                )
                 old = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
                 try:
                     process.start()
@@ -141,7 +143,7 @@ class ProcessPool:
             self._bury(member)
 
 
-def _work(pipe: Connection, device: str, make_teacher: MakeTeacher) -> None:
+def _work(pipe: Connection, device: str, make_teacher: MakeTeacher, deliver: Deliver | None) -> None:
     """Serve one engine: say what the teacher is, then build what it hands out until it is gone."""
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
@@ -149,7 +151,14 @@ def _work(pipe: Connection, device: str, make_teacher: MakeTeacher) -> None:
             pipe.send(("facts", None if teacher is None else TeacherDescription.of(teacher)))
             while True:
                 plan, out, num_decoders = pipe.recv()
-                worker = ShardWorker(plan, out, teacher, num_decoders, lambda *counts: pipe.send(("progress", counts)))
+                worker = ShardWorker(
+                    plan,
+                    out,
+                    teacher,
+                    num_decoders,
+                    progress=lambda *counts: pipe.send(("progress", counts)),
+                    deliver=deliver,
+                )
                 for report in worker.build_all(_requested(pipe)):
                     pipe.send(("report", report))
                 pipe.send(("done", None))

@@ -102,8 +102,8 @@ def _check_shard(plan: Plan, out: Path, shard: int, failures: Sequence[FailureRe
     tar = out / plan.shard_name(shard)
     try:
         index = load_index(index_path(tar))
-        tar_bytes = tar.stat().st_size
-    except (MissingDataError, DamagedShardError, OSError):
+        tar_bytes = _stored_bytes(tar)
+    except (MissingDataError, DamagedShardError, OSError, ValueError):
         return None
     items = plan.shard_items(shard)
     failed = {failure.key for failure in failures if failure.reason not in KNOWN_BEFORE_DECODING}
@@ -113,6 +113,16 @@ def _check_shard(plan: Plan, out: Path, shard: int, failures: Sequence[FailureRe
     if index.schema != plan.schema or tar_bytes != index.info.num_bytes:
         return None
     return ShardReport(shard=shard, info=index.info, failures=tuple(failures))
+
+
+def uploaded_path(tar: Path) -> Path:
+    """Return the file that stands for a tar which was moved to object storage; it holds the tar's size as JSON."""
+    return tar.parent / WORK_FOLDER / f"{tar.name}.uploaded"
+
+
+def _stored_bytes(tar: Path) -> int:
+    uploaded = uploaded_path(tar)
+    return int(json.loads(uploaded.read_bytes())) if uploaded.exists() else tar.stat().st_size
 
 
 def _failures_path(plan: Plan, out: Path, shard: int) -> Path:

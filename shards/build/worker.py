@@ -29,13 +29,21 @@ from shards.writer import ShardWriter
 
 Target = NDArray[np.float16]
 Progress = Callable[[int, int], None]
+Deliver = Callable[[ShardReport], None]
 
 
 class ShardWorker:
     """Builds any shards of a plan. Not for use from several threads at once."""
 
     def __init__(
-        self, plan: Plan, out: Path, teacher: Teacher | None, num_decoders: int, progress: Progress | None = None
+        self,
+        plan: Plan,
+        out: Path,
+        teacher: Teacher | None,
+        num_decoders: int,
+        *,
+        progress: Progress | None = None,
+        deliver: Deliver | None = None,
     ) -> None:
         """Take what every shard needs; threads are started by `build_all`.
 
@@ -45,8 +53,10 @@ class ShardWorker:
             teacher: makes the targets; None for clips only.
             num_decoders: decoders at work at once.
             progress: called with (items done, of which failed) since its last call.
+            deliver: takes each published shard elsewhere; a shard counts as finished when it returns.
         """
         self.plan, self.out, self.teacher, self.num_decoders = plan, out, teacher, num_decoders
+        self.deliver = deliver
         self.progress = progress or (lambda done, failed: None)
 
     def build(self, shard: int) -> ShardReport:
@@ -64,11 +74,12 @@ class ShardWorker:
         ahead = 2 * self.num_decoders + (self.plan.config.teacher_batch if self.teacher else 0)
         decoders = DecodePool(self.plan, self.num_decoders)
         writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        uploader = ThreadPoolExecutor(1, thread_name_prefix="deliver")
         try:
             outcomes = _decode_in_order(self.plan, shards, decoders, ahead)
             closing: Future[ShardReport] | None = None
             for shard, group in groupby(_timed(outcomes), key=lambda timed: timed[0].shard):
-                before, closing = closing, _OpenShard(self, shard, writer).fill(group)
+                before, closing = closing, uploader.submit(self._finish, _OpenShard(self, shard, writer).fill(group))
                 if before is not None:
                     yield before.result()
             if closing is not None:
@@ -76,6 +87,13 @@ class ShardWorker:
         finally:
             decoders.shutdown()
             writer.shutdown()
+            uploader.shutdown()
+
+    def _finish(self, published: Future[ShardReport]) -> ShardReport:
+        report = published.result()
+        if self.deliver is not None:
+            self.deliver(report)
+        return report
 
 
 def _decode_in_order(plan: Plan, shards: Iterable[int], decoders: DecodePool, ahead: int) -> Iterator[Future[Outcome]]:

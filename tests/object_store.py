@@ -1,0 +1,108 @@
+"""A real S3-compatible server on loopback, and a proxy before it that does what bad networks do."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import random
+import shutil
+import socket
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+FAULTS = ("error", "cut_request", "cut_response", "slow_response")
+
+
+@contextmanager
+def moto_server() -> Iterator[int]:
+    """Run `moto_server`; skips the test where there is none."""
+    program = os.environ.get("REELSHARD_MOTO_SERVER") or shutil.which("moto_server")
+    if program is None:
+        pytest.skip("no S3 server here: install moto[server] and put moto_server on PATH or in REELSHARD_MOTO_SERVER")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen([program, "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.PIPE, text=True)
+    try:
+        assert server.stderr is not None
+        for line in server.stderr:
+            if "Running on" in line:
+                break
+        drain = threading.Thread(target=lambda: list(server.stderr or []), daemon=True)
+        drain.start()
+        yield port
+    finally:
+        server.kill()
+        server.wait()
+        drain.join()
+        assert server.stderr is not None
+        server.stderr.close()
+
+
+@contextmanager
+def faulty_proxy(port: int, share: float, seed: int = 0) -> Iterator[tuple[int, Counter[str]]]:
+    """Forward to `port`, spoiling `share` of the requests; yields the proxy's port and what it has done."""
+    chance, done, lock = random.Random(seed), Counter[str](), threading.Lock()
+
+    class Proxy(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_one(self) -> None:
+            with lock:
+                fault = chance.choice(FAULTS) if chance.random() < share else "none"
+                done[fault] += 1
+            size = int(self.headers.get("content-length", 0))
+            body = self.rfile.read(size // 2 if fault == "cut_request" else size)
+            if fault == "cut_request":
+                self.close_connection = True
+                return
+            if fault == "error":
+                self.send_response(503)
+                self.send_header("content-length", "0")
+                self.end_headers()
+                return
+            server = http.client.HTTPConnection("127.0.0.1", port)
+            server.request(self.command, self.path, body, dict(self.headers))
+            answer = server.getresponse()
+            self._answer(answer, answer.read(), fault)
+            server.close()
+
+        def _answer(self, answer: http.client.HTTPResponse, data: bytes, fault: str) -> None:
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("transfer-encoding", "connection", "content-length", "server", "date"):
+                    self.send_header(name, value)
+            length = answer.getheader("content-length") if self.command == "HEAD" else None
+            self.send_header("content-length", length or str(len(data)))
+            self.end_headers()
+            if fault == "cut_response":
+                self.wfile.write(data[: len(data) // 2])
+                self.close_connection = True
+            elif fault == "slow_response":
+                for start in range(0, len(data), 1 + len(data) // 8):
+                    self.wfile.write(data[start : start + 1 + len(data) // 8])
+                    self.wfile.flush()
+                    threading.Event().wait(0.02)
+            else:
+                self.wfile.write(data)
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_one  # noqa: N815
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """Say nothing."""
+
+        def handle(self) -> None:
+            with suppress(ConnectionError):
+                super().handle()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield proxy.server_address[1], done
+        proxy.shutdown()

@@ -1,0 +1,122 @@
+"""Object storage, against a real S3-compatible server behind a network that loses, cuts and delays."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shards.build import InProcess, Source, load_folder
+from shards.build.remote import PART_BYTES, RemoteFolder, is_remote
+from shards.errors import ShardError
+from shards.verify import verify_dataset
+from tests.builds import VIEW, build, contents, write_videos
+from tests.object_store import faulty_proxy, moto_server
+from tests.teachers import MeanTeacher
+
+obstore = pytest.importorskip("obstore", reason="the extra 's3' is not installed")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[int]:
+    with moto_server() as port:
+        yield port
+
+
+@pytest.fixture
+def store(server: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An empty bucket, reached without the proxy."""
+    import urllib.request
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server}")
+    bucket = "".join(letter if letter.isalnum() else "-" for letter in request.node.name.lower())[:60].strip("-")
+    create = urllib.request.Request(f"http://127.0.0.1:{server}/{bucket}", method="PUT")
+    with urllib.request.urlopen(create):
+        pass
+    return obstore.store.S3Store(bucket, client_options={"allow_http": True}, virtual_hosted_style_request=False)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return load_folder(write_videos(tmp_path_factory.mktemp("videos"), 10))
+
+
+def build_remote(source: Source, url: str, scratch: Path, **changes: Any) -> Any:
+    remote = RemoteFolder(url, scratch)
+    remote.pull()
+    engine = InProcess(MeanTeacher(VIEW.clip_shape), remote.push_shard)
+    summary = build(source, scratch, engine=engine, **changes)
+    remote.push_manifest()
+    return summary
+
+
+def download(store: Any, folder: Path) -> Path:
+    for entry in (entry for page in store.list() for entry in page):
+        path = folder / str(entry["path"]).removeprefix("set/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(store.get(entry["path"]).bytes()))
+    return folder
+
+
+def test_a_url_is_told_from_a_path() -> None:
+    assert is_remote("s3://bucket/set")
+    assert not is_remote("sets/s3")
+
+
+def test_a_build_through_a_bad_network_gives_the_bytes_of_a_local_one(
+    server: int, store: Any, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with faulty_proxy(server, share=0.3) as (port, done):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        build_remote(source, f"s3://{store.config['bucket']}/set", tmp_path / "scratch")
+    assert min(done[fault] for fault in ("error", "cut_request", "cut_response", "slow_response")) > 0
+    build(source, tmp_path / "local")
+    assert contents(download(store, tmp_path / "downloaded")) == contents(tmp_path / "local")
+    assert not verify_dataset(tmp_path / "downloaded").problems
+    assert not list((tmp_path / "scratch").glob("*.tar"))
+
+
+def test_a_build_goes_on_from_the_bucket_alone(store: Any, source: Source, tmp_path: Path) -> None:
+    url = f"s3://{store.config['bucket']}/set"
+
+    items = 0
+
+    def stop(done: int, failed: int) -> None:
+        nonlocal items
+        items += done
+        if items >= 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_remote(source, url, tmp_path / "first", progress=stop)
+    uploaded = {str(entry["path"]) for page in store.list() for entry in page}
+    assert "set/dataset.json" not in uploaded
+    num_finished = sum(name.endswith(".idx") for name in uploaded)
+    assert num_finished >= 1
+    assert build_remote(source, url, tmp_path / "elsewhere").num_resumed == 3 * num_finished
+    build(source, tmp_path / "local")
+    assert contents(download(store, tmp_path / "downloaded")) == contents(tmp_path / "local")
+    again = build_remote(source, url, tmp_path / "elsewhere")
+    assert again.num_resumed == again.num_planned
+
+
+def test_a_store_that_cannot_be_reached_is_one_clear_line(tmp_path: Path, store: Any) -> None:
+    with pytest.raises(ShardError, match=r"s3://no-such-bucket/set cannot be read: .*run the same command again"):
+        RemoteFolder("s3://no-such-bucket/set", tmp_path).pull()
+
+
+@pytest.mark.slow
+def test_an_object_of_several_parts_is_compared_by_its_digest(store: Any, tmp_path: Path) -> None:
+    import xxhash
+
+    path = tmp_path / "large.tar"
+    data = bytes(range(256)) * ((PART_BYTES + 1000 * 256) // 256)
+    path.write_bytes(data)
+    remote = RemoteFolder(f"s3://{store.config['bucket']}/set", tmp_path / "scratch")
+    remote._push_verified(remote._store(), path, xxhash.xxh3_128_hexdigest(data))
+    found = store.head("set/large.tar")
+    assert found["size"] == len(data)
+    assert found["e_tag"].strip('"').endswith("-2")

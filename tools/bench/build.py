@@ -1,0 +1,171 @@
+"""How fast the builder is: each decoder by itself, threads against processes, the whole build, the teacher, the disk.
+
+Called by `reelshard bench --build`, or by itself: python -m tools.bench.build --clips 96
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from shards.build import BuildConfig, Source, Teacher, ViewSpec, build_dataset, decode_clip, load_folder
+from shards.build.isolate import DecodePool
+from shards.build.plan import make_plan
+from shards.schema import Field, Schema
+from shards.writer import ShardWriter
+
+VIDEO_SHAPE = (48, 240, 427, 3)  # frames, height, width of a Something-Something v2 video
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRate:
+    """One measurement: best of the rounds in wall-clock time, median of the rounds in CPU time.
+
+    Attributes:
+        what: such as "decode, decord, threads".
+        workers: decoders at work at once.
+        per_second: clips per second.
+        cpu_milliseconds: CPU time of this process and its ended children, for each clip.
+    """
+
+    what: str
+    workers: int
+    per_second: float
+    cpu_milliseconds: float
+
+
+def measure_build(
+    *, num_clips: int = 96, workers: Sequence[int] = (1, 2), rounds: int = 3, teacher: Teacher | None = None
+) -> list[BuildRate]:
+    """Measure on videos of SSv2's format that are made for it.
+
+    Args:
+        num_clips: videos to decode in each measurement.
+        workers: numbers of decoders to try.
+        rounds: how often each is measured, in turn.
+        teacher: measured too where there is one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source, view = _make_videos(Path(folder) / "videos", num_clips), ViewSpec()
+        jobs = {(what, count): job for count in workers for what, job in _decode_jobs(source, view, count)}
+        jobs["write, tubes with targets", 1] = lambda: _write(Path(folder) / "write", num_clips)
+        if teacher is not None:
+            jobs["teacher, batches of 16", 1] = lambda: _teach(teacher, view, num_clips)
+        found: dict[tuple[str, int], list[tuple[float, float]]] = {key: [] for key in jobs}
+        for _ in range(rounds):
+            for key, job in jobs.items():
+                found[key].append(_time(job))
+    return [
+        BuildRate(
+            what=what,
+            workers=count,
+            per_second=num_clips / min(wall for wall, _ in times),
+            cpu_milliseconds=1e3 * float(np.median([cpu for _, cpu in times])) / num_clips,
+        )
+        for (what, count), times in found.items()
+    ]
+
+
+def _decode_jobs(source: Source, view: ViewSpec, workers: int) -> Iterator[tuple[str, Callable[[], None]]]:
+    paths = [source.root / item.path for item in source.items]
+    config = BuildConfig(workers=workers, samples_per_shard=len(paths), layout="tubes")
+
+    def decode_with(decoder: str) -> None:
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(lambda path: decode_clip(path, view, decoder), paths))  # type: ignore[arg-type]
+
+    def decode_in_processes() -> None:
+        decoders = DecodePool(make_plan(source, view, config, split="train"), workers)
+        for future in [decoders.submit(0, item) for item in source.items]:
+            future.result()
+        decoders.shutdown()
+
+    def build(limit_seconds: float | None) -> None:
+        with tempfile.TemporaryDirectory() as out:
+            build_dataset(source, Path(out), view, replace(config, time_limit_seconds=limit_seconds))
+
+    yield "decode, decord, threads", lambda: decode_with("decord")
+    yield "decode, PyAV, threads", lambda: decode_with("pyav")
+    yield "decode, decord, processes", decode_in_processes
+    yield "whole build without teacher, threads", lambda: build(None)
+    yield "whole build without teacher, processes", lambda: build(60.0)
+
+
+def _make_videos(folder: Path, count: int) -> Source:
+    """Write a few VP9 videos of SSv2's size and length, and list them often enough."""
+    import av
+    from av.video.stream import VideoStream
+
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for number in range(min(count, 8)):
+        small = random.integers(0, 256, (VIDEO_SHAPE[0], 15, 27, 3), np.uint8)
+        with av.open(str(folder / f"{number}.webm"), "w") as container:
+            stream = container.add_stream("libvpx-vp9", rate=12, options={"cpu-used": "8", "deadline": "realtime"})
+            assert isinstance(stream, VideoStream)
+            stream.height, stream.width, stream.pix_fmt = VIDEO_SHAPE[1], VIDEO_SHAPE[2], "yuv420p"
+            for frame in np.cumsum(small, axis=0) // np.arange(1, len(small) + 1)[:, None, None, None]:
+                large = np.repeat(np.repeat(frame, 16, 0), 16, 1)[: VIDEO_SHAPE[1], : VIDEO_SHAPE[2]].astype(np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(large, format="rgb24")))
+            container.mux(stream.encode())
+    source = load_folder(folder)
+    items = [replace(source.items[i % len(source.items)], id=f"clip{i}") for i in range(count)]
+    return replace(source, items=tuple(items))
+
+
+def _write(folder: Path, num_clips: int) -> None:
+    folder.mkdir(exist_ok=True)
+    schema = Schema(
+        (
+            Field(name="clip", dtype="|u1", shape=(196, 8, 2, 16, 16, 3), layout="tubes"),
+            Field(name="target", dtype="<f2", shape=(196, 8, 384), layout="tubes"),
+        )
+    )
+    random = np.random.default_rng(0)
+    clip = random.integers(0, 256, (196, 8, 2, 16, 16, 3), np.uint8)
+    target = random.standard_normal((196, 8, 384), np.float32).astype(np.float16)
+    with ShardWriter(folder / "write.tar", schema) as writer:
+        for number in range(num_clips):
+            writer.write(f"clip{number}", {"clip": clip, "target": target})
+
+
+def _teach(teacher: Teacher, view: ViewSpec, num_clips: int) -> None:
+    clips = np.random.default_rng(0).integers(0, 256, (16, *view.clip_shape), np.uint8)
+    for _ in range(-(-num_clips // 16)):
+        teacher(clips)
+
+
+def _time(job: Callable[[], None]) -> tuple[float, float]:
+    import resource
+
+    def cpu() -> float:
+        both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return sum(usage.ru_utime + usage.ru_stime for usage in both)
+
+    wall_before, cpu_before = time.perf_counter(), cpu()
+    job()
+    return time.perf_counter() - wall_before, cpu() - cpu_before
+
+
+def main() -> None:
+    """Measure and print one JSON line for each measurement."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips", type=int, default=96)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    for rate in measure_build(num_clips=args.clips, workers=args.workers, rounds=args.rounds):
+        sys.stdout.write(json.dumps(asdict(rate)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
