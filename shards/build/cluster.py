@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import Any
 
 from shards.build.config import TeacherDescription, TeacherFacts
-from shards.build.plan import Plan
+from shards.build.plan import Plan, publish_plan
 from shards.build.processes import MakeTeacher, portable_error
-from shards.build.report import ShardReport
+from shards.build.report import WORK_FOLDER, ShardReport
 from shards.build.worker import Deliver, Progress, ShardWorker
 from shards.errors import ShardError
 
@@ -48,7 +48,8 @@ class _Worker:
         try:
             num_decoders = plan.config.workers or self._num_decoders
             if self._deliver is not None:
-                out.mkdir(parents=True, exist_ok=True)
+                (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)  # scratch of this node
+                publish_plan(plan, out)
             worker = ShardWorker(plan, out, self._teacher, num_decoders, deliver=self._deliver)
             yield from worker.build_all(_taken(queue))
         except Exception as error:
