@@ -15,7 +15,10 @@ from safetensors.torch import save_file
 
 from model.st_jepa import STJEPAEncoder
 from shards.dataset import ShardDataset
-from tests.datasets import make_dataset
+from shards.manifest import Manifest, shard_name
+from shards.schema import Schema
+from shards.writer import ShardWriter
+from tests.datasets import make_dataset, tubes_sample, tubes_schema
 from tests.runs import MODEL
 from tools.cli import main
 from tools.recipe import load_recipe
@@ -161,6 +164,17 @@ def test_a_folder_with_a_run_is_not_overwritten_but_resumed_on_request(
 
 def test_resume_auto_in_an_empty_folder_starts_a_run(place: Workplace, tmp_path: Path) -> None:
     assert train(place, tmp_path / "new", "--resume", "auto") == 0
+
+
+def test_a_held_out_data_set_without_targets_is_refused_by_name(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schema = Schema(tuple(field for field in tubes_schema().fields if field.name != "target"))
+    with ShardWriter(tmp_path / shard_name("validation", 0, 1), schema) as writer:
+        writer.write("0", {name: value for name, value in tubes_sample(0).items() if name != "target"})
+    Manifest(split="validation", schema=schema, shards=(writer.info,)).write(tmp_path)
+    assert train(place, tmp_path / "run", "--val", str(tmp_path)) == 1
+    assert f"{tmp_path} has no field 'target'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

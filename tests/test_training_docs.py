@@ -27,7 +27,7 @@ CLIP, TUBES = (1, 3, 16, 224, 224), (1, 49, 8, 2, 16, 16, 3)
 def gflop(module: nn.Module, *arguments: Tensor) -> float:
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         module(*arguments)
-    return round(counter.get_total_flops() / 1e9, 1)
+    return round(float(counter.get_total_flops()) / 1e9, 1)
 
 
 def count(module: nn.Module) -> int:

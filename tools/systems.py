@@ -92,7 +92,7 @@ def refuse_other_geometry(
     """Compare the shapes on disk with those that the model is configured for.
 
     Raises:
-        ValueError: Naming the field and both shapes.
+        ValueError: Naming the field and both shapes, or the field that is not there.
     """
     size, tube = model.image_size, (model.tubelet, model.patch, model.patch, 3)
     grid = (model.num_positions, model.num_times)
@@ -103,6 +103,8 @@ def refuse_other_geometry(
         ("target", False): (model.num_tokens, model.target_dim),
     }
     for name in fields:
+        if name not in dataset.schema:
+            raise ValueError(f"{dataset.directory} has no field {name!r}; targets are made by a build with a teacher")
         field = dataset.schema[name]
         wanted = expected[name, field.layout == "tubes"]
         if field.shape != wanted:

@@ -82,7 +82,7 @@ class Window:
         stages = self.clock.seconds()
         seconds = max(time.perf_counter() - self._started, 1e-9)
         row |= {
-            "num_invalid": self.num_clips - self._num_valid.item(),
+            "num_invalid": self.num_clips - int(self._num_valid.item()),
             "clips_per_second": self.num_clips / seconds,
             "data_wait_share": min(1.0, stages["data"] / seconds),
             **{f"{stage}_seconds": stages[stage] / max(self.num_steps, 1) for stage in STAGES},
