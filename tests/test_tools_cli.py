@@ -19,7 +19,7 @@ def reelshard(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_command() -> None:
     done = reelshard("--help")
     assert done.returncode == 0
-    assert all(f"    {name} " in done.stdout for name in COMMANDS)
+    assert all(f"  {name}  " in done.stdout for name in COMMANDS)
 
 
 def test_help_imports_neither_torch_nor_transformers() -> None:

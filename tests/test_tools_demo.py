@@ -11,7 +11,8 @@ from tools.cli import main
 from tools.demo.scenes import MOTIONS, draw_scene, render
 from tools.demo.videos import FIRST_ID, HEIGHT, WIDTH, VideoSet, make_videos
 
-TINY = ["--train-videos", "24", "--validation-videos", "12", "--teacher-steps", "2", "--train.steps", "4"]
+TINY = ["--train-videos", "24", "--validation-videos", "12", "--teacher-clips", "48", "--teacher-steps", "2"]
+TINY += ["--train.steps", "4", "--data.global_batch_size", "8"]
 VARYING = ("rates", "seconds", "machine")
 
 
@@ -65,6 +66,7 @@ def test_the_middle_frame_does_not_tell_the_class() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # stock webdataset leaves files to the collector
 def test_the_demo_runs_end_to_end_with_the_same_numbers_each_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,11 @@ class Command(Protocol):
         """Do the work; the result is the exit status."""
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}; `{self.prog} --help` explains\n")
@@ -80,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has left, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ShardError, ValueError, OSError, ImportError) as error:
+    except (ShardError, ValueError, OSError, ImportError, FloatingPointError) as error:
         return _fail(f"error: {_one_line(error)}", debug, 1)
 
 
@@ -92,7 +97,7 @@ def _dispatch(arguments: list[str]) -> int:
     parser = _Parser(
         prog=f"reelshard {name}",
         description=module.HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
     module.add_arguments(parser)
@@ -135,11 +140,9 @@ def _load(name: str) -> Command:
 
 
 def _overview() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="reelshard", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser(prog="reelshard", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=_HelpFormatter)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND ...", required=True)
     for name in COMMANDS:
         commands.add_parser(name, help=_load(name).HELP, add_help=False)
     return parser

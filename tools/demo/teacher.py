@@ -49,6 +49,11 @@ class TeacherPlan:
     batch_size: int = 32
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("num_clips", "num_test", "steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"the teacher's {name} is {getattr(self, name)}; it has to be at least 1")
+
 
 def make_teacher(
     plan: TeacherPlan,
