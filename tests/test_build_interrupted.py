@@ -1,12 +1,16 @@
 """Signals, a full disk, a second builder: what is finished stays, and the next run ends with the same bytes."""
 
+import contextlib
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shards.build import Partition, Source, load_folder
 from shards.build.lock import build_lock
@@ -27,6 +31,16 @@ def progress(done, failed):
         print("here", flush=True)
         sys.stdin.readline()
 build(load_folder(Path(sys.argv[1])), Path(sys.argv[2]), progress=progress)
+"""
+
+
+RUNNING_BUILDER = """
+import sys
+from pathlib import Path
+from shards.build import load_folder
+from tests.builds import build
+print("here", flush=True)
+build(load_folder(Path(sys.argv[1])), Path(sys.argv[2]))
 """
 
 
@@ -81,6 +95,64 @@ def test_the_lock_of_a_killed_builder_is_no_lock(source: Source, tmp_path: Path,
     assert (tmp_path / ".build" / "lock").exists()
     build(source, tmp_path)
     assert contents(tmp_path) == expected
+
+
+POOL_BUILDER = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from shards.build import ProcessPool, load_folder
+from tests.builds import CONFIG, build, make_teacher
+def progress(done, failed):
+    print("here", flush=True)
+    sys.stdin.readline()
+with ProcessPool(["cpu:0", "cpu:1"], make_teacher) as pool:
+    config = replace(CONFIG, time_limit_seconds=60.0)
+    build(load_folder(Path(sys.argv[1])), Path(sys.argv[2]), engine=pool, config=config, progress=progress)
+"""
+
+
+def helpers_of(pid: int) -> list[int]:
+    """Worker and decoder processes below a builder."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return [helper for child in children for helper in (child, *helpers_of(child))]
+
+
+@pytest.mark.slow
+def test_a_killed_builder_leaves_no_process_behind_and_resumes(
+    source: Source, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    with start_python(POOL_BUILDER, source.root, tmp_path) as builder:
+        assert builder.stdout is not None
+        assert builder.stdout.readline() == "here\n"
+        helpers = [os.pidfd_open(pid) for pid in helpers_of(builder.pid)]
+        assert len(helpers) >= 4
+        builder.kill()
+        builder.wait(60)
+        for helper in helpers:
+            assert select.select([helper], [], [], 60)[0], "a helper process outlived its builder"
+            os.close(helper)
+    build(source, tmp_path)
+    assert contents(tmp_path) == expected
+
+
+@pytest.mark.slow
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0, 1.2))
+def test_a_build_killed_at_any_moment_ends_with_the_same_bytes(
+    source: Source, tmp_path_factory: pytest.TempPathFactory, expected: dict[str, bytes], seconds: float
+) -> None:
+    out = tmp_path_factory.mktemp("killed")
+    with start_python(RUNNING_BUILDER, source.root, out) as builder:
+        assert builder.stdout is not None
+        builder.stdout.readline()  # imports are over
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            builder.wait(seconds)
+        builder.kill()
+        builder.communicate()
+    build(source, out)
+    assert contents(out) == expected
 
 
 def test_partitions_build_side_by_side_but_each_only_once(tmp_path: Path) -> None:
