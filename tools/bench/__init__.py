@@ -21,7 +21,8 @@ checked as it arrives. Ratios hold on a shared machine, absolute rates only on a
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = DESCRIPTION
-    parser.add_argument("data", type=Path, metavar="DATASET", help="the data set; made first with --synthesize")
+    parser.add_argument("data", type=Path, nargs="?", metavar="DATASET", help="the data set; made with --synthesize")
+    parser.add_argument("--build", action="store_true", help="measure the builder instead, on videos made for it")
     parser.add_argument(
         "--synthesize", type=int, metavar="N", help="make DATASET with N samples of the reference geometry"
     )
@@ -66,6 +67,10 @@ def run(args: argparse.Namespace) -> int:
     from tools.progress import track
 
     logging.getLogger().setLevel(logging.WARNING)
+    if args.build:
+        return run_build(args)
+    if args.data is None:
+        raise ValueError("bench needs a DATASET, or --build to measure the builder")
     if args.synthesize is not None and not (args.data / "dataset.json").exists():
         with track("synthesizing", total=args.synthesize, unit="samples") as advance:
             synthesize(args.data, args.synthesize, progress=advance.at)
@@ -87,6 +92,24 @@ def run(args: argparse.Namespace) -> int:
         publish_json(args.json, results)
     if args.png:
         draw(results, args.png)
+    return 0
+
+
+def run_build(args: argparse.Namespace) -> int:
+    """Measure the builder and report."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from shards.publish import publish_json
+    from tools.bench.build import measure_build
+
+    rates = measure_build(workers=args.threads, rounds=args.rounds)
+    table = Table("stage", "workers", "clips/s", "CPU, ms per clip", title=f"reelshard bench --build on {machine()}")
+    for rate in rates:
+        table.add_row(rate.what, str(rate.workers), f"{rate.per_second:.1f}", f"{rate.cpu_milliseconds:.1f}")
+    Console().print(table)
+    if args.json:
+        publish_json(args.json, [asdict(rate) for rate in rates])
     return 0
 
 

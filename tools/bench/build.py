@@ -1,18 +1,15 @@
 """How fast the builder is: each decoder by itself, threads against processes, the whole build, the teacher, the disk.
 
-Called by `reelshard bench --build`, or by itself: python -m tools.bench.build --clips 96
+Called by `reelshard bench --build`.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -154,18 +151,3 @@ def _time(job: Callable[[], None]) -> tuple[float, float]:
     wall_before, cpu_before = time.perf_counter(), cpu()
     job()
     return time.perf_counter() - wall_before, cpu() - cpu_before
-
-
-def main() -> None:
-    """Measure and print one JSON line for each measurement."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=96)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
-    for rate in measure_build(num_clips=args.clips, workers=args.workers, rounds=args.rounds):
-        sys.stdout.write(json.dumps(asdict(rate)) + "\n")
-
-
-if __name__ == "__main__":
-    main()
