@@ -84,7 +84,8 @@ def write_html(report: dict[str, Any], out: Path, visible: float) -> None:
         "<h2>Rates</h2>",
         _table(((name, f"{rate:,.0f} clips/s") for name, rate in report["rates"].items()), 1),
         f"<p>{report['readback']['num_equal']} samples were read by stock webdataset and by Reelshard and were equal "
-        "to the bit. Samples here are small; <code>reelshard bench</code> measures the reference size.</p>",
+        "to the bit. Samples here are small, and their tubes too small for reading only some of them to pay; "
+        "<code>reelshard bench</code> measures the reference size.</p>",
         "<h2>Data sets</h2>",
         _table(
             (
