@@ -1,16 +1,11 @@
 """`reelshard train` and `reelshard evaluate probe` on real, tiny data sets."""
 
-import dataclasses
 import json
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import save_file
 
 from model.st_jepa import STJEPAEncoder
@@ -20,36 +15,16 @@ from shards.schema import Schema
 from shards.writer import ShardWriter
 from tests.datasets import make_dataset, tubes_sample, tubes_schema
 from tests.runs import MODEL
+from tests.workplaces import Workplace, make_workplace
 from tools.cli import main
 from tools.recipe import load_recipe
 from training.checkpoint import list_checkpoints, newest_checkpoint
 from training.metrics import read_metrics
 
-SECTIONS = {
-    "view": {"num_frames": MODEL.num_frames, "size": MODEL.image_size},
-    "build": {"tubelet": MODEL.tubelet, "patch": MODEL.patch},
-    "data": {"global_batch_size": 8, "threads": 1},
-    "model": dataclasses.asdict(MODEL),
-    "optim": {"lr": 1e-3},
-    "train": {"steps": 6, "log_every": 2, "checkpoint_every": 3, "device": "cpu"},
-    "evaluate": {"epochs": 5, "seeds": [0, 1]},
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Workplace:
-    recipe: str
-    train: str
-    val: str
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    folder = tmp_path_factory.mktemp("workplace")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump({"system": "st_jepa", **SECTIONS}))
-    make_dataset(folder / "train", num_samples=20)
-    make_dataset(folder / "val", num_samples=9, split="validation")
-    return Workplace(str(folder / "tiny.yaml"), str(folder / "train"), str(folder / "val"))
+    return make_workplace(tmp_path_factory.mktemp("workplace"))
 
 
 def train(place: Workplace, run_dir: Path, *more: str) -> int:
@@ -109,6 +84,22 @@ def test_weights_from_a_file_start_the_encoder_and_what_is_not_used_is_said(
     assert checkpoint is not None
     for name, value in weights.items():
         assert torch.equal(checkpoint.model[f"student.{name.removeprefix('videomae.')}"], value), name
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"\x80\x02pickled", "is not a safetensors file"), (None, "No such file")]
+)
+def test_weights_that_are_no_safetensors_file_are_refused_in_one_line(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, said: str
+) -> None:
+    if content is not None:
+        (tmp_path / "weights.pth").write_bytes(content)
+    assert train(place, tmp_path / "run", "--init", str(tmp_path / "weights.pth")) == 1
+    error = capsys.readouterr().err
+    assert "weights.pth" in error
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_sample_that_cannot_be_read_is_logged_with_shard_key_and_thread_and_training_goes_on(
@@ -210,65 +201,6 @@ def test_a_learning_rate_that_diverges_ends_in_one_line(
     arguments = ("--optim.lr", "1e30", "--optim.min_lr", "1e30", "--optim.warmup", "0", "--train.max_nonfinite", "2")
     assert train(place, tmp_path, *arguments) == 1
     assert "loss or gradient was not finite in 2 steps in a row" in capsys.readouterr().err
-
-
-STEPS = 160  # enough for a signal to arrive before the last
-
-
-def start(place: Workplace, run_dir: Path) -> subprocess.Popen[str]:
-    """The command as torchrun starts it, resuming where it can."""
-    command = [sys.executable, "-m", "tools.train", "--recipe", place.recipe, "--data", place.train]
-    command += ["--out", str(run_dir), "--resume", "auto", "--train.log_every", "1", "--train.steps", str(STEPS)]
-    command += ["--train.checkpoint_every", "40"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def outcome(run_dir: Path) -> tuple[list[dict[str, float]], bytes]:
-    """The metrics without those that the clock decides, and the weights."""
-    rows = read_metrics(run_dir / "metrics.jsonl")
-    kept = [{name: row[name] for name in ("step", "loss", "lr", "grad_norm")} for row in rows]
-    return kept, (list_checkpoints(run_dir / "checkpoints")[-1] / "model.safetensors").read_bytes()
-
-
-def stop_at(step: int, number: signal.Signals, process: subprocess.Popen[str]) -> None:
-    """Send a signal once a step was reported."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith(f"step {step:>3}/{STEPS}"):
-            process.send_signal(number)
-            break
-    process.communicate()
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(place: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run_dir = tmp_path_factory.mktemp("runs") / "whole"
-    with start(place, run_dir) as process:
-        process.communicate()
-    assert process.returncode == 0
-    return run_dir
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kill_at", "number", "status"),
-    [(10, signal.SIGKILL, -signal.SIGKILL), (50, signal.SIGKILL, -signal.SIGKILL), (50, signal.SIGTERM, 75)],
-    ids=["SIGKILL before the first checkpoint", "SIGKILL between two checkpoints", "SIGTERM"],
-)
-def test_an_interrupted_run_resumed_equals_an_uninterrupted_one(
-    place: Workplace, uninterrupted: Path, tmp_path: Path, kill_at: int, number: signal.Signals, status: int
-) -> None:
-    with start(place, tmp_path) as interrupted:
-        stop_at(kill_at, number, interrupted)
-    assert interrupted.returncode == status
-    if number == signal.SIGTERM:
-        checkpoint = newest_checkpoint(tmp_path / "checkpoints")
-        assert checkpoint is not None
-        assert kill_at <= checkpoint.step == read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] < STEPS
-    with start(place, tmp_path) as resumed:
-        resumed.communicate()
-    assert resumed.returncode == 0
-    assert outcome(tmp_path) == outcome(uninterrupted)
 
 
 def test_a_probe_reports_the_trained_student_beside_the_untrained_and_chance(

@@ -87,6 +87,13 @@ def test_an_impossible_optimiser_is_refused(wrong: dict[str, float]) -> None:
         OptimConfig(**wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"), [("cpu", "cpu"), ("cuda", "cuda:3"), ("cuda:1", "cuda:1"), ("meta", "meta")]
+)
+def test_each_rank_of_a_machine_trains_on_a_gpu_of_its_own(name: str, expected: str) -> None:
+    assert TrainConfig(device=name).torch_device(local_rank=3) == torch.device(expected)
+
+
 @pytest.mark.parametrize("name", ["steps", "log_every", "checkpoint_every", "keep_checkpoints", "chunk_size"])
 def test_a_count_below_one_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}=0"):

@@ -118,12 +118,13 @@ def train(
     from pipeline.world import World
     from shards.dataset import ShardDataset
     from tools.systems import make_objective, make_training_loader
-    from training.distributed import process_group
+    from training.distributed import process_group, use_device
     from training.loop import Trainer
 
     world = world or World.from_env()
     dataset = ShardDataset.open(data)
     device = recipe.train.torch_device(world.local_rank)
+    use_device(device)
     torch.manual_seed(recipe.train.seed)
     objective = make_objective(recipe)
     with contextlib.ExitStack() as stack:
@@ -164,10 +165,14 @@ def as_json(recipe: Recipe) -> dict[str, Any]:
 
 def _load_weights(objective: Objective, path: Path) -> list[str]:
     import safetensors.torch
+    from safetensors import SafetensorError
 
     from model.weights import load_encoder
 
-    tensors = safetensors.torch.load_file(path)
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file ({error}); convert the weights to one") from error
     unused = load_encoder(objective.student.encoder, tensors)
     more = f"; not used: {', '.join(unused[:6])}{' ...' if len(unused) > 6 else ''}" if unused else ""
     return [f"weights  {path}: {len(tensors) - len(unused)} of {len(tensors)} tensors for the encoder{more}"]

@@ -61,10 +61,10 @@ class TrainConfig:
                 raise ValueError(f"{name}={value!r}; allowed are {', '.join(map(str, allowed))}")
 
     def torch_device(self, local_rank: int = 0) -> torch.device:
-        """The device this process trains on."""
-        if self.device != "auto":
-            return torch.device(self.device)
-        return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        """The device this process trains on; of several GPUs, each rank of a machine has its own."""
+        name = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.device(name)
+        return torch.device("cuda", local_rank) if device.type == "cuda" and device.index is None else device
 
     def autocast_dtype(self, device: torch.device) -> torch.dtype | None:
         """The dtype of the forward pass, or None for plain f32."""

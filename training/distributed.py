@@ -17,6 +17,12 @@ from pipeline.world import World
 TIMEOUT = timedelta(minutes=30)
 
 
+def use_device(device: torch.device) -> None:
+    """Make a GPU the one that is meant where none is named; to be called before anything is put on it."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 @contextlib.contextmanager
 def process_group(world: World, device: torch.device) -> Iterator[None]:
     """Join the other ranks, by NCCL on GPUs and gloo elsewhere; nothing to do for a single process.
@@ -27,8 +33,6 @@ def process_group(world: World, device: torch.device) -> Iterator[None]:
         yield
         return
     on_gpu = device.type == "cuda"
-    if on_gpu:
-        torch.cuda.set_device(device)
     dist.init_process_group(
         "nccl" if on_gpu else "gloo",
         rank=world.rank,

@@ -35,13 +35,14 @@ def run(args: argparse.Namespace) -> int:
     from tools.preflight.machine import machine_checks
     from tools.preflight.rehearsal import Rehearsal
     from tools.recipe import load_recipe
-    from training.distributed import process_group, sum_over_ranks
+    from training.distributed import process_group, sum_over_ranks, use_device
 
     if args.batches < 1:
         raise ValueError(f"--batches is {args.batches}; give at least 1")
     recipe = load_recipe(args.recipe, args.overrides)
     world = World.from_env()
     device = recipe.train.torch_device(world.local_rank)
+    use_device(device)
 
     def failures() -> int:
         mine = sum(outcome.status == "fail" for outcome in outcomes)

@@ -67,8 +67,6 @@ def _all_reduce(device: torch.device, world: World) -> tuple[Status, str]:
     backend = "nccl" if device.type == "cuda" else "gloo"
     alone = world.size == 1
     if alone:  # a group of one still loads the library and moves a number
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
     try:
