@@ -12,7 +12,7 @@ from tools.demo.scenes import MOTIONS, draw_scene, render
 from tools.demo.videos import FIRST_ID, HEIGHT, WIDTH, VideoSet, make_videos
 
 TINY = ["--train-videos", "24", "--validation-videos", "12", "--teacher-clips", "48", "--teacher-steps", "2"]
-TINY += ["--train.steps", "4", "--data.global_batch_size", "8"]
+TINY += ["--salt-steps", "3", "--train.steps", "4", "--data.global_batch_size", "8"]
 VARYING = ("rates", "seconds", "machine")
 
 
@@ -81,7 +81,7 @@ def test_the_demo_runs_end_to_end_with_the_same_numbers_each_time(
     assert reports[0]["readback"]["num_equal"] == 24
     assert reports[0]["datasets"]["validation"]["num_samples"] == 12
     page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 1 + len(MOTIONS)
+    assert page.count("data:image/png;base64,") == 2 + len(MOTIONS)
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--validation-videos", type=int, default=240, help="validation videos (default: 240)")
     parser.add_argument("--teacher-steps", type=int, default=300, help="steps of the teacher's training (default: 300)")
     parser.add_argument("--teacher-clips", type=int, default=1200, help="clips the teacher learns from (default: 1200)")
+    parser.add_argument("--salt-steps", type=int, default=300, help="steps of the SALT student (default: 300)")
     parser.add_argument("--json", action="store_true", help="print report.json at the end instead of a summary")
 
 
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     plan = DemoPlan(
         videos=VideoSet(num_train=args.train_videos, num_validation=args.validation_videos),
         teacher=TeacherPlan(steps=args.teacher_steps, num_clips=args.teacher_clips),
+        salt_steps=args.salt_steps,
     )
     report = run_demo(load_recipe(args.recipe, args.overrides), plan, args.out)
     print(json.dumps(report) if args.json else summary(report, args.out))

@@ -50,6 +50,10 @@ def _spell_probe(report: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value:.1%}" for name, value, _ in _accuracies(report))
 
 
+def _spell_loss(train: dict[str, Any]) -> str:
+    return f"{train['steps']} steps, loss {train['first_loss']:.4f} to {train['final_loss']:.4f}"
+
+
 def _accuracies(report: dict[str, Any]) -> list[tuple[str, float, float]]:
     probe = report["probe"]
     return [
@@ -75,9 +79,12 @@ def write_html(report: dict[str, Any], out: Path, visible: float) -> None:
         "<h2>Linear probe, top-1</h2>",
         _table(((name, _percent(value, spread), _bar(value)) for name, value, spread in _accuracies(report)), 1),
         "<h2>Training</h2>",
-        f"<p>{report['train']['steps']} steps, loss {report['train']['first_loss']:.4f} to "
-        f"{report['train']['final_loss']:.4f} (one minus the cosine to the teacher's tokens).</p>",
+        f"<p>ST-JEPA, the student of the probe: {_spell_loss(report['train'])} (one minus the cosine to the teacher's "
+        "tokens).</p>",
         _image((out / "run" / "curves.png").read_bytes(), "training curves"),
+        f"<p>SALT on the same shards: {_spell_loss(report['train_salt'])} (squared error on masked "
+        "tokens, so the two losses cannot be compared).</p>",
+        _image((out / "salt" / "curves.png").read_bytes(), "training curves of SALT"),
         "<h2>Clips and targets</h2><p>One training clip of each class, and below it the first three principal "
         "components of the teacher's tokens as colours.</p>",
         *(_image(picture, "clip and targets") for picture in _strips(out / "train", videos["classes"])),

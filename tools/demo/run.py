@@ -29,8 +29,9 @@ from tools.demo.teacher import TeacherPlan, make_teacher
 from tools.demo.videos import VideoSet, make_videos
 from tools.evaluate import ProbeReport, probe
 from tools.progress import track
-from tools.recipe import Recipe
+from tools.recipe import Recipe, load_recipe
 from tools.train import train
+from training.loop import TrainSummary
 
 MARKER = ".reelshard-demo"  # says that a folder is the demo's own and may be replaced
 # Fixed, so that sums are added up in the same order on every machine; more do not pay at this size.
@@ -44,6 +45,7 @@ class DemoPlan:
 
     videos: VideoSet
     teacher: TeacherPlan = field(default_factory=TeacherPlan)
+    salt_steps: int = 300
 
     def __post_init__(self) -> None:
         least = len(MOTIONS)
@@ -78,6 +80,8 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
         readback = read_back(out / "train", recipe.data.global_batch_size, recipe.objective.mask_ratio)
     with clock.step("train"):
         trained = train(recipe, out / "train", out / "run", report=_say)
+    with clock.step("train SALT"):
+        salt = train(_salt_recipe(recipe, plan.salt_steps), out / "train", out / "salt", report=_say)
     with clock.step("probe"):
         probed = _probe(recipe, plan, out)
     report = {
@@ -86,9 +90,10 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
         "teacher": dataclasses.asdict(plan.teacher) | {"top1": teacher_top1},
         "datasets": {split: _describe(build) for split, build in builds.items()},
         "readback": {"num_equal": readback.num_equal},
-        "train": {"steps": trained.steps, "first_loss": trained.first_loss, "final_loss": trained.final_loss},
+        "train": _losses(trained),
+        "train_salt": _losses(salt),
         "probe": dataclasses.asdict(probed),
-        "rates": _rates(builds, readback, trained.clips_per_second),
+        "rates": _rates(builds, readback, trained, salt),
         "seconds": clock.seconds | {"total": sum(clock.seconds.values())},
         "machine": {"cpus": len(os.sched_getaffinity(0)), "torch": torch.__version__, "threads": TORCH_THREADS},
     }
@@ -103,7 +108,7 @@ class _Clock:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        _say(f"[{len(self.seconds) + 1}/7] {name}")
+        _say(f"[{len(self.seconds) + 1}/8] {name}")
         start = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - start, 2)
@@ -162,13 +167,31 @@ def _describe(build: BuildSummary) -> dict[str, Any]:
     return {name: getattr(build, name) for name in names}
 
 
-def _rates(builds: dict[str, BuildSummary], readback: Readback, training: float) -> dict[str, float]:
+def _salt_recipe(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe `demo_salt` on the shards of another one."""
+    salt = load_recipe("demo_salt")
+    grid = {
+        name: getattr(recipe.model, name) for name in ("num_frames", "image_size", "tubelet", "patch", "target_dim")
+    }
+    train_config = dataclasses.replace(salt.train, steps=steps, checkpoint_every=steps)
+    model = dataclasses.replace(salt.model, **grid)
+    return dataclasses.replace(salt, model=model, data=recipe.data, train=train_config)
+
+
+def _losses(trained: TrainSummary) -> dict[str, float]:
+    return {"steps": trained.steps, "first_loss": trained.first_loss, "final_loss": trained.final_loss}
+
+
+def _rates(
+    builds: dict[str, BuildSummary], readback: Readback, trained: TrainSummary, salt: TrainSummary
+) -> dict[str, float]:
     """Clips per second of everything that was timed."""
     rates = {f"build {split}": build.clips_per_second for split, build in builds.items()}
     rates |= {
         "read, stock webdataset": readback.webdataset_per_second,
         "read, whole samples": readback.whole_per_second,
         "read, what the mask needs": readback.masked_per_second,
-        "train": training,
+        "train ST-JEPA": trained.clips_per_second,
+        "train SALT": salt.clips_per_second,
     }
     return {name: round(rate, 1) for name, rate in rates.items()}
