@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,3 +152,30 @@ def test_devices_whose_teachers_differ_are_refused(source: Source, tmp_path: Pat
 def test_a_teacher_that_cannot_be_made_stops_the_build_with_its_message() -> None:
     with pytest.raises(ValueError, match="there is no device cuda:9"), ProcessPool(["cuda:9"], failing_teacher):
         pass
+
+
+class BreakingTeacher(MeanTeacher):
+    """Breaks at its second batch, as a device that runs out of memory does."""
+
+    calls = 0
+
+    def __call__(self, clips: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        if self.calls == 2:
+            raise RuntimeError("out of memory")
+        return super().__call__(clips)
+
+
+def breaking_teacher(device: str) -> MeanTeacher:
+    return BreakingTeacher(VIEW.clip_shape)
+
+
+def test_a_worker_that_breaks_stops_the_build_with_its_device_and_is_started_again(
+    source: Source, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    with ProcessPool(["cpu:0"], breaking_teacher) as pool:
+        for _ in range(2):
+            with pytest.raises(ShardError, match="the worker on cpu:0 stopped: RuntimeError: out of memory"):
+                build(source, tmp_path, engine=pool)
+    build(source, tmp_path)
+    assert contents(tmp_path) == expected

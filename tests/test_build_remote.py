@@ -1,5 +1,8 @@
 """Object storage, against a real S3-compatible server behind a network that loses, cuts and delays."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from shards.build import InProcess, Source, load_folder
 from shards.build.remote import PART_BYTES, RemoteFolder, is_remote
 from shards.errors import ShardError
 from shards.verify import verify_dataset
-from tests.builds import VIEW, build, contents, write_videos
+from tests.builds import ROOT, VIEW, build, contents, write_videos
 from tests.object_store import faulty_proxy, moto_server
 from tests.teachers import MeanTeacher
 
@@ -120,3 +123,18 @@ def test_an_object_of_several_parts_is_compared_by_its_digest(store: Any, tmp_pa
     found = store.head("set/large.tar")
     assert found["size"] == len(data)
     assert found["e_tag"].strip('"').endswith("-2")
+
+
+@pytest.mark.slow
+def test_the_command_builds_into_a_bucket_and_goes_on_there(store: Any, source: Source, tmp_path: Path) -> None:
+    url = f"s3://{store.config['bucket']}/set"
+    command = [sys.executable, "-m", "tools", "build", "--recipe", "demo", "--teacher", "none", "--json"]
+    command += ["--videos", str(source.root), "--out", url, "--build.samples_per_shard", "4"]
+    for number, num_resumed in enumerate((0, 11)):
+        options = ["--scratch", str(tmp_path / f"scratch{number}")]
+        done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=200)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["num_resumed"] == num_resumed
+    folder = download(store, tmp_path / "downloaded")
+    assert verify_dataset(folder).num_samples == 10
+    assert (folder / "recipe.yaml").is_file()

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from shards.build.config import TeacherDescription, TeacherFacts
-from shards.build.plan import Plan, publish_plan
+from shards.build.plan import Plan, differences, publish_plan
 from shards.build.processes import MakeTeacher, portable_error
 from shards.build.report import WORK_FOLDER, ShardReport
 from shards.build.worker import Deliver, Progress, ShardWorker
@@ -76,6 +76,8 @@ class RayCluster:
             raise ValueError("--engine ray needs Ray: pip install 'reelshard[ray]'")
         self._make_teacher, self._device, self._deliver = make_teacher, device, deliver
         self._actors: list[Any] = []
+        self._facts: TeacherDescription | None = None
+        self._facts_known = False
 
     def __enter__(self) -> RayCluster:
         import ray
@@ -98,11 +100,8 @@ class RayCluster:
 
     def facts(self) -> TeacherFacts | None:
         """Return what the first worker's teacher says about itself."""
-        import ray
-
         self._start_missing()
-        found: TeacherFacts | None = ray.get(self._actors[0].facts.remote())
-        return found
+        return self._facts
 
     def run(
         self, plan: Plan, out: Path, shards: Sequence[int], progress: Progress
@@ -116,37 +115,47 @@ class RayCluster:
             actor.build.options(num_returns="streaming").remote(plan, out.absolute(), queue): actor
             for actor in self._actors
         }
-        while streams:
-            (stream, *_), _ = ray.wait(list(streams), num_returns=1)
-            try:
-                report = ray.get(next(stream))
-            except StopIteration:
-                del streams[stream]
-            except (ray.exceptions.RayActorError, ray.exceptions.OwnerDiedError, ray.exceptions.ObjectLostError):
-                self._actors.remove(streams.pop(stream))
-            else:
-                if isinstance(report, Exception):
-                    raise report
-                progress(report.num_samples + len(report.failures), len(report.failures))
-                yield report
-        ray.kill(queue)
+        try:
+            while streams:
+                (stream, *_), _ = ray.wait(list(streams), num_returns=1)
+                try:
+                    report = ray.get(next(stream))
+                except StopIteration:
+                    del streams[stream]
+                except (ray.exceptions.RayActorError, ray.exceptions.OwnerDiedError, ray.exceptions.ObjectLostError):
+                    self._actors.remove(streams.pop(stream))
+                else:
+                    if isinstance(report, Exception):
+                        raise report
+                    progress(report.num_samples + len(report.failures), len(report.failures))
+                    yield report
+        finally:  # stopped in the middle: what is still at work must not go on
+            ray.kill(queue)
+            for actor in streams.values():
+                ray.kill(actor)
+                self._actors.remove(actor)
 
     def _start_missing(self) -> None:
-        """Bring the workers up to what the cluster has room for, and drop those that do not come up."""
+        """Start a worker in each place the cluster has, and drop those that do not come up.
+
+        Where some are left they go on alone: a node that has just died still counts as alive for a while, and a worker
+        meant for it would be waited for in vain.
+        """
         import ray
 
-        wanted = self._places()
+        if self._actors:
+            return
         new = [
             ray.remote(_Worker)
             .options(num_cpus=cpus, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD")
             .remote(self._make_teacher, self._device, max(1, int(cpus)), self._deliver)
-            for cpus, gpus in wanted[len(self._actors) :]
+            for cpus, gpus in self._places()
         ]
         pending = {actor.facts.remote(): actor for actor in new}
         ready, late = ray.wait(list(pending), num_returns=len(pending), timeout=START_SECONDS) if pending else ([], [])
         for reference in ready:
             try:
-                ray.get(reference)
+                self._check_facts(ray.get(reference))
             except ray.exceptions.RayActorError as error:
                 if (cause := getattr(error, "cause", None)) is not None or "creation" in str(error):
                     raise ShardError(
@@ -158,6 +167,15 @@ class RayCluster:
             ray.kill(pending[reference])
         if not self._actors:
             raise ShardError(f"no worker came up on the cluster in {START_SECONDS:.0f} s; look at `ray status`")
+
+    def _check_facts(self, facts: TeacherDescription | None) -> None:
+        if not self._facts_known:
+            self._facts, self._facts_known = facts, True
+        elif self._facts and facts and (found := differences(self._facts.provenance, facts.provenance)):
+            raise ShardError(
+                f"the teachers of two workers differ: {'; '.join(found)}. Use nodes with GPUs of one model, so that a "
+                "shard has the same bytes whoever builds it"
+            )
 
     def _places(self) -> list[tuple[float, float]]:
         """Return CPUs and GPUs of each worker that the living nodes have room for."""

@@ -25,7 +25,7 @@ from shards.build.worker import Progress
 from shards.errors import ShardError
 from shards.index import index_path
 from shards.manifest import MANIFEST_NAME, Manifest
-from shards.publish import publish_bytes
+from shards.publish import publish_bytes, remove_temporaries
 
 MAX_ROUNDS = 4  # a shard whose workers die so often kills them
 
@@ -141,6 +141,7 @@ def finalize(plan: Plan, out: Path, reports: Sequence[ShardReport], label_names:
         provenance={name: plan.fingerprint[name] for name in ("source", "view", "decoder", "teacher", "seed")},
         failures=counts,
     )
+    remove_temporaries(out)  # of workers that died on the way
     manifest.write(out)
     shutil.rmtree(out / WORK_FOLDER)
     return manifest

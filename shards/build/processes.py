@@ -65,6 +65,7 @@ class ProcessPool:
         Raises:
             ShardError: they differ, as on devices of different models.
         """
+        self._start_missing()
         first, *others = self._members.values()
         for other in others:
             if first.facts and other.facts and (found := differences(first.facts.provenance, other.facts.provenance)):
@@ -81,27 +82,32 @@ class ProcessPool:
         self._start_missing()
         remaining = deque(shards)
         per_worker = max(1, plan.config.num_workers // len(self._devices))
-        for member in self._members.values():
-            member.pipe.send((plan, out, per_worker))
         busy = {member.pipe: member for member in self._members.values()}
-        while busy:
-            for pipe in wait(list(busy)):
-                assert isinstance(pipe, Connection)
-                try:
-                    kind, value = pipe.recv()
-                except (EOFError, OSError):
-                    self._bury(busy.pop(pipe))
-                    continue
-                if kind == "next":
-                    pipe.send(remaining.popleft() if remaining else None)
-                elif kind == "progress":
-                    progress(*value)
-                elif kind == "report":
-                    yield value
-                elif kind == "error":
-                    raise value
-                else:
-                    del busy[pipe]
+        for member in busy.values():
+            with suppress(OSError):  # of a process that has just died: seen below
+                member.pipe.send((plan, out, per_worker))
+        try:
+            while busy:
+                for pipe in wait(list(busy)):
+                    assert isinstance(pipe, Connection)
+                    try:
+                        kind, value = pipe.recv()
+                        if kind == "next":
+                            pipe.send(remaining.popleft() if remaining else None)
+                    except (EOFError, OSError):
+                        self._bury(busy.pop(pipe))
+                        continue
+                    if kind == "progress":
+                        progress(*value)
+                    elif kind == "report":
+                        yield value
+                    elif kind == "error":
+                        raise value
+                    elif kind == "done":
+                        del busy[pipe]
+        finally:  # stopped in the middle: what is still at work must not go on
+            for member in busy.values():
+                self._bury(member)
 
     def _start_missing(self) -> None:
         started = []
