@@ -8,11 +8,13 @@ import random
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,9 +25,9 @@ FAULTS = ("error", "cut_request", "cut_response", "slow_response")
 @contextmanager
 def moto_server() -> Iterator[int]:
     """Run `moto_server`; skips the test where there is none."""
-    program = os.environ.get("REELSHARD_MOTO_SERVER") or shutil.which("moto_server")
+    program = shutil.which("moto_server", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     if program is None:
-        pytest.skip("no S3 server here: install moto[server] and put moto_server on PATH or in REELSHARD_MOTO_SERVER")
+        pytest.skip("no S3 server here: pip install 'moto[server]'")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
