@@ -18,8 +18,14 @@ from tests.runs import make_trainer
 from training.checkpoint import newest_checkpoint
 from training.distributed import process_group
 
-# The curve of 200 steps at the geometry of the tests, the same on any number of ranks.
-CURVE: dict[str, Any] = {"batch_size": 8, "checkpoint_every": 50, "data": {"on_error": "quarantine", "verify": "first"}}
+# The curve of 200 steps at the geometry of the tests, the same on any number of ranks. One rank cuts its batch in four
+# chunks, eight ranks have less than a chunk.
+CURVE: dict[str, Any] = {
+    "batch_size": 8,
+    "chunk_size": 2,
+    "checkpoint_every": 50,
+    "data": {"on_error": "quarantine", "verify": "first"},
+}
 
 
 class SlowLoader:
@@ -57,17 +63,21 @@ def main() -> None:
     args = parser.parse_args()
     world = World.from_env()
     with process_group(world, torch.device("cpu")):
-        trainer = make_trainer(
-            ShardDataset.open(args.dataset), args.run_dir, steps=args.steps, world=world, report=say, **CURVE
-        )
-        if world.rank == args.slow:
-            assert isinstance(trainer.loader, DeviceLoader)
-            trainer.loader = SlowLoader(trainer.loader, 0.01)
-        checkpoint = newest_checkpoint(trainer.checkpoints)
-        if checkpoint is not None:
-            trainer.resume(checkpoint)
-        say(f"rank {world.rank} pid {os.getpid()}")
-        trainer.run()
+        train(args, world)
+
+
+def train(args: argparse.Namespace, world: World) -> None:
+    trainer = make_trainer(
+        ShardDataset.open(args.dataset), args.run_dir, steps=args.steps, world=world, report=say, **CURVE
+    )
+    if world.rank == args.slow:
+        assert isinstance(trainer.loader, DeviceLoader)
+        trainer.loader = SlowLoader(trainer.loader, 0.01)
+    checkpoint = newest_checkpoint(trainer.checkpoints)
+    if checkpoint is not None:
+        trainer.resume(checkpoint)
+    say(f"rank {world.rank} pid {os.getpid()}")
+    trainer.run()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from pipeline.world import World
     from shards.dataset import ShardDataset
     from tools.recipe import Recipe
@@ -113,18 +115,48 @@ def train(
         ValueError: If the folder holds a run already and `resume` is "never"; or data set, recipe and checkpoint do
             not fit together.
     """
-    import torch
-
     from pipeline.world import World
-    from shards.dataset import ShardDataset
-    from tools.systems import make_objective, make_training_loader
     from training.distributed import process_group, use_device
-    from training.loop import Trainer
 
     world = world or World.from_env()
-    dataset = ShardDataset.open(data)
     device = recipe.train.torch_device(world.local_rank)
     use_device(device)
+    with process_group(world, device):
+        return _train(
+            recipe,
+            data,
+            run_dir,
+            val=val,
+            init=init,
+            resume=resume,
+            world=world,
+            device=device,
+            report=report,
+            command=command,
+        )
+
+
+def _train(
+    recipe: Recipe,
+    data: Path,
+    run_dir: Path,
+    *,
+    val: Path | None,
+    init: Path | None,
+    resume: str,
+    world: World,
+    device: torch.device,
+    report: Callable[[str], None],
+    command: str,
+) -> TrainSummary:
+    """`train` within the group of ranks, so that nothing of the run outlives it."""
+    import torch
+
+    from shards.dataset import ShardDataset
+    from tools.systems import make_objective, make_training_loader
+    from training.loop import Trainer
+
+    dataset = ShardDataset.open(data)
     torch.manual_seed(recipe.train.seed)
     objective = make_objective(recipe)
     with contextlib.ExitStack() as stack:
@@ -136,7 +168,6 @@ def train(
             held_out = make_training_loader(recipe, objective, ShardDataset.open(val), device, world, held_out=True)
             stack.enter_context(contextlib.closing(held_out))
         notes = [] if init is None else _load_weights(objective, init)
-        stack.enter_context(process_group(world, device))
         trainer = Trainer(
             objective,
             loader,

@@ -1,6 +1,7 @@
 """Several processes that train as one: their group, sums over it, and a stop that all of them agree on."""
 
 import contextlib
+import gc
 import signal
 import threading
 from collections.abc import Iterator
@@ -27,7 +28,9 @@ def use_device(device: torch.device) -> None:
 def process_group(world: World, device: torch.device) -> Iterator[None]:
     """Join the other ranks, by NCCL on GPUs and gloo elsewhere; nothing to do for a single process.
 
-    After an error the group is left as it is: the other ranks may be waiting in it, and the launcher ends them.
+    Whatever uses the group, such as a `Trainer`, must be out of reach when this ends: threads of a group that is still
+    referred to outlive it, and may abort the process while the interpreter shuts down. After an error the group is left
+    as it is: the other ranks may be waiting in it, and the launcher ends them.
     """
     if world.size == 1:
         yield
@@ -41,6 +44,8 @@ def process_group(world: World, device: torch.device) -> Iterator[None]:
         device_id=device if on_gpu else None,
     )
     yield
+    gc.collect()  # a distributed wrapper is full of cycles
+    dist.barrier(device_ids=[device.index] if on_gpu else None)
     dist.destroy_process_group()
 
 
