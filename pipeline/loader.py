@@ -36,7 +36,7 @@ from pipeline.world import World
 from shards.dataset import ShardDataset
 
 STATE_FORMAT = 1
-ROWS_PER_TASK = 8
+ROWS_PER_TASK = 16
 
 
 @dataclass(frozen=True)

@@ -192,9 +192,11 @@ def _check_share(ratio: float, num_masked: int, num_positions: int) -> None:
 
 
 def _split(visible: NDArray[np.bool_]) -> dict[str, Positions]:
+    """Bool `[B, count]`, as many true in every row, as the ascending positions of both values."""
+    rows = np.arange(len(visible))[:, None] * visible.shape[1]
     return {
-        "visible": np.nonzero(visible)[1].reshape(len(visible), -1),
-        "masked": np.nonzero(~visible)[1].reshape(len(visible), -1),
+        "visible": np.flatnonzero(visible).reshape(len(visible), -1) - rows,
+        "masked": np.flatnonzero(~visible).reshape(len(visible), -1) - rows,
     }
 
 

@@ -32,14 +32,22 @@ def permute(num_samples: int, seed: int, epoch: int, start: int, stop: int) -> N
     Raises:
         ValueError: the slice is not inside the data set.
     """
-    if not 0 <= start <= stop <= num_samples:
-        raise ValueError(f"positions must lie in [0, {num_samples}], got {start} to {stop}")
+    return permute_at(num_samples, seed, epoch, np.arange(start, stop, dtype=np.int64))
+
+
+def permute_at(num_samples: int, seed: int, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same order at any positions, i64 of any length. Many at once cost little more than a few.
+
+    Raises:
+        ValueError: a position is not inside the data set.
+    """
+    if len(positions) and (int(positions.min()) < 0 or int(positions.max()) >= num_samples):
+        raise ValueError(f"positions must lie in [0, {num_samples}), got {positions.min()} to {positions.max()}")
     key = derive_key(seed, epoch)
     if num_samples < SORTED_BELOW:  # few enough to sort random keys: exactly uniform, where a Feistel network is not
         keys = mix(np.arange(num_samples, dtype=np.uint64) ^ key)
-        return np.argsort(keys, kind="stable")[start:stop].astype(np.int64)
-    values = np.arange(start, stop, dtype=np.uint64)
-    values = _feistel(values, key, num_samples)
+        return np.argsort(keys, kind="stable")[positions].astype(np.int64)
+    values = _feistel(positions.astype(np.uint64), key, num_samples)
     while (outside := values >= num_samples).any():
         values[outside] = _feistel(values[outside], key, num_samples)
     return values.astype(np.int64)
@@ -58,7 +66,7 @@ def _feistel(values: NDArray[np.uint64], key: np.uint64, num_samples: int) -> ND
     return (left << np.uint64(right_bits)) | right
 
 
-def in_order(num_samples: int, seed: int, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+def in_order(num_samples: int, seed: int, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
     """The same signature without shuffling: sample numbers as they stand in the shards."""
     del num_samples, seed, epoch
-    return np.arange(start, stop, dtype=np.int64)
+    return positions

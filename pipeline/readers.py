@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.slab import anonymous_memory
 from shards.errors import DamagedShardError, MissingDataError
 from shards.npy import PAGE_BYTES
 
@@ -107,8 +108,7 @@ class Scratch(threading.local):
         """u8 `[size]`, page-aligned; the thread's next call reuses it."""
         if len(self._memory) < size:
             pages = -(-size // PAGE_BYTES) * PAGE_BYTES
-            block = mmap.mmap(-1, pages, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            self._memory = np.frombuffer(block, np.uint8)
+            self._memory = np.frombuffer(anonymous_memory(pages), np.uint8)
         return self._memory[:size]
 
 

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.bits import derive_key
-from pipeline.order import in_order, permute
+from pipeline.order import in_order, permute, permute_at
 from pipeline.world import World
 
 Samples = NDArray[np.int64]
 WINDOW = 4096
+BLOCK = 64
 
 
 class Schedule(Protocol):
@@ -51,7 +52,8 @@ class FixedSize:
                 f"global_batch_size must be a multiple of the number of ranks: got {global_batch_size} and {world.size}"
             )
         self._num_samples, self._size, self._world = num_samples, global_batch_size, world
-        self._seed, self._order = seed, permute if shuffle else in_order
+        self._seed, self._order = seed, permute_at if shuffle else in_order
+        self._looked_up: tuple[int, int, Samples] = (-1, 0, np.empty((0, 0), np.int64))
         full, rest = divmod(num_samples, global_batch_size)
         self._num_batches = full + (rest > 0 and not drop_last)
         if not self._num_batches:
@@ -72,10 +74,23 @@ class FixedSize:
 
     def rows(self, epoch: int, number: int) -> Samples:
         """This rank's contiguous part."""
-        start = number * self._size + self._world.rank * self.max_rows
-        first, last = (min(place, self._num_samples) for place in (start, start + self.max_rows))
-        samples = self._order(self._num_samples, self._seed, epoch, first, last)
-        return _padded(samples, self.max_rows)
+        known_epoch, first, rows = self._looked_up
+        if known_epoch != epoch or not first <= number < first + len(rows):
+            rows = self._look_up(epoch, number)
+            self._looked_up = (epoch, number, rows)
+            first = number
+        row: Samples = rows[number - first]
+        return row
+
+    def _look_up(self, epoch: int, number: int) -> Samples:
+        """This rank's part of the next `BLOCK` batches, `[BLOCK, rows]`: many positions at once cost little more."""
+        batches = np.arange(number, min(number + BLOCK, self._num_batches))
+        first = batches * self._size + self._world.rank * self.max_rows
+        positions = first[:, None] + np.arange(self.max_rows)
+        inside = positions < self._num_samples
+        rows = np.full(positions.shape, -1, np.int64)
+        rows[inside] = self._order(self._num_samples, self._seed, epoch, positions[inside])
+        return rows
 
 
 class LengthBudget:
@@ -129,7 +144,7 @@ class LengthBudget:
 
     def _plan(self, epoch: int) -> list[Samples]:
         count = len(self._lengths)
-        order = (permute if self._shuffle else in_order)(count, self._seed, epoch, 0, count)
+        order = (permute_at if self._shuffle else in_order)(count, self._seed, epoch, np.arange(count))
         batches: list[Samples] = []
         for start in range(0, count, WINDOW):
             window = order[start : start + WINDOW]

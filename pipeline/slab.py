@@ -7,6 +7,7 @@ for a batch while it holds all slabs itself makes the ring grow, and slabs beyon
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import weakref
@@ -56,6 +57,14 @@ class SlabLayout:
         }
 
 
+def anonymous_memory(num_bytes: int) -> mmap.mmap:
+    """Private zeroed memory of at least `num_bytes` (and one page), page-aligned, in huge pages where there are any."""
+    memory = mmap.mmap(-1, max(num_bytes, PAGE_BYTES), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
 class Slab:
     """A page-aligned private block of memory, page-locked for the GPU where asked."""
 
@@ -65,7 +74,7 @@ class Slab:
         Raises:
             RuntimeError: the memory cannot be page-locked.
         """
-        self.memory = mmap.mmap(-1, max(num_bytes, PAGE_BYTES), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.memory = anonymous_memory(num_bytes)
         if pin:
             address = np.frombuffer(self.memory, np.uint8).ctypes.data
             cudart = torch.cuda.cudart()  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -103,4 +104,4 @@ def measure_limits(case: Case) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         synthesize_sidecars(Path(directory))
         limits = first_batch(Path(directory))
-    return limits | {"python_seconds_per_clip": python_seconds_per_clip(case)}
+    return limits | {"python_seconds_per_clip": python_seconds_per_clip(replace(case, threads=1))}
