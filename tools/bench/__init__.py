@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+NUM_BUILD_CLIPS = 384  # enough that starting processes and syncing one shard do not count
+
 HELP = "measure the loader against the machine's ceilings and against other loaders"
 DESCRIPTION = """
 Measures clips per second of batches from DATASET, everything in one run and in turn: the loader, a bare loop that
@@ -103,7 +105,7 @@ def run_build(args: argparse.Namespace) -> int:
     from shards.publish import publish_json
     from tools.bench.build import measure_build
 
-    rates = measure_build(workers=args.threads, rounds=args.rounds)
+    rates = measure_build(num_clips=NUM_BUILD_CLIPS, workers=args.threads, rounds=args.rounds)
     table = Table("stage", "workers", "clips/s", "CPU, ms per clip", title=f"reelshard bench --build on {machine()}")
     for rate in rates:
         table.add_row(rate.what, str(rate.workers), f"{rate.per_second:.1f}", f"{rate.cpu_milliseconds:.1f}")

@@ -74,7 +74,7 @@ def measure_build(
 
 def _decode_jobs(source: Source, view: ViewSpec, workers: int) -> Iterator[tuple[str, Callable[[], None]]]:
     paths = [source.root / item.path for item in source.items]
-    config = BuildConfig(workers=workers, samples_per_shard=len(paths), layout="tubes")
+    config = BuildConfig(workers=workers, samples_per_shard=-(-len(paths) // 8), layout="tubes")
 
     def decode_with(decoder: str) -> None:
         with ThreadPoolExecutor(workers) as pool:
