@@ -31,6 +31,9 @@ Target = NDArray[np.float16]
 Progress = Callable[[int, int], None]
 Deliver = Callable[[ShardReport], None]
 
+# How far decoding may run ahead of writing: enough that it does not pause while a finished shard is synced to disk.
+MAX_UNWRITTEN_CLIPS = 48
+
 
 class ShardWorker:
     """Builds any shards of a plan. Not for use from several threads at once."""
@@ -149,7 +152,6 @@ class _OpenShard:
                     self._send(batch)
                     batch = []
             self._send(batch)
-            self._drain(keep=0)
         except BaseException as error:
             self._drop(error)
             raise
@@ -168,7 +170,7 @@ class _OpenShard:
                 self._progress(0, 1)
             else:
                 self._writes.append(self._pool.submit(self._write, outcome, target))
-        self._drain(keep=4 * max(1, len(batch)))
+        self._drain(keep=max(MAX_UNWRITTEN_CLIPS, 4 * len(batch)))
 
     def _drain(self, keep: int) -> None:
         start = time.perf_counter()
@@ -198,8 +200,14 @@ class _OpenShard:
     def _publish(self) -> ShardReport:
         start = time.perf_counter()
         failures = tuple(self._failures)
-        publish_failures(self._plan, self._out, self._shard, failures)  # first: no finished shard is without them
-        writer = self._open()
+        try:
+            for write in self._writes:  # done: the writer thread takes its jobs in order
+                write.result()
+            publish_failures(self._plan, self._out, self._shard, failures)  # first: no finished shard is without them
+            writer = self._open()
+        except BaseException as error:
+            self._stack.__exit__(type(error), error, error.__traceback__)
+            raise
         self._stack.close()
         self._seconds["write"] += time.perf_counter() - start
         return ShardReport(
