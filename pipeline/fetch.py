@@ -201,7 +201,8 @@ class Fetcher:
         with self._lock:
             self.quarantined.append(Quarantined(sample, epoch, str(error)))
             count = len(self.quarantined)
-        log.warning("sample %d left out (%d so far): %s", sample, count, error)
+        thread = threading.current_thread().name
+        log.warning("sample %d left out by %s (%d so far): %s", sample, thread, count, error)
         if count > self._config.max_quarantined:
             raise ShardError(
                 f"{count} samples could not be read, more than max_quarantined = {self._config.max_quarantined}; "

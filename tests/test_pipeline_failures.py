@@ -82,6 +82,7 @@ def test_quarantine_leaves_the_bad_sample_out_and_keeps_the_rest(
         assert left_out == [8]
         assert loader.stats().num_quarantined == epoch
     assert "key 000008, field target, offset" in caplog.text
+    assert "left out by reelshard-reader" in caplog.text
 
 
 def test_quarantine_stops_past_its_limit(tmp_path: Path) -> None:
