@@ -9,6 +9,7 @@ each time it asks for a batch, every free slab is planned and handed to the thre
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,8 @@ from pipeline.slab import SlabRing
 from pipeline.stats import LoaderStats, StageClock
 from pipeline.world import World
 from shards.dataset import ShardDataset
+
+log = logging.getLogger(__name__)
 
 STATE_FORMAT = 1
 ROWS_PER_TASK = 16
@@ -135,7 +138,10 @@ class ShardLoader(IterableDataset[Batch]):
         if self.config.reader != "auto":
             return self.config.reader
         reader, reason = choose_reader(self.dataset)
-        self._reader = f"{reader} (auto: {reason})"
+        said = f"{reader} (auto: {reason})"
+        if not self._reader.startswith(f"{reader} "):
+            log.info("reader %s", said)
+        self._reader = said
         return reader
 
     def _hand_out(self, pool: ThreadPoolExecutor, pending: deque[_Pending], number: int) -> None:

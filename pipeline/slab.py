@@ -125,9 +125,3 @@ class SlabRing:
                 self.num_allocated -= 1
             else:
                 self._free.append(slab)
-
-    @property
-    def num_in_use(self) -> int:
-        """Slabs that a batch in the making or a consumer holds."""
-        self._collect()
-        return len(self._leases)

@@ -303,3 +303,14 @@ def test_stats_count_what_was_yielded(dataset: ShardDataset, tmp_path: Path) -> 
     sample_bytes = sum(dataset.schema[name].num_bytes for name in ("clip", "target"))
     assert (stats.num_batches, stats.num_samples, stats.num_bytes) == (4, 20, 20 * sample_bytes)
     assert stats.read_seconds > 0
+
+
+def test_auto_says_what_it_chose_and_why_once(dataset: ShardDataset, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "pipeline.loader")
+    for shard in range(dataset.num_shards):
+        dataset.tar_path(shard).read_bytes()  # now in the page cache
+    loader = ShardLoader(dataset, LoaderConfig(global_batch_size=5))
+    for _ in range(2):
+        list(loader)
+    assert loader.stats().reader.startswith("mmap (auto: 100% of the pages")
+    assert [record.message for record in caplog.records] == [f"reader {loader.stats().reader}"]
