@@ -5,6 +5,7 @@ Called by `reelshard bench --build`.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -52,15 +53,16 @@ def measure_build(
         teacher: measured too where there is one.
     """
     with tempfile.TemporaryDirectory() as folder:
-        source, view = _make_videos(Path(folder) / "videos", num_clips), ViewSpec()
-        jobs = {(what, count): job for count in workers for what, job in _decode_jobs(source, view, count)}
-        jobs["write, tubes with targets", 1] = lambda: _write(Path(folder) / "write", num_clips)
+        source, view, out = _make_videos(Path(folder) / "videos", num_clips), ViewSpec(), Path(folder) / "out"
+        jobs = {(what, count): job for count in workers for what, job in _decode_jobs(source, view, out, count)}
+        jobs["write, tubes with targets", 1] = lambda: _write(out, num_clips)
         if teacher is not None:
             jobs["teacher, batches of 16", 1] = lambda: _teach(teacher, view, num_clips)
         found: dict[tuple[str, int], list[tuple[float, float]]] = {key: [] for key in jobs}
         for _ in range(rounds):
             for key, job in jobs.items():
                 found[key].append(_time(job))
+                shutil.rmtree(out, ignore_errors=True)  # not timed: freeing a data set's blocks takes the disk seconds
     return [
         BuildRate(
             what=what,
@@ -72,7 +74,7 @@ def measure_build(
     ]
 
 
-def _decode_jobs(source: Source, view: ViewSpec, workers: int) -> Iterator[tuple[str, Callable[[], None]]]:
+def _decode_jobs(source: Source, view: ViewSpec, out: Path, workers: int) -> Iterator[tuple[str, Callable[[], None]]]:
     paths = [source.root / item.path for item in source.items]
     config = BuildConfig(workers=workers, samples_per_shard=-(-len(paths) // 8), layout="tubes")
 
@@ -87,8 +89,7 @@ def _decode_jobs(source: Source, view: ViewSpec, workers: int) -> Iterator[tuple
         decoders.shutdown()
 
     def build(limit_seconds: float | None) -> None:
-        with tempfile.TemporaryDirectory() as out:
-            build_dataset(source, Path(out), view, replace(config, time_limit_seconds=limit_seconds))
+        build_dataset(source, out, view, replace(config, time_limit_seconds=limit_seconds))
 
     yield "decode, decord, threads", lambda: decode_with("decord")
     yield "decode, PyAV, threads", lambda: decode_with("pyav")
