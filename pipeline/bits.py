@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +25,7 @@ def mix(values: U64) -> U64:
     return mixed
 
 
+@lru_cache(maxsize=64)  # a loader asks for the same few keys batch after batch
 def derive_key(*numbers: int) -> np.uint64:
     """One u64 from several integers, each of which changes all of it."""
     key = np.zeros(1, np.uint64)

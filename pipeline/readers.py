@@ -47,6 +47,14 @@ class OpenShard(Protocol):
         """
         ...
 
+    def address(self, offset: int, size: int) -> int | None:
+        """Where these bytes of the file are in memory as long as this object lives, or None if they must be read.
+
+        Raises:
+            DamagedShardError: the file ends before.
+        """
+        ...
+
 
 def _cut_off(path: Path, offset: int, size: int) -> DamagedShardError:
     problem = f"the file ends before the {size} bytes that should be here; it was cut off"
@@ -84,13 +92,22 @@ class MappedShard:
         finally:
             os.close(descriptor)
         self._bytes = np.frombuffer(self._map, np.uint8)
+        self._address: int = self._bytes.ctypes.data
 
     def view(self, offset: int, size: int) -> Bytes:
         """A view of the mapping: nothing is copied."""
+        self._check_end(offset, size)
+        return self._bytes[offset : offset + size]
+
+    def address(self, offset: int, size: int) -> int:
+        """Inside the mapping."""
+        self._check_end(offset, size)
+        return self._address + offset
+
+    def _check_end(self, offset: int, size: int) -> None:
         # A page beyond the end of a file that became shorter is SIGBUS, so ask for its size now.
         if offset + size > self._map.size():
             raise _cut_off(self._path, offset, size)
-        return self._bytes[offset : offset + size]
 
     def read_into(self, offset: int, out: Bytes) -> None:
         """Copy from the mapping."""
@@ -125,6 +142,9 @@ class DescriptorShard:
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
+
+    def address(self, offset: int, size: int) -> None:
+        """Not in memory."""
 
     def view(self, offset: int, size: int) -> Bytes:
         """Bytes read into this thread's scratch memory."""

@@ -147,10 +147,18 @@ def test_the_state_is_small_and_names_everything_it_depends_on(dataset: ShardDat
 
 @pytest.mark.parametrize("gather", [{}, GATHER])
 @pytest.mark.parametrize("verify", ["never", "first", "always"])
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("reader", ["mmap", "pread", "direct", "auto"])
 def test_every_reader_yields_what_was_written(
-    dataset: ShardDataset, reader: Reader, verify: str, gather: dict[str, str]
+    dataset: ShardDataset,
+    monkeypatch: pytest.MonkeyPatch,
+    reader: Reader,
+    compiled: bool,
+    verify: str,
+    gather: dict[str, str],
 ) -> None:
+    if not compiled:
+        monkeypatch.setattr("pipeline.destinations.COMPILED", False)
     config = LoaderConfig(
         global_batch_size=5,
         fields=("clip", "target", "label", "json"),
@@ -271,6 +279,20 @@ def test_what_does_not_fit_is_refused_with_a_reason(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         ShardLoader(dataset, LoaderConfig(**config), MASK, world)  # type: ignore[arg-type]
+
+
+class _Beyond(TubeMask):
+    """Names a position that the field does not have."""
+
+    def draw(self, seed: int, epoch: int, samples: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+        return {name: rows + 1 for name, rows in super().draw(seed, epoch, samples).items()}
+
+
+@pytest.mark.parametrize("reader", ["mmap", "pread"])
+def test_a_mask_that_names_a_position_too_many_is_refused(dataset: ShardDataset, reader: Reader) -> None:
+    config = LoaderConfig(global_batch_size=20, gather=GATHER, reader=reader)
+    with pytest.raises(ValueError, match="outside 0 to 15"):
+        list(ShardLoader(dataset, config, _Beyond(num_positions=POSITIONS)))
 
 
 def test_a_mask_of_another_grid_is_refused(dataset: ShardDataset) -> None:
