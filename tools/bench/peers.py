@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class StockWebDataset:
         """Build the pipeline; `setting` is the number of worker processes."""
         import webdataset
 
-        gather = Gather(dataset, case)
+        gather = self._gather(dataset, case)
         urls = [str(dataset.tar_path(shard)) for shard in range(dataset.num_shards)]
         pipeline = (
             webdataset.WebDataset(urls, shardshuffle=len(urls), seed=case.seed, empty_check=False)
@@ -67,10 +68,20 @@ class StockWebDataset:
         context = {"multiprocessing_context": "fork"} if setting else {}
         self._loader = webdataset.WebLoader(pipeline, batch_size=None, num_workers=setting, **context)
 
+    def _gather(self, dataset: ShardDataset, case: Case) -> Gather:
+        return Gather(dataset, case)
+
     def epoch(self) -> Iterator[Arrived | int]:
         """Batches of one pass."""
         for batch in self._loader:
             yield arrived(batch)
+
+
+class WholeWebDataset(StockWebDataset):
+    """`webdataset` as it comes: whole samples, also where a mask keeps a part of them; the GPU would pick it out."""
+
+    def _gather(self, dataset: ShardDataset, case: Case) -> Gather:
+        return Gather(dataset, replace(case, mask_ratio=None))
 
 
 class Dali:
@@ -198,6 +209,7 @@ class MosaicStreaming:
 
 PEERS: dict[str, type[StockWebDataset] | type[Dali] | type[LitData] | type[MosaicStreaming]] = {
     "webdataset": StockWebDataset,
+    "webdataset-whole": WholeWebDataset,
     "dali": Dali,
     "mosaicml": MosaicStreaming,
     "litdata": LitData,
