@@ -14,6 +14,7 @@ from pipeline.batch import BatchPlan
 from pipeline.config import LoaderConfig
 from pipeline.decoders import Decoder
 from pipeline.destinations import Destination, Ragged, Rows, Source
+from pipeline.gather import COMPILED, NO_LIBRARY
 from pipeline.readers import ReaderName, ShardFiles
 from pipeline.stats import StageClock
 from shards.dataset import ShardDataset
@@ -51,6 +52,8 @@ class Fetcher:
         if reader != self._files.reader:
             self.close()
             self._files = ShardFiles(reader)
+            if reader == "mmap" and not COMPILED:
+                log.warning("copying with numpy, at two thirds of the speed: %s; install again with one", NO_LIBRARY)
 
     def close(self) -> None:
         """Close all files; they are opened again when needed."""

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.gather import COMPILED, gather
+from pipeline.gather import COMPILED, NO_LIBRARY, gather
 
-needs_library = pytest.mark.skipif(not COMPILED, reason="pipeline/gather.c was not compiled: no C compiler")
+needs_library = pytest.mark.skipif(not COMPILED, reason=NO_LIBRARY)
 
 
 @needs_library

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.gather import COMPILED, NO_LIBRARY
 from pipeline.masking import TubeMask
 from shards.dataset import ShardDataset
 
@@ -72,6 +73,8 @@ def _print_time(console: Console, ours: dict[str, Any]) -> None:
         )
     ]
     console.print(f"time per clip, added up over threads: {', '.join(parts)}; reader: {stats['reader']}")
+    if not COMPILED:
+        console.print(f"copies were made by numpy: {NO_LIBRARY}")
 
 
 def _print_ranks(console: Console, results: dict[str, Any], size: int) -> None:
