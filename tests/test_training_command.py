@@ -54,7 +54,7 @@ def test_the_record_of_a_run_says_by_which_code_it_was_trained_on_what(place: Wo
 
 
 def test_the_launch_says_where_the_data_is_how_it_is_read_and_what_a_rank_gets(
-    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert train(place, tmp_path, "--val", place.val, "--train.chunk_size", "4", "--train.steps", "2") == 0
     said = capsys.readouterr().out
@@ -67,6 +67,7 @@ def test_the_launch_says_where_the_data_is_how_it_is_read_and_what_a_rank_gets(
         "2 steps = 1.0 epochs",
     ):
         assert part in said
+    assert re.search(r"reader (mmap|pread|direct) \(auto: .+\)", caplog.text)
     assert re.search(r"step 2/2  loss .*  validation_loss .*  left 0s", said)
 
 

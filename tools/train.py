@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(
         level=logging.WARNING, format=f"%(asctime)s rank {world.rank} %(threadName)s %(levelname)s: %(message)s"
     )
+    if world.rank == 0:
+        logging.getLogger("pipeline.loader").setLevel(logging.INFO)  # which reader `auto` chose, and why
     report = functools.partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
     try:
         summary = train(
