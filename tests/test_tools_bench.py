@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from shards.dataset import ShardDataset
+from tests.test_model_teacher import save_backbone
 from tools import bench
 from tools.bench.check import Arrived, Checker
 from tools.bench.contenders import Case, Reelshard
@@ -57,6 +58,28 @@ def test_cold_runs_and_several_ranks_are_measured(dataset: ShardDataset, tmp_pat
     results = json.loads((tmp_path / "b.json").read_bytes())
     assert results["storage_bytes_per_second"] > 0
     assert len(results["ranks"]) == 2
+
+
+def test_builds_with_a_teacher_are_measured_in_full_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "NUM_BUILD_CLIPS", 2)
+    teacher = ["--teacher", str(save_backbone(tmp_path / "tiny")), "--device", "cpu"]
+    output = ["--json", str(tmp_path / "b.json")]
+    assert run_bench("--build", *teacher, "--threads", "2", "--rounds", "1", *output) == 0
+    rates = {rate["what"]: rate for rate in json.loads((tmp_path / "b.json").read_bytes())}
+    assert all(rate["per_second"] > 0 for rate in rates.values())
+    assert "teacher, batches of 16" in rates
+    build = rates.pop("whole build with teacher, 32 clips, processes")
+    assert 0 < build["decode_wait_share"] < 1
+    assert all(rate["decode_wait_share"] is None for rate in rates.values())
+    assert "teacher waits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", [["--teacher", "x"], ["--device", "cpu"], ["--build", "--device", "cpu"]])
+def test_a_teacher_is_measured_only_in_builds(tmp_path: Path, given: list[str]) -> None:
+    with pytest.raises(ValueError, match="give `--build --teacher ID_OR_PATH`"):
+        run_bench(str(tmp_path), *given)
 
 
 def test_wrong_bytes_are_noticed(dataset: ShardDataset) -> None:

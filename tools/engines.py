@@ -12,7 +12,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shards.build import Engine, Partition, Teacher
+    from model.teacher import VideoMAETeacher
+    from shards.build import Engine, Partition
     from shards.build.worker import Deliver
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -65,7 +66,7 @@ def open_engine(
         yield InProcess(make(devices[0]), deliver)
 
 
-def make_teacher(device: str, *, name: str | None, dtype: str, projection_dim: int | None) -> Teacher | None:
+def make_teacher(device: str, *, name: str | None, dtype: str, projection_dim: int | None) -> VideoMAETeacher | None:
     """Load the teacher on a device; None for the name 'none'."""
     if name == "none":
         return None

@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.add_argument("data", type=Path, nargs="?", metavar="DATASET", help="the data set; made with --synthesize")
     parser.add_argument("--build", action="store_true", help="measure the builder instead, on videos made for it")
+    parser.add_argument("--teacher", metavar="ID_OR_PATH", help="with --build: also this VideoMAE and builds with it")
+    parser.add_argument("--device", help="with --build --teacher: the teacher's device, such as cuda:0 (default: auto)")
     parser.add_argument(
         "--synthesize", type=int, metavar="N", help="make DATASET with N samples of the reference geometry"
     )
@@ -69,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
     from tools.progress import track
 
     logging.getLogger().setLevel(logging.WARNING)
+    if (args.teacher or args.device) and not (args.build and args.teacher):
+        raise ValueError("--teacher and --device measure builds with a teacher: give `--build --teacher ID_OR_PATH`")
     if args.build:
         return run_build(args)
     if args.data is None:
@@ -104,11 +108,24 @@ def run_build(args: argparse.Namespace) -> int:
 
     from shards.publish import publish_json
     from tools.bench.build import measure_build
+    from tools.bench.teacher import measure_teacher
+    from tools.build import DEFAULT_PROJECTION_DIM
+    from tools.engines import make_teacher
 
+    title, teacher = f"reelshard bench --build on {machine()}", None
+    if args.teacher:
+        device = args.device or "auto"
+        teacher = make_teacher(device, name=args.teacher, dtype="auto", projection_dim=DEFAULT_PROJECTION_DIM)
     rates = measure_build(num_clips=NUM_BUILD_CLIPS, workers=args.threads, rounds=args.rounds)
-    table = Table("stage", "workers", "clips/s", "CPU, ms per clip", title=f"reelshard bench --build on {machine()}")
+    if teacher is not None:
+        facts = teacher.provenance
+        title += f"; teacher {facts['id']}, {facts['dtype']}, on {facts['device']}"
+        most_clips = 4 * NUM_BUILD_CLIPS
+        rates += measure_teacher(teacher, workers=args.threads, rounds=args.rounds, most_clips=most_clips)
+    table = Table("stage", "workers", "clips/s", "CPU, ms per clip", "teacher waits", title=title)
     for rate in rates:
-        table.add_row(rate.what, str(rate.workers), f"{rate.per_second:.1f}", f"{rate.cpu_milliseconds:.1f}")
+        waits = "" if rate.decode_wait_share is None else f"{rate.decode_wait_share:.0%}"
+        table.add_row(rate.what, str(rate.workers), f"{rate.per_second:.1f}", f"{rate.cpu_milliseconds:.1f}", waits)
     Console().print(table)
     if args.json:
         publish_json(args.json, [asdict(rate) for rate in rates])

@@ -1,6 +1,6 @@
-"""How fast the builder is: each decoder by itself, threads against processes, the whole build, the teacher, the disk.
+"""How fast the builder is: each decoder by itself, threads against processes, the whole build, the disk.
 
-Called by `reelshard bench --build`.
+Called by `reelshard bench --build`; `tools.bench.teacher` adds the teacher.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.build import BuildConfig, Source, Teacher, ViewSpec, build_dataset, decode_clip, load_folder
+from shards.build import BuildConfig, Source, ViewSpec, build_dataset, decode_clip, load_folder
 from shards.build.isolate import DecodePool
 from shards.build.plan import make_plan
 from shards.schema import Field, Schema
@@ -33,35 +33,32 @@ class BuildRate:
         workers: decoders at work at once.
         per_second: clips per second.
         cpu_milliseconds: CPU time of this process and its ended children, for each clip.
+        decode_wait_share: of a build with a teacher, the share of its time in which the teacher waited for clips.
     """
 
     what: str
     workers: int
     per_second: float
     cpu_milliseconds: float
+    decode_wait_share: float | None = None
 
 
-def measure_build(
-    *, num_clips: int = 96, workers: Sequence[int] = (1, 2), rounds: int = 3, teacher: Teacher | None = None
-) -> list[BuildRate]:
+def measure_build(*, num_clips: int, workers: Sequence[int], rounds: int) -> list[BuildRate]:
     """Measure on videos of SSv2's format that are made for it.
 
     Args:
         num_clips: videos to decode in each measurement.
         workers: numbers of decoders to try.
         rounds: how often each is measured, in turn.
-        teacher: measured too where there is one.
     """
     with tempfile.TemporaryDirectory() as folder:
-        source, view, out = _make_videos(Path(folder) / "videos", num_clips), ViewSpec(), Path(folder) / "out"
+        source, view, out = make_videos(Path(folder) / "videos", num_clips), ViewSpec(), Path(folder) / "out"
         jobs = {(what, count): job for count in workers for what, job in _decode_jobs(source, view, out, count)}
         jobs["write, tubes with targets", 1] = lambda: _write(out, num_clips)
-        if teacher is not None:
-            jobs["teacher, batches of 16", 1] = lambda: _teach(teacher, view, num_clips)
         found: dict[tuple[str, int], list[tuple[float, float]]] = {key: [] for key in jobs}
         for _ in range(rounds):
             for key, job in jobs.items():
-                found[key].append(_time(job))
+                found[key].append(time_job(job))
                 shutil.rmtree(out, ignore_errors=True)  # not timed: freeing a data set's blocks takes the disk seconds
     return [
         BuildRate(
@@ -98,8 +95,8 @@ def _decode_jobs(source: Source, view: ViewSpec, out: Path, workers: int) -> Ite
     yield "whole build without teacher, processes", lambda: build(60.0)
 
 
-def _make_videos(folder: Path, count: int) -> Source:
-    """Write a few VP9 videos of SSv2's size and length, and list them often enough."""
+def make_videos(folder: Path, count: int) -> Source:
+    """Write a few VP9 videos of SSv2's size and length into a new folder, and list them often enough."""
     import av
     from av.video.stream import VideoStream
 
@@ -136,13 +133,8 @@ def _write(folder: Path, num_clips: int) -> None:
             writer.write(f"clip{number}", {"clip": clip, "target": target})
 
 
-def _teach(teacher: Teacher, view: ViewSpec, num_clips: int) -> None:
-    clips = np.random.default_rng(0).integers(0, 256, (16, *view.clip_shape), np.uint8)
-    for _ in range(-(-num_clips // 16)):
-        teacher(clips)
-
-
-def _time(job: Callable[[], None]) -> tuple[float, float]:
+def time_job(job: Callable[[], object]) -> tuple[float, float]:
+    """Return the wall-clock and the CPU seconds of a job."""
     import resource
 
     def cpu() -> float:
