@@ -72,7 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--finalize", action="store_true", help="check that all partitions are there, write the manifest"
     )
     parser.add_argument(
-        "--max-failures", metavar="N", help="stop when more videos fail: a count, or a share such as 0.01"
+        "--max-failures",
+        metavar="N",
+        help="stop when more videos fail: a count, a share such as 0.01, or null for never (default: the recipe's)",
     )
     parser.add_argument("--retry-failures", action="store_true", help="try failed videos again")
     parser.add_argument("--preflight", action="store_true", help="look at videos and disk space, build nothing")
@@ -120,7 +122,8 @@ def _preflight(args: argparse.Namespace, recipe: Recipe, source: Source) -> None
     from shards.build.plan import PLAN_NAME, make_plan
     from shards.build.preflight import check_preflight, preflight, sample_bytes
 
-    if not args.preflight and (recipe.build.max_failures is None or (args.out / PLAN_NAME).exists()):
+    begun = args.finalize or (args.out / PLAN_NAME).exists()
+    if not args.preflight and (begun or recipe.build.max_failures is None):
         return
     plan = make_plan(source, recipe.view, recipe.build, split=args.split, limit=args.limit)
     dim = (
