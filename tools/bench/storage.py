@@ -12,6 +12,7 @@ from time import perf_counter
 import numpy as np
 
 from pipeline.auto import supports_direct
+from pipeline.gather import COMPILED, gather
 
 BLOCK_BYTES = 4 << 20
 
@@ -71,8 +72,16 @@ def best_read_rate(paths: Sequence[Path]) -> tuple[float, str]:
 
 
 def copy_rate(threads: int, megabytes: int = 256) -> float:
-    """Bytes per second that `threads` threads copy from memory to memory, beyond the caches; best of five."""
+    """Bytes per second that `threads` threads copy from memory to memory, beyond the caches; the best of some tries."""
     sources = [np.ones(megabytes << 20, np.uint8) for _ in range(threads)]
     sinks = [np.ones(megabytes << 20, np.uint8) for _ in range(threads)]
-    seconds = min(in_threads(threads, lambda number: np.copyto(sinks[number], sources[number])) for _ in range(5))
+
+    def with_numpy(number: int) -> None:
+        np.copyto(sinks[number], sources[number])
+
+    def compiled(number: int) -> None:
+        gather(sinks[number].reshape(1, 1, -1), np.array([sources[number].ctypes.data], np.uint64), None, 1)
+
+    ways = [with_numpy, compiled] if COMPILED else [with_numpy]
+    seconds = min(in_threads(threads, way) for _ in range(5) for way in ways)
     return threads * (megabytes << 20) / seconds
