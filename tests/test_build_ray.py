@@ -4,13 +4,18 @@ import os
 import signal
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from shards.build import Source, load_folder
-from tests.builds import ROOT, build, contents, make_teacher, write_videos
+from shards.build.cluster import RayCluster
+from tests.builds import ROOT, VIEW, build, contents, make_teacher, write_videos
+from tests.teachers import MeanTeacher
 
 ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 pytestmark = [
@@ -51,11 +56,19 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return load_folder(write_videos(tmp_path_factory.mktemp("videos"), 20))
 
 
+class CountedRounds(RayCluster):
+    """Counts how often it was asked for what is missing."""
+
+    num_rounds = 0
+
+    def run(self, *arguments: Any) -> Any:
+        self.num_rounds += 1
+        return super().run(*arguments)
+
+
 def test_a_build_on_two_nodes_of_which_one_is_killed_gives_the_same_bytes(
     cluster: Any, source: Source, tmp_path: Path
 ) -> None:
-    from shards.build.cluster import RayCluster
-
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False)
@@ -66,8 +79,52 @@ def test_a_build_on_two_nodes_of_which_one_is_killed_gives_the_same_bytes(
             killed.append(nodes[0])
             cluster.remove_node(nodes[0], allow_graceful=False)
 
-    with warnings.catch_warnings(), RayCluster(make_teacher, "cpu") as engine:
+    with warnings.catch_warnings(), CountedRounds(make_teacher, "cpu") as engine:
         build(source, tmp_path / "ray", engine=engine, progress=progress)
     assert killed
+    assert engine.num_rounds == 1
+    build(source, tmp_path / "here")
+    assert contents(tmp_path / "ray") == contents(tmp_path / "here")
+
+
+class MortalTeacher(MeanTeacher):
+    """Of two, the first at work dies, and the other waits until one comes in the dead one's place."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(VIEW.clip_shape)
+        self.died, self.came = folder / "died", folder / "came"
+        self.is_substitute = self.died.exists()
+        if self.is_substitute:
+            self.came.write_bytes(b"")  # a FIFO: this waits for the one who reads, as reading waits for this
+
+    def __call__(self, clips: NDArray[np.uint8]) -> NDArray[np.float16]:
+        if not self.is_substitute:
+            try:
+                self.died.touch(exist_ok=False)
+            except FileExistsError:
+                self.came.read_bytes()
+                self.is_substitute = True  # has met it; from here on they are alike
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(clips)
+
+
+def make_mortal(folder: Path, device: str) -> MortalTeacher:
+    return MortalTeacher(folder)
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_that_dies_is_replaced_while_the_others_are_at_work(
+    cluster: Any, source: Source, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, log_to_driver=False)
+    os.mkfifo(tmp_path / "came")
+    with CountedRounds(partial(make_mortal, tmp_path), "cpu") as engine:
+        build(source, tmp_path / "ray", engine=engine)
+    assert (tmp_path / "died").exists()
+    assert engine.num_rounds == 1  # the shards of the dead one, too, were built in it
     build(source, tmp_path / "here")
     assert contents(tmp_path / "ray") == contents(tmp_path / "here")

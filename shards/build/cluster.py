@@ -1,19 +1,19 @@
 """Workers on a Ray cluster: one for each GPU, or for each node where no GPU is used. Needs the extra `ray`.
 
-Every node must see the videos and the output folder under the same paths, and have this package installed. A node that
-dies takes the shards in its hands with it; they are built again by those that are left.
+Every node must see the videos and the output folder under the same paths, and have this package installed. What a lost
+worker had in its hands goes back to the others at once, and its place is filled as soon as the cluster has room again.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import logging
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
+from shards.build.cluster_round import Place, Round
 from shards.build.config import TeacherDescription, TeacherFacts
 from shards.build.plan import Plan, differences, publish_plan
 from shards.build.processes import MakeTeacher, portable_error
@@ -24,14 +24,7 @@ from shards.errors import ShardError
 START_SECONDS = 900.0  # for all workers to load their teachers
 
 
-class _Queue:
-    """The shards to build, in the cluster: workers take from it."""
-
-    def __init__(self, shards: Sequence[int]) -> None:
-        self._shards = deque(shards)
-
-    def take(self) -> int | None:
-        return self._shards.popleft() if self._shards else None
+logger = logging.getLogger(__name__)
 
 
 class _Worker:
@@ -44,22 +37,22 @@ class _Worker:
     def facts(self) -> TeacherDescription | None:
         return None if self._teacher is None else TeacherDescription.of(self._teacher)
 
-    def build(self, plan: Plan, out: Path, queue: Any) -> Iterator[ShardReport | Exception]:
+    def build(self, plan: Plan, out: Path, queue: Any, turn: int) -> Iterator[ShardReport | Exception]:
         try:
             num_decoders = plan.config.workers or self._num_decoders
             if self._deliver is not None:
                 (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)  # scratch of this node
                 publish_plan(plan, out)
             worker = ShardWorker(plan, out, self._teacher, num_decoders, deliver=self._deliver)
-            yield from worker.build_all(_taken(queue))
+            yield from worker.build_all(_taken(queue, turn))
         except Exception as error:
             yield portable_error(error, self._device)
 
 
-def _taken(queue: Any) -> Iterator[int]:
+def _taken(queue: Any, turn: int) -> Iterator[int]:
     import ray
 
-    while (shard := ray.get(queue.take.remote())) is not None:
+    while (shard := ray.get(queue.take.remote(turn))) is not None:
         yield shard
 
 
@@ -75,11 +68,12 @@ class RayCluster:
         if importlib.util.find_spec("ray") is None:
             raise ValueError("--engine ray needs Ray: pip install 'reelshard[ray]'")
         self._make_teacher, self._device, self._deliver = make_teacher, device, deliver
-        self._actors: list[Any] = []
+        self._actors: dict[Any, Place] = {}
         self._facts: TeacherDescription | None = None
         self._facts_known = False
+        self._num_spare = 0
 
-    def __enter__(self) -> RayCluster:
+    def __enter__(self) -> Self:
         import ray
 
         self._connected_before = ray.is_initialized()
@@ -94,7 +88,7 @@ class RayCluster:
 
         for actor in self._actors:
             ray.kill(actor)
-        self._actors = []
+        self._actors = {}
         if not self._connected_before:
             ray.shutdown()
 
@@ -106,34 +100,50 @@ class RayCluster:
     def run(
         self, plan: Plan, out: Path, shards: Sequence[int], progress: Progress
     ) -> Generator[ShardReport, None, None]:
-        """Build shards; those in the hands of a worker that is lost are missing from what comes back."""
+        """Build shards; one that was lost with its worker twice is missing from what comes back."""
         import ray
 
         self._start_missing()
-        queue = _here(ray.remote(_Queue)).remote(shards)
-        streams = {
-            actor.build.options(num_returns="streaming").remote(plan, out.absolute(), queue): actor
-            for actor in self._actors
-        }
+        work = Round(plan, out, shards)
+        self._num_spare = len(self._actors)
         try:
-            while streams:
-                (stream, *_), _ = ray.wait(list(streams), num_returns=1)
-                try:
-                    report = ray.get(next(stream))
-                except StopIteration:
-                    del streams[stream]
-                except (ray.exceptions.RayActorError, ray.exceptions.OwnerDiedError, ray.exceptions.ObjectLostError):
-                    self._actors.remove(streams.pop(stream))
-                else:
-                    if isinstance(report, Exception):
-                        raise report
+            work.hand_out(self._actors)
+            while work.streams:
+                (ready, *_), _ = ray.wait([*work.streams, *work.coming], num_returns=1)
+                if ready in work.coming:
+                    self._admit_late(ready, *work.coming.pop(ready))
+                elif (report := self._next_report(work, ready)) is not None:
                     progress(report.num_samples + len(report.failures), len(report.failures))
                     yield report
+                work.hand_out(self._actors)
         finally:  # stopped in the middle: what is still at work must not go on
-            ray.kill(queue)
-            for actor in streams.values():
-                ray.kill(actor)
-                self._actors.remove(actor)
+            for actor in work.stop():
+                del self._actors[actor]
+
+    def _next_report(self, work: Round, stream: Any) -> ShardReport | None:
+        """Return what has come, or None where a worker is done or lost; a lost one gets a substitute.
+
+        Substitutes wait until the cluster has room, such as on a node that comes back. There are no more of them than
+        there were workers, so a fault that kills all does not go on for ever.
+        """
+        import ray
+
+        try:
+            report: ShardReport | Exception = ray.get(next(stream))
+        except StopIteration:
+            del work.streams[stream]
+            return None
+        except (ray.exceptions.RayActorError, ray.exceptions.OwnerDiedError, ray.exceptions.ObjectLostError):
+            place = self._actors.pop(work.lose(stream))
+            if self._num_spare:
+                self._num_spare -= 1
+                actor = self._start(place)
+                work.coming[actor.facts.remote()] = actor, place
+            return None
+        if isinstance(report, Exception):
+            raise report
+        work.finished.add(report.shard)
+        return report
 
     def _start_missing(self) -> None:
         """Start a worker in each place the cluster has, and drop those that do not come up.
@@ -145,28 +155,49 @@ class RayCluster:
 
         if self._actors:
             return
-        new = [
-            ray.remote(_Worker)
-            .options(num_cpus=cpus, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD")
-            .remote(self._make_teacher, self._device, max(1, int(cpus)), self._deliver)
-            for cpus, gpus in self._places()
-        ]
-        pending = {actor.facts.remote(): actor for actor in new}
+        new = [(self._start(place), place) for place in self._places()]
+        pending = {actor.facts.remote(): (actor, place) for actor, place in new}
         ready, late = ray.wait(list(pending), num_returns=len(pending), timeout=START_SECONDS) if pending else ([], [])
         for reference in ready:
-            try:
-                self._check_facts(ray.get(reference))
-            except ray.exceptions.RayActorError as error:
-                if (cause := getattr(error, "cause", None)) is not None or "creation" in str(error):
-                    raise ShardError(
-                        f"a worker could not start: {cause or str(error).strip().splitlines()[-1]}"
-                    ) from None
-            else:
-                self._actors.append(pending[reference])
+            self._admit(reference, *pending[reference])
         for reference in late:
-            ray.kill(pending[reference])
+            ray.kill(pending[reference][0])
         if not self._actors:
             raise ShardError(f"no worker came up on the cluster in {START_SECONDS:.0f} s; look at `ray status`")
+
+    def _start(self, place: Place) -> Any:
+        """Ask for a worker; it comes up when the cluster has room for it."""
+        import ray
+
+        options = {"num_cpus": place.num_cpus, "num_gpus": place.num_gpus, "max_restarts": 0}
+        actor_class = ray.remote(_Worker).options(scheduling_strategy="SPREAD", **options)
+        return actor_class.remote(self._make_teacher, self._device, max(1, int(place.num_cpus)), self._deliver)
+
+    def _admit(self, facts: Any, actor: Any, place: Place) -> None:
+        """Take in a worker that has come up; leave out one whose node has died meanwhile.
+
+        Raises:
+            ShardError: its teacher cannot be made, or differs from that of the others.
+        """
+        import ray
+
+        try:
+            self._check_facts(ray.get(facts))
+        except ray.exceptions.RayActorError as error:
+            if (cause := getattr(error, "cause", None)) is not None or "creation" in str(error):
+                raise ShardError(f"a worker could not start: {cause or str(error).strip().splitlines()[-1]}") from None
+        else:
+            self._actors[actor] = place
+
+    def _admit_late(self, facts: Any, actor: Any, place: Place) -> None:
+        """Take in the substitute of a lost worker, if it fits: a build that is running does not stop for it."""
+        import ray
+
+        try:
+            self._admit(facts, actor, place)
+        except ShardError as error:
+            logger.warning("the build goes on without a new worker: %s", error)
+            ray.kill(actor)
 
     def _check_facts(self, facts: TeacherDescription | None) -> None:
         if not self._facts_known:
@@ -177,22 +208,16 @@ class RayCluster:
                 "shard has the same bytes whoever builds it"
             )
 
-    def _places(self) -> list[tuple[float, float]]:
-        """Return CPUs and GPUs of each worker that the living nodes have room for."""
+    def _places(self) -> list[Place]:
+        """Return a place for each worker that the living nodes have room for."""
         import ray
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if self._device == "cpu" or not any(node.get("GPU") for node in nodes):
-            return [(node["CPU"], 0) for node in nodes if node.get("CPU")]
+            return [Place(node["CPU"], 0) for node in nodes if node.get("CPU")]
         return [
-            (node.get("CPU", 0) // node["GPU"], 1) for node in nodes if node.get("GPU") for _ in range(int(node["GPU"]))
+            Place(node.get("CPU", 0) // node["GPU"], 1)
+            for node in nodes
+            if node.get("GPU")
+            for _ in range(int(node["GPU"]))
         ]
-
-
-def _here(remote_class: Any) -> Any:
-    """Pin an actor to the driver's node, so that it lives as long as the driver."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    node = ray.get_runtime_context().get_node_id()
-    return remote_class.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
