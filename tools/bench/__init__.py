@@ -122,10 +122,11 @@ def run_build(args: argparse.Namespace) -> int:
         title += f"; teacher {facts['id']}, {facts['dtype']}, on {facts['device']}"
         most_clips = 4 * NUM_BUILD_CLIPS
         rates += measure_teacher(teacher, workers=args.threads, rounds=args.rounds, most_clips=most_clips)
-    table = Table("stage", "workers", "clips/s", "CPU, ms per clip", "teacher waits", title=title)
+    columns = ["stage", "workers", "clips/s", "CPU, ms per clip", *(["teacher waits"] if teacher is not None else [])]
+    table = Table(*columns, title=title)
     for rate in rates:
-        waits = "" if rate.decode_wait_share is None else f"{rate.decode_wait_share:.0%}"
-        table.add_row(rate.what, str(rate.workers), f"{rate.per_second:.1f}", f"{rate.cpu_milliseconds:.1f}", waits)
+        waits = [] if rate.decode_wait_share is None else [f"{rate.decode_wait_share:.0%}"]
+        table.add_row(rate.what, str(rate.workers), f"{rate.per_second:.1f}", f"{rate.cpu_milliseconds:.1f}", *waits)
     Console().print(table)
     if args.json:
         publish_json(args.json, [asdict(rate) for rate in rates])
