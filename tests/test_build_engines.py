@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from shards.build import Partition, ProcessPool, Source, finalize_dataset, load_folder
 from shards.errors import MissingDataError, ShardError
 from shards.verify import verify_dataset
-from tests.builds import CONFIG, VIEW, build, contents, make_teacher, write_videos
+from tests.builds import CONFIG, VIEW, build, contents, descendants, make_teacher, write_videos
 from tests.teachers import MeanTeacher
 
 
@@ -92,15 +91,8 @@ def test_a_process_for_each_device_gives_the_same_bytes(
     assert counts == [summary.num_planned, summary.num_failed] == [11, 1]
 
 
-def children_of(pid: int) -> Iterator[int]:
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            yield child
-            yield from children_of(child)
-
-
 def worker_processes() -> list[int]:
-    commands = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in children_of(os.getpid())}
+    commands = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in sorted(descendants(os.getpid()))}
     return [pid for pid, command in commands.items() if "spawn_main" in command]
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from shards.build import Source, load_folder
 from shards.build.cluster import RayCluster
-from tests.builds import ROOT, VIEW, build, contents, make_teacher, write_videos
+from tests.builds import ROOT, VIEW, build, contents, descendants, make_teacher, write_videos
 from tests.teachers import MeanTeacher
 
 ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
@@ -22,14 +22,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # Ray's own; those of the project are errors in every other test
 ]
-
-
-def descendants(pid: int) -> set[int]:
-    found = set()
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found |= {child} | descendants(child)
-    return found
 
 
 @pytest.fixture
