@@ -21,9 +21,7 @@ needs_library = pytest.mark.skipif(not COMPILED, reason=NO_LIBRARY)
     seed=st.integers(0, 2**32 - 1),
     masked=st.booleans(),
 )
-def test_it_equals_numpy(
-    num_rows: int, num_pieces: int, piece_bytes: int, shift: int, seed: int, masked: bool
-) -> None:
+def test_it_equals_numpy(num_rows: int, num_pieces: int, piece_bytes: int, shift: int, seed: int, masked: bool) -> None:
     random = np.random.default_rng(seed)
     payloads = random.integers(0, 256, (num_rows, num_pieces, piece_bytes), np.uint8)
     left_out = random.random(num_rows) < 0.3
