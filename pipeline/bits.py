@@ -17,11 +17,12 @@ _WORD = (1 << 64) - 1
 def mix(values: U64) -> U64:
     """The finaliser of splitmix64 (Steele et al., 2014): a bijection of u64 that looks random, for arrays."""
     mixed = values + _GOLDEN
-    mixed ^= mixed >> np.uint64(30)
+    shifted = mixed >> np.uint64(30)
+    mixed ^= shifted
     mixed *= _FIRST
-    mixed ^= mixed >> np.uint64(27)
+    mixed ^= np.right_shift(mixed, np.uint64(27), out=shifted)
     mixed *= _SECOND
-    mixed ^= mixed >> np.uint64(31)
+    mixed ^= np.right_shift(mixed, np.uint64(31), out=shifted)
     return mixed
 
 

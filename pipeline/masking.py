@@ -208,6 +208,8 @@ def choose(count: int, chosen: int, seed: int, epoch: int, samples: NDArray[np.i
     bits = np.uint64((count - 1).bit_length())
     positions = np.arange(count, dtype=np.uint64)
     streams = mix(samples.astype(np.uint64) ^ derive_key(seed, epoch, count))
-    keys = (mix(streams[:, None] + positions) >> bits << bits) | positions
+    keys = mix(streams[:, None] + positions)
+    keys &= ~((np.uint64(1) << bits) - np.uint64(1))
+    keys |= positions
     threshold = np.partition(keys, chosen - 1, axis=1)[:, chosen - 1 : chosen]
     return keys <= threshold
