@@ -57,6 +57,7 @@ def test_cold_runs_and_several_ranks_are_measured(dataset: ShardDataset, tmp_pat
     assert run_bench(str(dataset.directory), *quick, "--json", str(tmp_path / "b.json")) == 0
     results = json.loads((tmp_path / "b.json").read_bytes())
     assert results["storage_bytes_per_second"] > 0
+    assert results["copy_clips_per_second"] > 0
     assert len(results["ranks"]) == 2
 
 

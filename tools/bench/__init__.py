@@ -139,15 +139,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from tools.bench.contenders import Case
     from tools.bench.limits import measure_limits
     from tools.bench.rounds import measure_contenders, measure_ranks
-    from tools.bench.storage import best_read_rate, copy_rate
+    from tools.bench.storage import best_read_rate
 
     dataset = ShardDataset.open(args.data)
     contenders, skipped = measure_contenders(args)
-    results: dict[str, Any] = {
-        "contenders": {name: asdict(result) | {"rate": result.rate} for name, result in contenders}
-    }
+    measured = {name: asdict(result) | {"rate": result.rate} for name, result in contenders}
+    copy = next(name for name in measured if name.startswith("copy"))
+    results: dict[str, Any] = {"copy_clips_per_second": measured.pop(copy)["rate"], "contenders": measured}
     results["skipped"] = skipped
-    results["copy_bytes_per_second"] = max(copy_rate(threads) for threads in args.threads)
     if args.cold:
         paths = [dataset.tar_path(shard) for shard in range(dataset.num_shards)]
         results["storage_bytes_per_second"], results["storage_way"] = best_read_rate(paths)

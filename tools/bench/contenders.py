@@ -1,4 +1,4 @@
-"""Reelshard's loader, and the bare loops that show what it could reach at most."""
+"""Reelshard's loader, and the loops that show what it could reach at most."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import LoaderConfig, Reader
+from pipeline.gather import COMPILED, gather
 from pipeline.loader import ShardLoader
 from pipeline.masking import TubeMask
 from pipeline.world import World
@@ -129,3 +130,33 @@ class Bare:
                         np.copyto(out, payload)
 
         return work
+
+
+class MemoryCopy:
+    """The ceiling of memory: as many bytes as an epoch has, copied by the same threads, in order, in plain memory."""
+
+    BUFFER_BYTES = 64 << 20  # beyond the caches
+
+    def __init__(self, dataset: ShardDataset, case: Case) -> None:
+        """Allocate a source and a sink for each thread."""
+        self._threads, mask = case.threads, case.mask(dataset)
+        self._num_clips = len(dataset) // case.batch_size * case.batch_size
+        kept = {name: mask.shapes[GATHER[name]][0] / mask.num_positions if mask else 1.0 for name in GATHER}
+        self._num_bytes = self._num_clips * sum(dataset.schema[name].num_bytes * kept[name] for name in GATHER)
+        self._sources, self._sinks = (np.ones((case.threads, self.BUFFER_BYTES), np.uint8) for _ in range(2))
+
+    def epoch(self) -> Iterator[Arrived | int]:
+        """Copy; yields the number of clips when all threads are done."""
+        in_threads(self._threads, self._copy)
+        yield self._num_clips
+
+    def _copy(self, number: int) -> None:
+        left = round(self._num_bytes / self._threads)
+        while left > 0:
+            size = min(left, self.BUFFER_BYTES)
+            source, sink = self._sources[number, :size], self._sinks[number, :size]
+            if COMPILED:
+                gather(sink.reshape(1, 1, size), np.array([source.ctypes.data], np.uint64), None, 1)
+            else:
+                np.copyto(sink, source)
+            left -= size

@@ -42,7 +42,7 @@ def measure_contenders(args: argparse.Namespace) -> tuple[list[tuple[str, Measur
     with track("measuring", total=args.rounds * len(best), unit="runs") as advance:
         for number in range(args.rounds):
             for place, (group, setting) in enumerate(best.items()):
-                for result in _run(args, setting, args.seconds, with_bare=group == "reelshard"):
+                for result in _run(args, setting, args.seconds, with_loops=group == "reelshard"):
                     _merge(results, _title(result.name, setting[1]), result)
                 advance.at(number * len(best) + place + 1)
     return list(results.items()), {name: why for name, why in skipped.items() if name not in best}
@@ -75,7 +75,7 @@ def _merge(results: dict[str, Measured], title: str, result: Measured) -> None:
     known = results.setdefault(title, Measured(name=result.name, startup_seconds=result.startup_seconds))
     known.rates += result.rates
     known.startup_seconds = min(known.startup_seconds, result.startup_seconds)
-    known.peak_memory_bytes = max(known.peak_memory_bytes, result.peak_memory_bytes)
+    known.memory_bytes = max(known.memory_bytes, result.memory_bytes)
     known.stats = result.stats or known.stats
 
 
@@ -84,11 +84,15 @@ def _task(args: argparse.Namespace, setting: tuple[str, int], seconds: float) ->
     return {"data": str(args.data), "contenders": [setting[0]], "case": case, "seconds": seconds, "cold": args.cold}
 
 
-def _run(args: argparse.Namespace, setting: tuple[str, int], seconds: float, with_bare: bool = False) -> list[Measured]:
+def _run(
+    args: argparse.Namespace, setting: tuple[str, int], seconds: float, with_loops: bool = False
+) -> list[Measured]:
     task = _task(args, setting, seconds)
-    if with_bare and not args.cold:
-        task["contenders"].append("bare")
-    return _collect(_start(task))
+    if not with_loops:
+        return _collect(_start(task))
+    if not args.cold:  # in turn, epoch by epoch: the speed of memory changes within seconds on a shared machine
+        return _collect(_start(task | {"contenders": [setting[0], "bare", "copy"]}))
+    return _collect(_start(task)) + _collect(_start(task | {"contenders": ["copy"], "cold": False}))
 
 
 def _start(task: dict[str, Any]) -> subprocess.Popen[str]:

@@ -1,4 +1,4 @@
-"""The ceilings: what storage and memory give a loop that does nothing else."""
+"""The ceiling of storage: what it gives a loop that does nothing else."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 
-import numpy as np
-
 from pipeline.auto import supports_direct
-from pipeline.gather import COMPILED, gather
 
 BLOCK_BYTES = 4 << 20
 
@@ -69,19 +66,3 @@ def best_read_rate(paths: Sequence[Path]) -> tuple[float, str]:
     rates = {way: read_rate(paths, *way) for way in ways}
     threads, direct = max(rates, key=lambda way: rates[way])
     return rates[threads, direct], f"{'O_DIRECT' if direct else 'buffered'}, {threads} at a time"
-
-
-def copy_rate(threads: int, megabytes: int = 256) -> float:
-    """Bytes per second that `threads` threads copy from memory to memory, beyond the caches; the best of some tries."""
-    sources = [np.ones(megabytes << 20, np.uint8) for _ in range(threads)]
-    sinks = [np.ones(megabytes << 20, np.uint8) for _ in range(threads)]
-
-    def with_numpy(number: int) -> None:
-        np.copyto(sinks[number], sources[number])
-
-    def compiled(number: int) -> None:
-        gather(sinks[number].reshape(1, 1, -1), np.array([sources[number].ctypes.data], np.uint64), None, 1)
-
-    ways = [with_numpy, compiled] if COMPILED else [with_numpy]
-    seconds = min(in_threads(threads, way) for _ in range(5) for way in ways)
-    return threads * (megabytes << 20) / seconds

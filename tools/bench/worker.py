@@ -21,9 +21,11 @@ import torch
 from pipeline.world import World
 from shards.dataset import ShardDataset
 from tools.bench.check import Arrived, Checker
-from tools.bench.contenders import Bare, Case, Contender, Reelshard
+from tools.bench.contenders import Bare, Case, Contender, MemoryCopy, Reelshard
 from tools.bench.peers import PEERS
 from tools.bench.storage import drop_cache
+
+LOOPS: dict[str, type[Bare] | type[MemoryCopy]] = {"bare": Bare, "copy": MemoryCopy}
 
 
 @dataclass(kw_only=True)
@@ -32,7 +34,7 @@ class Task:
 
     Attributes:
         data: the data set.
-        contenders: names such as "reelshard:auto", "bare" or "webdataset:2" (peer and setting), taken in turn.
+        contenders: names such as "reelshard:auto", "bare", "copy" or "webdataset:2" (peer and setting), taken in turn.
         case: fields of `Case`.
         seconds: how long to go on, at least one epoch each after the first.
         cold: drop the page cache before each epoch, and measure one epoch.
@@ -58,7 +60,7 @@ class Measured:
     name: str
     startup_seconds: float = 0.0
     rates: list[float] = field(default_factory=list)
-    peak_memory_bytes: int = 0
+    memory_bytes: int = 0
     stats: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -76,11 +78,11 @@ def make(name: str, dataset: ShardDataset, case: Case, world: World) -> Contende
     kind, _, setting = name.partition(":")
     if kind == "reelshard":
         return Reelshard(dataset, case, setting or "auto", world)  # type: ignore[arg-type]
-    if kind == "bare":
-        return Bare(dataset, case)
+    if kind in LOOPS:
+        return LOOPS[kind](dataset, case)
     if kind in PEERS:
         return PEERS[kind](dataset, case, int(setting))
-    raise ValueError(f"no contender {kind!r}; there are reelshard, bare, {', '.join(PEERS)}")
+    raise ValueError(f"no contender {kind!r}; there are reelshard, {', '.join((*LOOPS, *PEERS))}")
 
 
 def run_epoch(contender: Contender, checker: Checker | None) -> tuple[int, float, float]:
@@ -108,15 +110,19 @@ def measure(task: Task) -> list[Measured]:
     checker = None if task.cold else Checker(dataset)
     results = {name: Measured(name=name) for name in task.contenders}
     contenders: dict[str, Contender] = {}
+    base = 0
     time.sleep(max(0.0, task.begin_at - time.time()))
     for name, result in results.items():
         if task.cold:
             drop_cache(paths)
+        before = _memory_bytes()
+        base = base or before
         began = perf_counter()
         contenders[name] = make(name, dataset, case, world)
         constructed = perf_counter() - began
         samples, seconds, first = run_epoch(contenders[name], checker)
         result.startup_seconds = constructed + first
+        result.memory_bytes = base + _memory_bytes() - before
         if task.cold:
             result.rates.append(samples / seconds)
     deadline = perf_counter() + task.seconds * len(results)
@@ -125,14 +131,13 @@ def measure(task: Task) -> list[Measured]:
             samples, seconds, _ = run_epoch(contender, checker)
             results[name].rates.append(samples / seconds)
     for name, contender in contenders.items():
-        results[name].peak_memory_bytes = _peak_memory_bytes()
         if isinstance(contender, Reelshard):
             results[name].stats = asdict(contender.loader.stats())
     return list(results.values())
 
 
-def _peak_memory_bytes() -> int:
-    """Largest private and shared-anonymous memory of this process; mapped files do not count."""
+def _memory_bytes() -> int:
+    """Private and shared-anonymous memory of this process; mapped files do not count."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
