@@ -124,7 +124,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     bars = axes.barh([name for name, _ in rows], [result["rate"] for _, result in rows], color=colors)
     axes.bar_label(bars, fmt="{:,.0f}", padding=3)
     axes.set_xlabel("clips per second")
-    axes.set_title(results["command"], fontsize=9)
+    what = "whole samples" if results["mask_ratio"] is None else f"tube mask {results['mask_ratio']:g}"
+    axes.set_title(f"{what}, on {results['machine']}", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.12)
     figure.savefig(path, dpi=150)
