@@ -336,4 +336,16 @@ def test_auto_says_what_it_chose_and_why_once(dataset: ShardDataset, caplog: pyt
     for _ in range(2):
         list(loader)
     assert loader.stats().reader.startswith("mmap (auto: 100% of the pages")
-    assert [record.message for record in caplog.records] == [f"reader {loader.stats().reader}"]
+    said = [record.message for record in caplog.records if record.name == "pipeline.loader"]
+    assert said == [f"reader {loader.stats().reader}"]
+
+
+def test_a_loader_that_copies_with_numpy_says_so(
+    dataset: ShardDataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for compiled, num_warnings in ((True, 0), (False, 1)):
+        monkeypatch.setattr("pipeline.fetch.COMPILED", compiled)
+        loader = ShardLoader(dataset, LoaderConfig(global_batch_size=5, reader="mmap"))
+        for _ in range(2):
+            list(loader)
+        assert sum("copying with numpy" in record.message for record in caplog.records) == num_warnings
