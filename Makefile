@@ -31,4 +31,4 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py pipeline/gather.c
 	touch $@
 
 clean:
-	rm -rf $(VENV) pipeline/_gather.so demo_output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) pipeline/_gather.so* demo_output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -20,8 +20,9 @@ class CompileGather(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile; say so where that fails, and go on without."""
         root = Path(self.root)
+        unfinished = root / f"{LIBRARY}.tmp"
         compiler = shlex.split(os.environ.get("CC", "cc"))
-        flags = ["-std=c11", "-O3", "-shared", "-fPIC", "-o", str(root / LIBRARY), str(root / SOURCE)]
+        flags = ["-std=c11", "-O3", "-shared", "-fPIC", "-o", str(unfinished), str(root / SOURCE)]
         try:
             subprocess.run([*compiler, *flags], check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
@@ -29,6 +30,7 @@ class CompileGather(BuildHookInterface):
             self.app.display_warning(f"{SOURCE} was not compiled, the loader will copy with numpy: {reason}")
             (root / LIBRARY).unlink(missing_ok=True)
             return
+        unfinished.replace(root / LIBRARY)
         build_data["artifacts"].append(LIBRARY)
         build_data["pure_python"] = False
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")

@@ -53,7 +53,7 @@ class Fetcher:
             self.close()
             self._files = ShardFiles(reader)
             if reader == "mmap" and not COMPILED:
-                log.warning("copying with numpy, at two thirds of the speed: %s; install again with one", NO_LIBRARY)
+                log.warning("copying with numpy, at two thirds of the speed: %s", NO_LIBRARY)
 
     def close(self) -> None:
         """Close all files; they are opened again when needed."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LIBRARY = Path(__file__).with_name("_gather.so")
-NO_LIBRARY = "pipeline/gather.c was not compiled when this was installed (no C compiler)"
+NO_LIBRARY = "pipeline/gather.c was not compiled for this machine; install again where there is a C compiler"
 
 
 def _load() -> ctypes.CDLL | None:

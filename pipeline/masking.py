@@ -32,13 +32,8 @@ class Mask(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TubeMask:
-    """Hides the same spatial positions at all times (VideoMAE, Tong et al. 2022): |mask| = round(ratio * S).
-
-    Attributes:
-        num_positions: S, patches per frame.
-        ratio: share of hidden positions.
-    """
+class _UniformMask:
+    """Every set of `num_masked` positions is equally likely."""
 
     num_positions: int
     ratio: float = 0.75
@@ -58,7 +53,7 @@ class TubeMask:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """`visible [S_visible]` and `masked [S_masked]`."""
+        """`visible [num_visible]` and `masked [num_masked]`."""
         return {"visible": (self.num_visible,), "masked": (self.num_masked,)}
 
     def draw(self, seed: int, epoch: int, samples: NDArray[np.int64]) -> dict[str, Positions]:
@@ -70,13 +65,21 @@ class TubeMask:
             samples: i64 `[B]`, sample numbers.
 
         Returns:
-            `visible` i64 `[B, S_visible]` and `masked` i64 `[B, S_masked]`.
+            `visible` i64 `[B, num_visible]` and `masked` i64 `[B, num_masked]`.
         """
         return _split(choose(self.num_positions, self.num_visible, seed, epoch, samples))
 
 
-@dataclass(frozen=True, kw_only=True)
-class RandomMask:
+class TubeMask(_UniformMask):
+    """Hides the same spatial positions at all times (VideoMAE, Tong et al. 2022): |mask| = round(ratio * S).
+
+    Attributes:
+        num_positions: S, patches per frame.
+        ratio: share of hidden positions.
+    """
+
+
+class RandomMask(_UniformMask):
     """Hides tokens anywhere in time and space, of each sample its own: |mask| = int(ratio * N), as in SALT.
 
     It cuts through tubes, so clips and targets are read whole.
@@ -86,25 +89,10 @@ class RandomMask:
         ratio: share of hidden tokens.
     """
 
-    num_positions: int
-    ratio: float = 0.75
-
-    def __post_init__(self) -> None:
-        _check_share(self.ratio, self.num_masked, self.num_positions)
-
     @property
     def num_masked(self) -> int:
         """Hidden tokens."""
         return int(self.ratio * self.num_positions)
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """`visible [N_visible]` and `masked [N_masked]`."""
-        return {"visible": (self.num_positions - self.num_masked,), "masked": (self.num_masked,)}
-
-    def draw(self, seed: int, epoch: int, samples: NDArray[np.int64]) -> dict[str, Positions]:
-        """Tokens of some samples in ascending order; see `TubeMask.draw`."""
-        return _split(choose(self.num_positions, self.num_positions - self.num_masked, seed, epoch, samples))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -140,6 +140,8 @@ class ShardIndex:
             field = Field.from_json(record)
             if any(len(array) != info.num_samples for array in arrays.values()):
                 raise ValueError(f"field {field.name} does not have {info.num_samples} entries")
+            if field.is_array and (arrays["sizes"] != field.num_bytes).any():  # readers copy by the schema's size
+                raise ValueError(f"field {field.name} has payloads that are not of its {field.num_bytes} bytes")
             fields.append(field)
             extents[field.name] = Extents(**arrays)
         return cls(info, Schema(tuple(fields)), body["keys"], extents)

@@ -1,7 +1,15 @@
 """Settings of every test process."""
 
+from __future__ import annotations
+
 import os
 import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from shards.build import Source
 
 # Two test processes share two cores: one torch thread each, in the programs they start as well. Read when torch loads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -9,3 +17,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would the programs they interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """Ten small videos and an empty file, for tests that build them; not to be changed."""
+    from shards.build import load_folder
+    from tests.builds import write_videos
+
+    return load_folder(write_videos(tmp_path_factory.mktemp("videos"), 10))
+
+
+@pytest.fixture(scope="session")
+def expected(source: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Every file of their data set, built in one go."""
+    from tests.builds import build, contents
+
+    out = tmp_path_factory.mktemp("expected")
+    build(source, out)
+    return contents(out)

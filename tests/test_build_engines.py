@@ -10,23 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.build import Partition, ProcessPool, Source, finalize_dataset, load_folder
+from shards.build import Partition, ProcessPool, Source, finalize_dataset
 from shards.errors import MissingDataError, ShardError
 from shards.verify import verify_dataset
-from tests.builds import CONFIG, VIEW, build, contents, descendants, make_teacher, write_videos
+from tests.builds import CONFIG, VIEW, build, contents, descendants, make_teacher
 from tests.teachers import MeanTeacher
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return load_folder(write_videos(tmp_path_factory.mktemp("videos"), 10))
-
-
-@pytest.fixture(scope="module")
-def expected(source: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    out = tmp_path_factory.mktemp("expected")
-    build(source, out)
-    return contents(out)
 
 
 @given(st.integers(1, 40), st.integers(0, 100))

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.build import Partition, Source, load_folder
+from shards.build import Partition, Source
 from shards.build.lock import build_lock
 from shards.errors import ShardError
-from tests.builds import build, contents, start_python, write_videos
+from tests.builds import build, contents, start_python
 
 # argv: videos, out, items after which to say so and wait
 WAITING_BUILDER = """
@@ -42,18 +42,6 @@ from tests.builds import build
 print("here", flush=True)
 build(load_folder(Path(sys.argv[1])), Path(sys.argv[2]))
 """
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return load_folder(write_videos(tmp_path_factory.mktemp("videos"), 10))
-
-
-@pytest.fixture(scope="module")
-def expected(source: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    out = tmp_path_factory.mktemp("expected")
-    build(source, out)
-    return contents(out)
 
 
 @pytest.mark.parametrize("last_item", [1, 8])

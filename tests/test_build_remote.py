@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from shards.build import InProcess, Source, load_folder
+from shards.build import InProcess, Source
 from shards.build.remote import PART_BYTES, RemoteFolder, is_remote
 from shards.errors import ShardError
 from shards.verify import verify_dataset
-from tests.builds import ROOT, VIEW, build, contents, write_videos
+from tests.builds import ROOT, VIEW, build, contents
 from tests.object_store import faulty_proxy, moto_server
 from tests.teachers import MeanTeacher
 
@@ -40,11 +40,6 @@ def store(server: int, request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     with urllib.request.urlopen(create):
         pass
     return obstore.store.S3Store(bucket, client_options={"allow_http": True}, virtual_hosted_style_request=False)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return load_folder(write_videos(tmp_path_factory.mktemp("videos"), 10))
 
 
 def build_remote(source: Source, url: str, scratch: Path, **changes: Any) -> Any:

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from pipeline.config import LoaderConfig, Reader
 from pipeline.gather import COMPILED, NO_LIBRARY, gather
+from pipeline.loader import ShardLoader
+from pipeline.masking import TubeMask
+from shards.dataset import ShardDataset
+from tests.datasets import POSITIONS, make_dataset
 
+COMPILER = shutil.which(shlex.split(os.environ.get("CC", "cc"))[0])
+GATHER = {"clip": "visible", "target": "masked"}
 needs_library = pytest.mark.skipif(not COMPILED, reason=NO_LIBRARY)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> ShardDataset:
+    return make_dataset(tmp_path_factory.mktemp("set"))
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler here")
+def test_installing_compiled_it() -> None:
+    assert COMPILED
 
 
 @needs_library
@@ -47,3 +69,28 @@ def test_a_position_that_does_not_exist_is_refused(position: int) -> None:
     positions = np.array([[0, position, 4]])
     with pytest.raises(ValueError, match="outside 0 to 4"):
         gather(np.zeros((1, 3, 64), np.uint8), np.array([payload.ctypes.data], np.uint64), positions, 5)
+
+
+class _Beyond(TubeMask):
+    """Names a position that the field does not have."""
+
+    def draw(self, seed: int, epoch: int, samples: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+        return {name: rows + 1 for name, rows in super().draw(seed, epoch, samples).items()}
+
+
+@pytest.mark.parametrize("reader", ["mmap", "pread"])
+def test_a_mask_that_names_a_position_too_many_is_refused(dataset: ShardDataset, reader: Reader) -> None:
+    config = LoaderConfig(global_batch_size=20, gather=GATHER, reader=reader)
+    with pytest.raises(ValueError, match="outside 0 to 15"):
+        list(ShardLoader(dataset, config, _Beyond(num_positions=POSITIONS)))
+
+
+def test_a_loader_that_copies_with_numpy_says_so(
+    dataset: ShardDataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for compiled, num_warnings in ((True, 0), (False, 1)):
+        monkeypatch.setattr("pipeline.fetch.COMPILED", compiled)
+        loader = ShardLoader(dataset, LoaderConfig(global_batch_size=5, reader="mmap"))
+        for _ in range(2):
+            list(loader)
+        assert sum("copying with numpy" in record.message for record in caplog.records) == num_warnings

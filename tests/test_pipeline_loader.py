@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from pipeline.batch import Batch
 from pipeline.config import LoaderConfig, Reader
@@ -282,20 +281,6 @@ def test_what_does_not_fit_is_refused_with_a_reason(
         ShardLoader(dataset, LoaderConfig(**config), MASK, world)  # type: ignore[arg-type]
 
 
-class _Beyond(TubeMask):
-    """Names a position that the field does not have."""
-
-    def draw(self, seed: int, epoch: int, samples: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-        return {name: rows + 1 for name, rows in super().draw(seed, epoch, samples).items()}
-
-
-@pytest.mark.parametrize("reader", ["mmap", "pread"])
-def test_a_mask_that_names_a_position_too_many_is_refused(dataset: ShardDataset, reader: Reader) -> None:
-    config = LoaderConfig(global_batch_size=20, gather=GATHER, reader=reader)
-    with pytest.raises(ValueError, match="outside 0 to 15"):
-        list(ShardLoader(dataset, config, _Beyond(num_positions=POSITIONS)))
-
-
 def test_a_mask_of_another_grid_is_refused(dataset: ShardDataset) -> None:
     with pytest.raises(ValueError, match="the mask has 9"):
         ShardLoader(dataset, LoaderConfig(global_batch_size=4, gather=GATHER), TubeMask(num_positions=9))
@@ -338,14 +323,3 @@ def test_auto_says_what_it_chose_and_why_once(dataset: ShardDataset, caplog: pyt
     assert loader.stats().reader.startswith("mmap (auto: 100% of the pages")
     said = [record.message for record in caplog.records if record.name == "pipeline.loader"]
     assert said == [f"reader {loader.stats().reader}"]
-
-
-def test_a_loader_that_copies_with_numpy_says_so(
-    dataset: ShardDataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    for compiled, num_warnings in ((True, 0), (False, 1)):
-        monkeypatch.setattr("pipeline.fetch.COMPILED", compiled)
-        loader = ShardLoader(dataset, LoaderConfig(global_batch_size=5, reader="mmap"))
-        for _ in range(2):
-            list(loader)
-        assert sum("copying with numpy" in record.message for record in caplog.records) == num_warnings

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shards.dataset import ShardDataset
 from shards.errors import DamagedShardError, MissingDataError, ShardError
-from shards.index import index_path
+from shards.index import Extents, index_path, save_index
 from shards.verify import verify_dataset
 from tests.datasets import make_dataset
 
@@ -105,6 +105,18 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
         dataset[13]
     (problem,) = verify_dataset(tmp_path).problems
     assert dataset.tar_path(2).name in problem
+
+
+def test_a_sidecar_whose_sizes_do_not_fit_its_schema_is_refused(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    index = dataset.index(0)
+    clip = index.extents["clip"]
+    sizes = clip.sizes.copy()
+    sizes[1] -= 8
+    index.extents["clip"] = Extents(clip.offsets, sizes, clip.checksums)
+    save_index(index, dataset.tar_path(0))
+    with pytest.raises(DamagedShardError, match="field clip has payloads that are not of its"):
+        ShardDataset.open(tmp_path).read(0, "clip")
 
 
 def test_a_shard_of_another_build_with_its_own_sidecar_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,6 +82,14 @@ def test_builds_with_a_teacher_are_measured_in_full_batches(
 def test_a_teacher_is_measured_only_in_builds(tmp_path: Path, given: list[str]) -> None:
     with pytest.raises(ValueError, match="give `--build --teacher ID_OR_PATH`"):
         run_bench(str(tmp_path), *given)
+
+
+def test_a_data_set_that_cannot_be_read_is_one_clear_error(tmp_path: Path) -> None:
+    synthesize(tmp_path, 4, samples_per_shard=4)
+    (tar,) = tmp_path.glob("*.tar")
+    os.truncate(tar, tar.stat().st_size // 2)
+    with pytest.raises(ValueError, match=r"could not be read: .*cut off.*reelshard verify"):
+        run_bench(str(tmp_path), "--seconds", "0.1", "--threads", "1", "--batch-size", "4")
 
 
 def test_wrong_bytes_are_noticed(dataset: ShardDataset) -> None:

@@ -23,7 +23,6 @@ from shards.errors import ShardError
 
 START_SECONDS = 900.0  # for all workers to load their teachers
 
-
 logger = logging.getLogger(__name__)
 
 

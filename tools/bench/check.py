@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.readers import MappedShard
 from shards.dataset import ShardDataset
 
 HEAD_BYTES = 8
@@ -47,9 +48,9 @@ class Checker:
             heads = np.empty((len(dataset), field.num_positions), np.uint64)
             first = 0
             for shard in range(dataset.num_shards):
-                memory = np.memmap(dataset.tar_path(shard, field.group), np.uint8, "r")
+                tar = MappedShard(dataset.tar_path(shard, field.group))
                 for row, offset in enumerate(dataset.extents(shard, name).offsets.tolist()):
-                    payload = memory[offset : offset + field.num_bytes].reshape(field.num_positions, -1)
+                    payload = tar.view(offset, field.num_bytes).reshape(field.num_positions, -1)
                     heads[first + row] = np.ascontiguousarray(payload[:, :HEAD_BYTES]).view(np.uint64)[:, 0]
                 first += dataset.manifest.shards[shard].num_samples
             self._heads[name] = heads

@@ -50,9 +50,7 @@ def _print_ceilings(console: Console, results: dict[str, Any], ours: dict[str, A
     achieved = ours["rate"] * size
     copy = results["copy_clips_per_second"] * size
     console.print(f"achieved: {ours['rate']:,.0f} clips/s x {size:,} B = {achieved / 1e9:.2f} GB/s into batches")
-    console.print(
-        f"memory copy: {copy / 1e9:.2f} GB/s, same threads, in turn; so {achieved / copy:.0%} of that ceiling"
-    )
+    console.print(f"memory copy by the same threads: {copy / 1e9:.2f} GB/s, so {achieved / copy:.0%} of that ceiling")
     if "storage_bytes_per_second" in results:
         storage = results["storage_bytes_per_second"]
         read = ours["rate"] * whole

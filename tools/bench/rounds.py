@@ -19,7 +19,11 @@ COLD_READERS = ("pread", "direct")
 
 
 def measure_contenders(args: argparse.Namespace) -> tuple[list[tuple[str, Measured]], dict[str, str]]:
-    """Best setting of each contender and its rates over all rounds; and why a peer could not be measured."""
+    """Best setting of each contender and its rates over all rounds; and why a peer could not be measured.
+
+    Raises:
+        ValueError: the loader itself cannot read the data set.
+    """
     groups = {"reelshard": _own_settings(args)}
     groups |= {name: [(f"{name}:{setting}", 1) for setting in PEERS[name].settings] for name in args.against}
     skipped: dict[str, str] = {}
@@ -38,6 +42,10 @@ def measure_contenders(args: argparse.Namespace) -> tuple[list[tuple[str, Measur
                 advance.at(done, len(skipped))
             if rates:
                 best[group] = max(rates, key=lambda setting: rates[setting])
+    if "reelshard" not in best:
+        raise ValueError(
+            f"{args.data} could not be read: {skipped['reelshard']}; `reelshard verify` lists what is wrong"
+        )
     results: dict[str, Measured] = {}
     with track("measuring", total=args.rounds * len(best), unit="runs") as advance:
         for number in range(args.rounds):
