@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from model.blocks import NORM_EPS, Block, Factorisation, init_weights
@@ -134,12 +135,23 @@ class STJEPAPredictor(nn.Module):
         Returns:
             `[B, T', S_m, target_dim]`, in the order of `masked`.
         """
+        x = self._mix(tokens, visible, masked)
+        return self.head(self.norm(x[:, :, visible.shape[1] :]))  # type: ignore[no-any-return]
+
+    def full_grid(self, tokens: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
+        """Predict every token of the grid, `[B, T', S, target_dim]`; arguments as in `forward`."""
+        predicted = self.head(self.norm(self._mix(tokens, visible, masked)))
+        places = torch.cat([visible, masked], dim=1).argsort(dim=1)  # where each position stands in the sequence
+        return take_positions(predicted, places)
+
+    def _mix(self, tokens: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
+        """Run the blocks over the visible tokens and, behind them, the masked ones: `[B, T', S_v + S_m, P]`."""
         seen = self.embed(tokens) + self.positions[:, visible].transpose(0, 1)  # [B, T', S_v, P]
         hidden = self.mask_token + self.positions[:, masked].transpose(0, 1)  # [B, T', S_m, P]
         x = torch.cat([seen, hidden.to(seen.dtype)], dim=2)
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x[:, :, visible.shape[1] :]))  # type: ignore[no-any-return]
+        return x
 
 
 class STJEPA(nn.Module):
@@ -154,6 +166,31 @@ class STJEPA(nn.Module):
     def forward(self, clip: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
         """Predict `[B, T', S_m, target_dim]` from what is visible; arguments as in the encoder and the predictor."""
         return self.predictor(self.encoder(clip, visible), visible, masked)  # type: ignore[no-any-return]
+
+    def full_grid(self, clip: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
+        """Predict the teacher's token at every place of the grid: z_S.
+
+        At the masked places this is what `forward` predicts. At the visible ones it is what the predictor makes of
+        tokens that the encoder has seen, which no loss was ever taken of.
+
+        Args:
+            clip: as in the encoder.
+            visible: i64 `[B, S_v]`, the spatial positions that are seen.
+            masked: i64 `[B, S_m]`, all the others.
+
+        Returns:
+            `[B, N, target_dim]`, N = T' * S; token i is at time t = i // S and position s = i % S, as in the targets.
+
+        Raises:
+            ValueError: If `visible` and `masked` are not all positions, or `clip` is not of the configured grid.
+        """
+        if visible.shape[1] + masked.shape[1] != self.config.num_positions:
+            raise ValueError(
+                f"{visible.shape[1]} visible and {masked.shape[1]} masked positions are not all of the grid's "
+                f"{self.config.num_positions}"
+            )
+        grid = self.predictor.full_grid(self.encoder(clip, visible), visible, masked)
+        return rearrange(grid, "b t s d -> b (t s) d")
 
 
 def take_positions(grid: Tensor, positions: Tensor) -> Tensor:

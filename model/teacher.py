@@ -2,24 +2,60 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import VideoMAEModel
 
 from model.pixels import IMAGENET_MEAN, IMAGENET_STD
 
-DEFAULT_TEACHER = "MCG-NJU/videomae-huge-finetuned-kinetics"
 PROJECTION_NAME = "projection.npy"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# What a VideoMAE has above its encoder, by the beginning of the names: a classifier, or what pretraining needs.
+HEADS = ("classifier.", "fc_norm.", "decoder.", "encoder_to_decoder.", "mask_token")
+NUM_NAMED = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """Who makes the targets, and what is kept of what it says.
+
+    Attributes:
+        id: an id on the Hub, or a folder that `save_pretrained` made; "none" for clips without targets.
+        projection_dim: width of the targets, D, by a fixed random projection; null keeps the teacher's own values.
+        projection_seed: of the projection.
+        dtype: "float32", "float16" or "bfloat16"; "auto" is float16 on a GPU and float32 on a CPU.
+    """
+
+    id: str = "MCG-NJU/videomae-huge-finetuned-kinetics"
+    projection_dim: int | None = 384
+    projection_seed: int = 0
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            raise ValueError("teacher.id is empty; give a VideoMAE id on the Hub, a folder, or 'none'")
+        if self.projection_dim is not None and self.projection_dim < 1:
+            raise ValueError(f"teacher.projection_dim is {self.projection_dim}; give at least 1, or null for none")
+        if self.projection_seed < 0:
+            raise ValueError(f"teacher.projection_seed is {self.projection_seed}; it may not be negative")
+        if self.dtype not in (*DTYPES, "auto"):
+            raise ValueError(f"the teacher's dtype is {self.dtype!r}; choose auto, {', '.join(DTYPES)}")
+
+    @property
+    def name(self) -> str:
+        """The id; of a folder its last part, which is the same on every machine."""
+        folder = Path(self.id)
+        return folder.resolve().name if folder.is_absolute() or folder.is_dir() else self.id
 
 
 class VideoMAETeacher(nn.Module):
@@ -80,6 +116,8 @@ class VideoMAETeacher(nn.Module):
         if self.projection is not None:
             sha256 = hashlib.sha256(self.projection.cpu().numpy().tobytes()).hexdigest()
             projection = {"seed": self.seed, "shape": list(self.projection.shape), "sha256": sha256}
+        import transformers
+
         return {
             "id": self.name,
             "revision": getattr(config, "_commit_hash", None),
@@ -140,40 +178,88 @@ def weights_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def load_videomae_teacher(
-    id_or_path: str = DEFAULT_TEACHER,
-    *,
-    projection_dim: int | None = 384,
-    seed: int = 0,
-    device: str = "auto",
-    dtype: str = "auto",
-) -> VideoMAETeacher:
-    """Load a VideoMAE checkpoint as a teacher.
+def load_videomae_teacher(config: TeacherConfig, device: str = "auto") -> VideoMAETeacher:
+    """Load a VideoMAE checkpoint as a teacher; nothing is printed.
 
     Args:
-        id_or_path: an id on the Hub, or a folder that `save_pretrained` made.
-        projection_dim: width of the targets, D; None keeps the teacher's own.
-        seed: of the projection.
+        config: which, and what becomes of its tokens.
         device: such as "cuda:0"; "auto" takes the first GPU, or the CPU.
-        dtype: "float32", "float16" or "bfloat16"; "auto" is float16 on a GPU and float32 on a CPU.
 
     Raises:
-        ValueError: the checkpoint cannot be loaded, or a value is not allowed.
+        ValueError: the checkpoint cannot be loaded, or its weights are not those of a VideoMAE of its configuration.
     """
-    dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if dtype not in (*dtypes, "auto"):
-        raise ValueError(f"the teacher's dtype is {dtype!r}; choose auto, {', '.join(dtypes)}")
+    from transformers import VideoMAEModel
+
     place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    precision = dtypes.get(dtype, torch.float32 if place.type == "cpu" else torch.float16)
+    precision = DTYPES.get(config.dtype, torch.float32 if place.type == "cpu" else torch.float16)
+    with _quiet(), _one_line(config.id):
+        backbone, loaded = VideoMAEModel.from_pretrained(
+            config.id, dtype=precision, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    _refuse_other_weights(config.id, loaded)
+    hidden_size, seed = int(backbone.config.hidden_size), config.projection_seed
+    dim = config.projection_dim
+    projection = None if dim is None else random_projection(hidden_size, dim, seed)
+    return VideoMAETeacher(backbone, config.name, projection, seed).to(place)
+
+
+def teacher_width(config: TeacherConfig) -> int:
+    """Width of the targets, D, from the checkpoint's configuration alone: no weights are read.
+
+    Raises:
+        ValueError: there is no such checkpoint.
+    """
+    from transformers import VideoMAEConfig
+
+    if config.projection_dim is not None:
+        return config.projection_dim
+    with _quiet(), _one_line(config.id):
+        return int(VideoMAEConfig.from_pretrained(config.id).hidden_size)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' reports and progress bars off the terminal; what matters of them is raised."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
-        backbone = VideoMAEModel.from_pretrained(id_or_path, dtype=precision)
-    except (OSError, ValueError) as error:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _one_line(name: str) -> Iterator[None]:
+    """Say in one line why a checkpoint cannot be loaded."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"cannot load the teacher {id_or_path!r}: {reason} Give a VideoMAE id on the Hub or a folder made by "
+            f"cannot load the teacher {name!r}: {reason} Give a VideoMAE id on the Hub or a folder made by "
             "save_pretrained, or `--teacher none` for clips only"
         ) from error
-    hidden_size = int(backbone.config.hidden_size)
-    projection = None if projection_dim is None else random_projection(hidden_size, projection_dim, seed)
-    name = Path(id_or_path).resolve().name if Path(id_or_path).is_dir() else id_or_path
-    return VideoMAETeacher(backbone, name, projection, seed).to(place)
+
+
+def _refuse_other_weights(name: str, loaded: Mapping[str, Any]) -> None:
+    """Look at what `from_pretrained` could not place: it fills the gaps with random numbers and goes on."""
+    missing = sorted(loaded["missing_keys"])
+    unexpected = sorted(key for key in loaded["unexpected_keys"] if not key.startswith(HEADS))
+    reshaped = sorted(key for key, *_ in loaded["mismatched_keys"])
+    found = {"missing": missing, "of another shape": reshaped, "unexpected": unexpected}
+    wrong = [f"{what}: {_some(keys)}" for what, keys in found.items() if keys]
+    if wrong:
+        raise ValueError(
+            f"the weights of the teacher {name!r} do not fit its configuration; {'; '.join(wrong)}. Its targets would be "
+            "noise: take the checkpoint whole, or another one"
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
+    return ", ".join(names[:NUM_NAMED]) + more

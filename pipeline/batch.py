@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,31 @@ class Batch(dict[str, torch.Tensor]):
     def replace(self, tensors: dict[str, torch.Tensor]) -> Batch:
         """The same position in the epoch, with other tensors."""
         return Batch(tensors, epoch=self.epoch, number=self.number)
+
+    def slice(self, rows: builtins.slice) -> Batch:
+        """Some neighbouring rows of every field, as the batch they would be by themselves; dense fields are not copied.
+
+        Ragged bytes are cut where their offsets say, and the offsets begin at 0 again. Padded fields keep the width of
+        this batch. Where ragged bytes are on a GPU, this waits for it.
+
+        Raises:
+            ValueError: `rows` has a step.
+        """
+        start, stop, step = rows.indices(len(self["valid"]))
+        if step != 1:
+            raise ValueError(f"a batch is cut into neighbouring rows, got a step of {step}")
+        stop = max(start, stop)
+        tensors = {name: tensor[start:stop] for name, tensor in self.items()}
+        for name in self._ragged():
+            offsets = self[f"{name}_offsets"][start : stop + 1]
+            tensors[name] = self[name][int(offsets[0]) : int(offsets[-1])]
+            tensors[f"{name}_offsets"] = offsets - offsets[0]
+        return self.replace(tensors)
+
+    def _ragged(self) -> list[str]:
+        """Fields of bytes in one piece: their offsets have an entry more than there are rows, as no dense field has."""
+        num_offsets = len(self["valid"]) + 1
+        return [name for name in self if f"{name}_offsets" in self and len(self[f"{name}_offsets"]) == num_offsets]
 
 
 @dataclass

@@ -9,6 +9,7 @@ import torch
 
 from pipeline.batch import Batch
 from pipeline.loader import ShardLoader
+from pipeline.stats import LoaderStats
 
 PixelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -60,6 +61,14 @@ class DeviceLoader:
     def __len__(self) -> int:
         """Batches in an epoch."""
         return len(self.loader)
+
+    def num_batches(self, epoch: int) -> int:
+        """Batches in any epoch."""
+        return self.loader.num_batches(epoch)
+
+    def stats(self) -> LoaderStats:
+        """What the loader has done so far, and where the time went."""
+        return self.loader.stats()
 
     @property
     def epoch(self) -> int:

@@ -134,7 +134,8 @@ class Fetcher:
             self.quarantined.append(Quarantined(sample, epoch, str(error)))
             count = len(self.quarantined)
         thread = threading.current_thread().name
-        log.warning("sample %d left out by %s (%d so far): %s", sample, thread, count, error)
+        where = self._dataset.directory
+        log.warning("sample %d of %s left out by %s (%d so far): %s", sample, where, thread, count, error)
         if count > self._config.max_quarantined:
             raise ShardError(
                 f"{count} samples could not be read, more than max_quarantined = {self._config.max_quarantined}; "

@@ -104,7 +104,11 @@ class ShardLoader(IterableDataset[Batch]):
 
     def __len__(self) -> int:
         """Batches in the current epoch, the same on every rank."""
-        return self._planner.schedule.num_batches(self.epoch)
+        return self.num_batches(self.epoch)
+
+    def num_batches(self, epoch: int) -> int:
+        """Batches in any epoch; with a length budget it differs a little from epoch to epoch."""
+        return self._planner.schedule.num_batches(epoch)
 
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the current epoch. A new iteration ends an older one that was left unfinished."""

@@ -4,14 +4,15 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from pipeline.batch import Batch
 from pipeline.device import DeviceLoader
+from pipeline.stats import LoaderStats
 from pipeline.world import World
 from shards.dataset import ShardDataset
 from tests.runs import make_trainer
@@ -34,13 +35,19 @@ class SlowLoader:
     def __init__(self, loader: DeviceLoader, seconds: float) -> None:
         self.loader, self.seconds = loader, seconds
 
-    def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         for batch in self.loader:
             time.sleep(self.seconds)
             yield batch
 
     def __len__(self) -> int:
         return len(self.loader)
+
+    def num_batches(self, epoch: int) -> int:
+        return self.loader.num_batches(epoch)
+
+    def stats(self) -> LoaderStats:
+        return self.loader.stats()
 
     def state_dict(self) -> dict[str, Any]:
         return self.loader.state_dict()

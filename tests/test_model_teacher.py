@@ -2,13 +2,14 @@ import io
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import VideoMAEConfig, VideoMAEModel
 
-from model.teacher import load_videomae_teacher, random_projection
+from model.teacher import TeacherConfig, VideoMAETeacher, load_videomae_teacher, random_projection
 from shards.build import BuildConfig, Item, Source, Teacher, ViewSpec
 from shards.build.plan import make_plan
 
@@ -33,6 +34,10 @@ def save_backbone(folder: Path, **changes: object) -> Path:
     return folder
 
 
+def load(folder: Path, device: str = "cpu", **teacher: Any) -> VideoMAETeacher:
+    return load_videomae_teacher(TeacherConfig(id=str(folder), **teacher), device)
+
+
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_backbone(tmp_path_factory.mktemp("teacher") / "tiny_videomae")
@@ -43,7 +48,7 @@ def clips(count: int = 3) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 
 
 def test_targets_are_the_projected_last_hidden_state_of_normalised_clips(backbone: Path) -> None:
-    teacher = load_videomae_teacher(str(backbone), projection_dim=6, device="cpu")
+    teacher = load(backbone, projection_dim=6)
     got = teacher(clips())
     assert (got.shape, got.dtype) == ((3, NUM_TOKENS, 6), np.float16)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -55,7 +60,7 @@ def test_targets_are_the_projected_last_hidden_state_of_normalised_clips(backbon
 
 
 def test_without_a_projection_the_teacher_keeps_its_width(backbone: Path) -> None:
-    teacher = load_videomae_teacher(str(backbone), projection_dim=None, device="cpu")
+    teacher = load(backbone, projection_dim=None)
     assert teacher.output_shape == (NUM_TOKENS, HIDDEN)
     assert teacher(clips()).shape == (3, NUM_TOKENS, HIDDEN)
     assert teacher.files == {}
@@ -63,7 +68,7 @@ def test_without_a_projection_the_teacher_keeps_its_width(backbone: Path) -> Non
 
 
 def test_a_token_is_affected_most_by_its_own_tubelet(backbone: Path) -> None:
-    teacher = load_videomae_teacher(str(backbone), projection_dim=None, device="cpu")
+    teacher = load(backbone, projection_dim=None)
     plain = np.full((1, *CLIP_SHAPE), 128, np.uint8)
     for time, row, column in [(0, 0, 1), (1, 1, 0)]:
         changed = plain.copy()
@@ -73,7 +78,7 @@ def test_a_token_is_affected_most_by_its_own_tubelet(backbone: Path) -> None:
 
 
 def test_the_first_token_is_dropped_only_where_there_is_one_too_many(backbone: Path) -> None:
-    teacher = load_videomae_teacher(str(backbone), projection_dim=None, device="cpu")
+    teacher = load(backbone, projection_dim=None)
     plain = teacher(clips())
 
     def with_cls(module: object, args: object, output: object) -> object:
@@ -88,7 +93,7 @@ def test_the_first_token_is_dropped_only_where_there_is_one_too_many(backbone: P
 def test_the_projection_is_saved_with_the_digest_that_provenance_names(backbone: Path) -> None:
     import hashlib
 
-    teacher = load_videomae_teacher(str(backbone), projection_dim=6, seed=5, device="cpu")
+    teacher = load(backbone, projection_dim=6, projection_seed=5)
     saved = np.load(io.BytesIO(teacher.files["projection.npy"]), allow_pickle=False)
     assert np.array_equal(saved, random_projection(HIDDEN, 6, 5))
     projection = teacher.provenance["projection"]
@@ -96,22 +101,22 @@ def test_the_projection_is_saved_with_the_digest_that_provenance_names(backbone:
 
 
 def test_provenance_names_the_weights_and_no_place_on_this_machine(backbone: Path, tmp_path: Path) -> None:
-    about = load_videomae_teacher(str(backbone), projection_dim=6, device="cpu").provenance
+    about = load(backbone, projection_dim=6).provenance
     assert about["id"] == "tiny_videomae"
     assert str(backbone.parent) not in json.dumps(about)
     moved = save_backbone(tmp_path / "moved" / "tiny_videomae")
-    assert load_videomae_teacher(str(moved), projection_dim=6, device="cpu").provenance == about
+    assert load(moved, projection_dim=6).provenance == about
     with torch.no_grad():
         other = VideoMAEModel.from_pretrained(backbone)
         next(other.parameters()).add_(1)
     other.save_pretrained(tmp_path / "other")
-    changed = load_videomae_teacher(str(tmp_path / "other"), projection_dim=6, device="cpu").provenance
+    changed = load(tmp_path / "other", projection_dim=6).provenance
     assert changed["weights_sha256"] != about["weights_sha256"]
 
 
 @pytest.mark.parametrize("pooling", [True, False])
 def test_provenance_tells_whether_the_last_norm_is_there(tmp_path: Path, pooling: bool) -> None:
-    teacher = load_videomae_teacher(str(save_backbone(tmp_path / "t", use_mean_pooling=pooling)), device="cpu")
+    teacher = load(save_backbone(tmp_path / "t", use_mean_pooling=pooling))
     assert teacher.provenance["layer_norm"] is not pooling
 
 
@@ -123,17 +128,17 @@ def test_a_value_beyond_float16_comes_out_infinite(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "t")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert np.isinf(load_videomae_teacher(str(tmp_path / "t"), projection_dim=None, device="cpu")(clips())).any()
+        assert np.isinf(load(tmp_path / "t", projection_dim=None)(clips())).any()
 
 
 def test_a_teacher_cannot_be_trained(backbone: Path) -> None:
-    teacher = load_videomae_teacher(str(backbone), device="cpu")
+    teacher = load(backbone)
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert not teacher.backbone.training
 
 
 def test_clips_of_another_shape_are_refused(backbone: Path) -> None:
-    teacher = load_videomae_teacher(str(backbone), device="cpu")
+    teacher = load(backbone)
     with pytest.raises(ValueError, match=r"takes clips \[4, 32, 32, 3\].*got \[4, 48, 48, 3\]"):
         teacher(np.zeros((1, 4, 48, 48, 3), np.uint8))
 
@@ -141,14 +146,14 @@ def test_clips_of_another_shape_are_refused(backbone: Path) -> None:
 def test_a_checkpoint_that_cannot_be_loaded_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"cannot load the teacher .*--teacher none") as caught:
-        load_videomae_teacher(str(tmp_path / "empty"), device="cpu")
+        load(tmp_path / "empty")
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="dtype is 'int8'"):
-        load_videomae_teacher(str(tmp_path), dtype="int8")
+        load(tmp_path, dtype="int8")
 
 
 def test_the_builder_accepts_it_as_a_teacher(backbone: Path) -> None:
-    teacher: Teacher = load_videomae_teacher(str(backbone), projection_dim=6, device="cpu")
+    teacher: Teacher = load(backbone, projection_dim=6)
     source = Source(kind="folder", root=Path(), items=(Item(id="a", path="a.webm"),))
     plan = make_plan(source, ViewSpec(num_frames=4, size=32), BuildConfig(), split="train", teacher=teacher)
     assert plan.schema["target"].shape == (4, 2, 6)
@@ -158,6 +163,6 @@ def test_the_builder_accepts_it_as_a_teacher(backbone: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_half_precision_on_a_gpu_agrees_with_the_cpu(backbone: Path) -> None:
-    on_cpu = load_videomae_teacher(str(backbone), projection_dim=6, device="cpu")(clips())
-    on_gpu = load_videomae_teacher(str(backbone), projection_dim=6, device="cuda:0")(clips())
+    on_cpu = load(backbone, projection_dim=6)(clips())
+    on_gpu = load(backbone, "cuda:0", projection_dim=6)(clips())
     np.testing.assert_allclose(on_gpu, on_cpu, rtol=2e-2, atol=2e-2)

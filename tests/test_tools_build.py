@@ -39,7 +39,7 @@ def test_the_command_builds_a_data_set_with_targets_and_says_what_failed(ssv2: P
     teacher = save_backbone(tmp_path / "teacher")
     out = tmp_path / "out"
     arguments = [*TINY, "--videos", ssv2 / "videos", "--annotations", ssv2, "--teacher", teacher, "--out", out]
-    done = reelshard(*arguments, "--projection-dim", 6, "--device", "cpu")
+    done = reelshard(*arguments, "--projection-dim", 6, "--model.target_dim", 6, "--device", "cpu")
     assert done.returncode == 0, done.stderr
     assert "3 of 4 clips" in done.stdout
     assert "1 failed: missing_file 1" in done.stdout
@@ -48,9 +48,9 @@ def test_the_command_builds_a_data_set_with_targets_and_says_what_failed(ssv2: P
     assert data.manifest.provenance["teacher"]["id"] == "teacher"
     assert data.metadata(0)["label_name"] == "Moving something right"
     assert (out / "projection.npy").is_file()
-    again = reelshard(*arguments, "--projection-dim", 6, "--device", "cpu", "--json")
+    again = reelshard(*arguments, "--projection-dim", 6, "--model.target_dim", 6, "--device", "cpu", "--json")
     assert json.loads(again.stdout)["num_resumed"] == 4
-    other = reelshard(*arguments, "--projection-dim", 7, "--device", "cpu")
+    other = reelshard(*arguments, "--projection-dim", 7, "--model.target_dim", 7, "--device", "cpu")
     assert other.returncode != 0
     assert "was begun with another plan" in other.stderr
     assert "Traceback" not in other.stderr
@@ -84,7 +84,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_devices_give_the_bytes_of_a_plain_build(ssv2: Path, tmp_path: Path) -> None:
     teacher = save_backbone(tmp_path / "teacher")
     arguments = [*TINY, "--videos", ssv2 / "videos", "--annotations", ssv2, "--teacher", teacher, "--device", "cpu"]
-    arguments += ["--projection-dim", 6, "--build.samples_per_shard", 1]
+    arguments += ["--projection-dim", 6, "--model.target_dim", 6, "--build.samples_per_shard", 1]
     for name, more in (("plain", []), ("devices", ["--devices", "cpu,cpu", "--workers", 2])):
         done = reelshard(*arguments, "--out", tmp_path / name, *more)
         assert done.returncode == 0, done.stderr

@@ -68,7 +68,7 @@ def test_the_table_has_a_line_for_every_check_and_a_verdict(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("pass  environment")
     assert lines[-1].startswith("ready to train")
-    assert len(lines) == 12
+    assert len(lines) == 13
 
 
 def test_a_damaged_sample_fails_with_shard_and_key(dataset: ShardDataset, capsys: pytest.CaptureFixture[str]) -> None:

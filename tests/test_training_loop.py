@@ -145,7 +145,7 @@ def test_a_checkpoint_of_another_format_is_refused(dataset: ShardDataset, tmp_pa
 
 def test_a_checkpoint_of_another_recipe_is_refused_with_the_keys_named(dataset: ShardDataset, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(make_trainer(dataset, tmp_path, steps=1).run().checkpoint)
-    other = make_trainer(dataset, tmp_path, optim=OptimConfig(lr=5e-4))
+    other = make_trainer(dataset, tmp_path, steps=1, optim=OptimConfig(lr=5e-4))
     with pytest.raises(ValueError, match=r"optim\.lr was 0\.001 and is now 0\.0005"):
         other.resume(checkpoint)
 
@@ -170,7 +170,7 @@ def test_a_run_of_losses_that_are_not_finite_ends_before_a_checkpoint(dataset: S
 
 
 def test_a_run_that_stops_being_finite_names_the_last_good_checkpoint(dataset: ShardDataset, tmp_path: Path) -> None:
-    make_trainer(dataset, tmp_path, steps=3).run()
+    make_trainer(dataset, tmp_path, keep_checkpoints=9).run()
     trainer = make_trainer(dataset, tmp_path, max_nonfinite=2)
     trainer.resume(load_checkpoint(tmp_path / "checkpoints" / "step-00000003"))
     poison(trainer)
@@ -228,7 +228,7 @@ def test_the_checkpoint_with_the_lowest_validation_loss_outlives_the_newest(
 def test_fp16_with_a_loss_scaler_trains_and_resumes_with_its_scale(dataset: ShardDataset, tmp_path: Path) -> None:
     summary = make_trainer(dataset, tmp_path, precision="fp16").run()
     assert summary.final_loss < summary.first_loss * 1.1
-    again = make_trainer(dataset, tmp_path, precision="fp16", steps=9)
+    again = make_trainer(dataset, tmp_path, precision="fp16")
     checkpoint = load_checkpoint(summary.checkpoint)
     assert checkpoint.scaler["scale"] > 1
     again.resume(dataclasses.replace(checkpoint, scaler={**checkpoint.scaler, "scale": 8.0}))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.stats import LoaderStats
 from training.curves import draw_curves
 from training.learner import StepResult
 from training.metrics import MetricsFile, Window, format_duration, format_row, read_metrics
@@ -35,6 +36,22 @@ def test_a_new_run_starts_an_empty_file(tmp_path: Path) -> None:
     assert read_metrics(path) == []
 
 
+def reading(*, read_seconds: float = 0.0, wait_seconds: float = 0.0) -> LoaderStats:
+    return LoaderStats(
+        reader="mmap",
+        num_batches=0,
+        num_samples=0,
+        num_bytes=0,
+        num_padded=0,
+        num_quarantined=0,
+        num_slabs=0,
+        wait_seconds=wait_seconds,
+        plan_seconds=0.0,
+        consumer_seconds=0.0,
+        read_seconds=read_seconds,
+    )
+
+
 def result(loss: float, *, finite: bool = True, num_valid: int = 4) -> StepResult:
     return StepResult(
         scores={"loss": torch.tensor(loss)},
@@ -45,11 +62,11 @@ def result(loss: float, *, finite: bool = True, num_valid: int = 4) -> StepResul
 
 
 def test_a_window_averages_the_steps_that_were_taken() -> None:
-    window = Window(torch.device("cpu"))
+    window = Window(torch.device("cpu"), reading())
     for value in (1.0, 2.0, 6.0):
         window.add(result(value), num_clips=4)
     window.add(result(math.nan, finite=False, num_valid=3), num_clips=4)
-    row = window.row()
+    row = window.row(reading())
     assert row["loss"] == 3.0
     assert row["num_invalid"] == 1
     assert row["clips_per_second"] > 0
@@ -57,13 +74,13 @@ def test_a_window_averages_the_steps_that_were_taken() -> None:
 
 
 def test_a_window_of_skipped_steps_has_no_loss() -> None:
-    window = Window(torch.device("cpu"))
+    window = Window(torch.device("cpu"), reading())
     window.add(result(math.nan, finite=False), num_clips=4)
-    assert "loss" not in window.row()
+    assert "loss" not in window.row(reading())
 
 
 def test_the_stages_of_a_step_add_up() -> None:
-    window = Window(torch.device("cpu"))
+    window = Window(torch.device("cpu"), reading())
     for stage in ("forward", "backward", "forward"):
         with window.clock.stage(stage):
             torch.rand(100, 100).sum()

@@ -15,7 +15,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.engines import EXIT_TERMINATED, Terminated, open_engine, read_partition, stop_on_sigterm
+from tools.engines import (
+    EXIT_TERMINATED,
+    Terminated,
+    open_engine,
+    read_partition,
+    refuse_other_width,
+    stop_on_sigterm,
+)
 
 if TYPE_CHECKING:
     from shards.build import BuildSummary, Partition, Source
@@ -23,7 +30,6 @@ if TYPE_CHECKING:
     from tools.recipe import Recipe
 
 HELP = "turn videos into shards of clips and teacher targets"
-DEFAULT_PROJECTION_DIM = 384
 RECIPE_NAME = "recipe.yaml"
 EXIT_INTERRUPTED = 130
 
@@ -41,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.description = _DESCRIPTION
     parser.add_argument(
-        "--recipe", default="st_jepa_ssv2", help="recipe name or YAML file; its view and build sections count"
+        "--recipe", default="st_jepa_ssv2", help="recipe name or YAML file; its view, build and teacher sections count"
     )
     parser.add_argument("--videos", type=Path, required=True, help="folder of videos")
     parser.add_argument("--annotations", type=Path, help="folder of SSv2 annotations, or a .csv or .tsv table")
@@ -52,11 +58,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scratch", type=Path, help="local folder for shards on their way to object storage")
     parser.add_argument("--limit", type=int, help="build only so many clips, a repeatable random sample")
     parser.add_argument(
-        "--teacher", metavar="ID_OR_PATH", help="VideoMAE id or folder; 'none' for clips without targets"
+        "--teacher",
+        metavar="ID_OR_PATH",
+        help="VideoMAE id or folder; 'none' for clips without targets (default: the recipe's)",
     )
-    parser.add_argument("--projection-dim", metavar="DIM", help="width of the targets; 'none' keeps the teacher's own")
+    parser.add_argument(
+        "--projection-dim",
+        metavar="DIM",
+        help="width of the targets; 'none' keeps the teacher's own (default: the recipe's)",
+    )
     parser.add_argument("--device", default="auto", help="the teacher's device, such as cuda:0 (default: auto)")
-    parser.add_argument("--teacher-dtype", default="auto", help="float32, float16 or bfloat16 (default: auto)")
+    parser.add_argument("--teacher-dtype", help="auto, float32, float16 or bfloat16 (default: the recipe's)")
     parser.add_argument("--workers", type=int, help="decoders at work at once (default: one per CPU)")
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster")
     parser.add_argument("--devices", help="several devices, such as cuda:0,cuda:1: one teacher and process for each")
@@ -87,9 +99,8 @@ def run(args: argparse.Namespace) -> int:
     from shards.build.remote import RemoteFolder, is_remote
     from tools.recipe import load_recipe
 
-    shorthands = (("workers", args.workers), ("max_failures", args.max_failures))
-    overrides = [f"--build.{name}={value}" for name, value in shorthands if value is not None]
-    recipe = load_recipe(args.recipe, [*args.overrides, *overrides])
+    recipe = load_recipe(args.recipe, [*args.overrides, *_shorthands(args)])
+    refuse_other_width(recipe, look=not (args.preflight or args.finalize))
     partition = read_partition(args.partition)
     source = open_source(args.videos, args.annotations, args.split)
     name, remote = args.out, None
@@ -111,6 +122,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _shorthands(args: argparse.Namespace) -> list[str]:
+    """The command's own flags for values of the recipe, as overrides of it."""
+    given = {
+        "build.workers": args.workers,
+        "build.max_failures": args.max_failures,
+        "teacher.id": args.teacher,
+        "teacher.projection_dim": _projection_dim(args.projection_dim),
+        "teacher.dtype": args.teacher_dtype,
+    }
+    return [f"--{name}={value}" for name, value in given.items() if value is not None]
+
+
+def _projection_dim(given: str | None) -> str | None:
+    if given == "none":
+        return "null"
+    if given is not None and (not given.isdecimal() or int(given) < 1):
+        raise ValueError(f"--projection-dim is {given!r}; give a number of at least 1, or 'none'")
+    return given
+
+
 def _scratch(url: str, partition: Partition | None) -> Path:
     """Return a folder on this machine's temporary disk that the same command finds again."""
     digest = hashlib.sha256(f"{url} {partition}".encode()).hexdigest()[:12]
@@ -126,11 +157,7 @@ def _preflight(args: argparse.Namespace, recipe: Recipe, source: Source) -> None
     if not args.preflight and (begun or recipe.build.max_failures is None):
         return
     plan = make_plan(source, recipe.view, recipe.build, split=args.split, limit=args.limit)
-    dim = (
-        0
-        if args.teacher == "none"
-        else _projection_dim(args.projection_dim, _target_dim(recipe)) or _target_dim(recipe)
-    )
+    dim = 0 if recipe.teacher.id == "none" else recipe.model.target_dim
     tokens = math.prod(recipe.view.clip_shape[:3]) // (recipe.build.tubelet * recipe.build.patch**2)
     found = preflight(plan, args.out, sample_bytes(plan.schema) + tokens * dim * 2)
     sys.stderr.write(f"preflight: {found.describe()}\n")
@@ -151,9 +178,11 @@ def _build(
         if partition is not None:
             shards = partition.shards(-(-total // recipe.build.samples_per_shard))
             total = min(total, len(shards) * recipe.build.samples_per_shard)
-        dim = _projection_dim(args.projection_dim, _target_dim(recipe))
         deliver = remote.push_shard if remote else None
-        with open_engine(args, dim, deliver) as engine, track("building", total=total, unit="clips") as advance:
+        with (
+            open_engine(args, recipe.teacher, deliver) as engine,
+            track("building", total=total, unit="clips") as advance,
+        ):
             summary = build_dataset(
                 source,
                 args.out,
@@ -176,21 +205,8 @@ def _save_recipe(recipe: Recipe, out: Path) -> None:
     from tools.recipe import save_resolved
 
     build = replace(recipe.build, workers=None, max_failures=None, time_limit_seconds=None)
-    save_resolved(replace(recipe, build=build), out / RECIPE_NAME)
-
-
-def _target_dim(recipe: Recipe) -> int:
-    return int(getattr(recipe.model, "target_dim", DEFAULT_PROJECTION_DIM))
-
-
-def _projection_dim(given: str | None, target_dim: int) -> int | None:
-    if given is None:
-        return target_dim
-    if given == "none":
-        return None
-    if not given.isdecimal() or int(given) < 1:
-        raise ValueError(f"--projection-dim is {given!r}; give a number of at least 1, or 'none'")
-    return int(given)
+    teacher = replace(recipe.teacher, id=recipe.teacher.name)
+    save_resolved(replace(recipe, build=build, teacher=teacher), out / RECIPE_NAME)
 
 
 def describe(summary: BuildSummary, out: str) -> str:

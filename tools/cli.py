@@ -29,7 +29,7 @@ COMMANDS = {
     "zarr": "tools.zarr_cache",
     "bench": "tools.bench",
 }
-SECTIONS = ("view", "build", "data", "model", "objective", "optim", "train", "evaluate")
+SECTIONS = ("view", "build", "teacher", "data", "model", "objective", "optim", "train", "evaluate")
 TAKES_OVERRIDES = ("build", "preflight", "train", "evaluate", "demo")
 EXIT_INTERRUPTED = 130
 _OVERRIDE = re.compile(rf"--({'|'.join(SECTIONS)})\.[\w.]+(=.*)?", re.DOTALL)

@@ -12,9 +12,10 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from model.teacher import VideoMAETeacher
+    from model.teacher import TeacherConfig, VideoMAETeacher
     from shards.build import Engine, Partition
     from shards.build.worker import Deliver
+    from tools.recipe import Recipe
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
@@ -39,17 +40,15 @@ def stop_on_sigterm() -> Generator[None]:
 
 
 @contextmanager
-def open_engine(
-    args: argparse.Namespace, projection_dim: int | None, deliver: Deliver | None = None
-) -> Generator[Engine]:
-    """Start the engine that the arguments ask for.
+def open_engine(args: argparse.Namespace, teacher: TeacherConfig, deliver: Deliver | None = None) -> Generator[Engine]:
+    """Start the engine that the arguments ask for, with this teacher on each of its devices.
 
     Raises:
         ValueError: arguments do not go together, or the teacher cannot be loaded.
     """
     from shards.build import InProcess, ProcessPool
 
-    make = partial(make_teacher, name=args.teacher, dtype=args.teacher_dtype, projection_dim=projection_dim)
+    make = partial(make_teacher, config=teacher)
     if args.engine == "ray":
         if args.devices:
             raise ValueError("--devices is for this machine; Ray hands out the cluster's GPUs by itself: leave it out")
@@ -66,16 +65,37 @@ def open_engine(
         yield InProcess(make(devices[0]), deliver)
 
 
-def make_teacher(device: str, *, name: str | None, dtype: str, projection_dim: int | None) -> VideoMAETeacher | None:
-    """Load the teacher on a device; None for the name 'none'."""
-    if name == "none":
+def make_teacher(device: str, *, config: TeacherConfig) -> VideoMAETeacher | None:
+    """Load the teacher on a device; None for the id 'none'."""
+    if config.id == "none":
         return None
-    from transformers.utils import logging
+    from model.teacher import load_videomae_teacher
 
-    from model.teacher import DEFAULT_TEACHER, load_videomae_teacher
+    return load_videomae_teacher(config, device)
 
-    logging.disable_progress_bar()
-    return load_videomae_teacher(name or DEFAULT_TEACHER, projection_dim=projection_dim, device=device, dtype=dtype)
+
+def refuse_other_width(recipe: Recipe, *, look: bool = True) -> None:
+    """Compare what the teacher gives with what the student is to learn, before anything is built.
+
+    Args:
+        recipe: its teacher and model sections.
+        look: whether to read the teacher's configuration where nothing else says how wide its tokens are.
+
+    Raises:
+        ValueError: the widths differ, or there is no such teacher.
+    """
+    from model.teacher import teacher_width
+
+    teacher, wanted = recipe.teacher, recipe.model.target_dim
+    if teacher.id == "none" or (teacher.projection_dim is None and not look):
+        return
+    width = teacher_width(teacher)
+    if width != wanted:
+        made = "with its own values" if teacher.projection_dim is None else "by teacher.projection_dim"
+        raise ValueError(
+            f"the targets of the teacher {teacher.id!r} are {width} wide ({made}), model.target_dim is {wanted}: set "
+            f"--projection-dim {wanted} to project them, or --model.target_dim {width}"
+        )
 
 
 def read_partition(text: str | None, environment: Mapping[str, str] | None = None) -> Partition | None:

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from tools.progress import track
     from tools.recipe import load_recipe
 
-    recipe = load_recipe(args.run_dir / "recipe.yaml", args.overrides)
+    recipe = load_recipe(_recorded_recipe(args.run_dir), args.overrides)
     num_clips = 2 * (len(ShardDataset.open(args.train)) + len(ShardDataset.open(args.val)))
     with track("encoding", total=num_clips, unit="clips") as advance:
         report = probe(recipe, args.run_dir, args.train, args.val, advance=advance)
@@ -48,6 +48,15 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(report.table())
     return 0
+
+
+def _recorded_recipe(run_dir: Path) -> Path:
+    if not run_dir.is_dir():
+        raise ValueError(f"there is no run folder {str(run_dir)!r}; --run is the --out of `reelshard train`")
+    path = run_dir / "recipe.yaml"
+    if not path.is_file():
+        raise ValueError(f"{run_dir} is no run folder: it has no recipe.yaml; --run is the --out of `reelshard train`")
+    return path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

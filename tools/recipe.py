@@ -6,7 +6,8 @@ The sections are the configuration classes of the packages; their names, types a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from jsonargparse import ArgumentParser
 from evaluation.probe import ProbeConfig
 from model.salt import SALTConfig
 from model.st_jepa import STJEPAConfig
+from model.teacher import TeacherConfig
 from pipeline.config import LoaderConfig
 from shards.build.config import BuildConfig
 from shards.build.view import ViewSpec
@@ -26,6 +28,7 @@ from training.objectives.st_jepa import STJEPAObjectiveConfig
 from training.optim import OptimConfig
 
 RECIPES = Path(__file__).parent / "recipes"
+NOT_THE_USERS = ("fields", "gather")  # of the section `data`: what is read of a sample follows from the system
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,8 @@ class Recipe:
         system: which of the systems it trains; it decides the classes of `model` and `objective`.
         view: how a clip is cut out of a video.
         build: how shards are made.
-        data: how they are read for training.
+        teacher: who makes the targets.
+        data: how they are read for training; which fields, and what of them, the system decides.
         model: the student.
         objective: what it is trained to do.
         optim: the optimiser.
@@ -47,6 +51,7 @@ class Recipe:
     system: str = "st_jepa"
     view: ViewSpec = dataclasses.field(default_factory=ViewSpec)
     build: BuildConfig = dataclasses.field(default_factory=BuildConfig)
+    teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
     data: LoaderConfig = dataclasses.field(default_factory=LoaderConfig)
     model: STJEPAConfig | SALTConfig = dataclasses.field(default_factory=STJEPAConfig)
     objective: STJEPAObjectiveConfig | SALTObjectiveConfig = dataclasses.field(default_factory=STJEPAObjectiveConfig)
@@ -54,12 +59,24 @@ class Recipe:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     evaluate: ProbeConfig = dataclasses.field(default_factory=ProbeConfig)
 
+    def __post_init__(self) -> None:
+        for name in NOT_THE_USERS:
+            value = getattr(self.data, name)
+            if value != getattr(LoaderConfig(), name):
+                raise ValueError(
+                    f"data.{name} is {value}; what is read of a sample follows from the system {self.system}: leave "
+                    f"data.{name} out"
+                )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SALTRecipe(Recipe):
     """A resolved recipe of the system `salt`."""
 
     system: str = "salt"
+    teacher: TeacherConfig = dataclasses.field(
+        default_factory=lambda: TeacherConfig(id="MCG-NJU/videomae-huge", projection_dim=None)
+    )
     model: STJEPAConfig | SALTConfig = dataclasses.field(default_factory=SALTConfig)
     objective: STJEPAObjectiveConfig | SALTObjectiveConfig = dataclasses.field(default_factory=SALTObjectiveConfig)
 
@@ -100,13 +117,24 @@ def find_recipe(name_or_path: str | Path) -> Path:
     for path in (named, Path(name_or_path)):
         if path.is_file():
             return path
-    names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
-    raise ValueError(f"there is no recipe {str(name_or_path)!r}; give a YAML file, or one of {names}")
+    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    raise ValueError(
+        f"there is no recipe {str(name_or_path)!r}{_nearest(str(name_or_path), names)}; give a YAML file, or one of "
+        f"{', '.join(names)}"
+    )
+
+
+def as_plain(recipe: Recipe) -> dict[str, Any]:
+    """Every value of a recipe that is the user's, in the types that YAML and JSON know."""
+    record: dict[str, Any] = _plain(dataclasses.asdict(recipe))
+    for name in NOT_THE_USERS:
+        del record["data"][name]
+    return record
 
 
 def save_resolved(recipe: Recipe, path: Path) -> None:
     """Write every value of a recipe as YAML, which `load_recipe` reads back as the same recipe."""
-    text = yaml.safe_dump(_plain(dataclasses.asdict(recipe)), sort_keys=False)
+    text = yaml.safe_dump(as_plain(recipe), sort_keys=False)
     publish_bytes(path, b"# The resolved recipe: every value, defaults and flags included.\n" + text.encode())
 
 
@@ -117,20 +145,58 @@ def _resolve(kind: type[Recipe], system: str, content: dict[str, Any], overrides
     del sections["system"]
     for name, section in sections.items():
         parser.add_class_arguments(section, name)
+    parser.set_defaults({f"teacher.{name}": value for name, value in vars(defaults.teacher).items()})
     for name, section_values in content.items():
         if name not in sections:
-            raise ValueError(f"{path}: there is no section {name!r}, allowed are system, {', '.join(sections)}")
+            known = ("system", *sections)
+            raise ValueError(
+                f"{path}: there is no section {str(name)!r}{_nearest(str(name), known)}; allowed are {', '.join(known)}"
+            )
         if not isinstance(section_values, dict):
             raise ValueError(f"{path}: section {name!r} is {section_values!r}, expected 'name: value' lines")
+        _refuse_unknown(sections, [f"{name}.{key}" for key in section_values], f"{path}: ")
+    _refuse_unknown(sections, [_key(override) for override in overrides])
     try:
         values = parser.parse_object(content, defaults=True)
     except Exception as error:
         raise ValueError(f"{path}: {_explain(error)}") from None
     try:
-        values = parser.parse_args(list(overrides), namespace=values)
+        values = parser.parse_args(_last_word_on_length(overrides), namespace=values)
     except Exception as error:
         raise ValueError(_explain(error)) from None
     return kind(system=system, **{name: section(**values[name].as_dict()) for name, section in sections.items()})
+
+
+def _refuse_unknown(sections: dict[str, type], keys: Iterable[str], where: str = "") -> None:
+    """Refuse keys that no section has, with the nearest that there is.
+
+    Raises:
+        ValueError: Naming the key.
+    """
+    known = [f"{name}.{field.name}" for name, kind in sections.items() for field in dataclasses.fields(kind)]
+    offered = [name for name in known if name not in {f"data.{other}" for other in NOT_THE_USERS}]
+    for key in keys:
+        section, _, rest = key.partition(".")
+        if f"{section}.{rest.partition('.')[0]}" not in known:  # a mapping may be given entry by entry
+            allowed = ", ".join(name.partition(".")[2] for name in offered if name.startswith(f"{section}."))
+            raise ValueError(f"{where}there is no {key}{_nearest(key, offered)}; {section} has {allowed}")
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """A question with the names that `name` may have been meant to be; nothing if none is like it."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.75)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def _key(override: str) -> str:
+    return override.removeprefix("--").partition("=")[0]
+
+
+def _last_word_on_length(overrides: Sequence[str]) -> list[str]:
+    """A flag for the epochs counts although the file has steps, which otherwise decide."""
+    values = {_key(override): override.partition("=")[2] for override in overrides}
+    by_epochs = values.get("train.epochs", "null") != "null" and "train.steps" not in values
+    return [*overrides, "--train.steps=null"] if by_epochs else list(overrides)
 
 
 def _explain(error: BaseException) -> str:

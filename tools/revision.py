@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("reelshard", "torch", "numpy", "transformers", "safetensors")
+PACKAGES = ("reelshard", "torch", "numpy", "transformers", "safetensors")  # those that decide the numbers
 
 
 def git_revision() -> str | None:
@@ -22,10 +23,10 @@ def git_revision() -> str | None:
         return None
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the numbers."""
+def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Versions of Python and of some packages."""
     versions = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in names:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -58,10 +58,12 @@ def make_training_loader(
     With `held_out`, every sample once and in order, for a validation loss.
 
     Raises:
-        ValueError: If the data set's clips or targets are not of the model's geometry.
+        ValueError: If the data set's clips or targets are not of the model's geometry, or its targets are projected
+            and the recipe wants the teacher's own values, or the other way round.
     """
     model, data = recipe.model, recipe.data
     refuse_other_geometry(dataset, model)
+    refuse_other_projection(dataset, recipe)
     in_tubes = dataset.schema["clip"].layout == "tubes"
     config = dataclasses.replace(
         data,
@@ -84,6 +86,30 @@ def make_evaluation_loader(recipe: Recipe, dataset: ShardDataset, device: torch.
     refuse_other_geometry(dataset, recipe.model, fields=("clip",))
     config = dataclasses.replace(recipe.data, shuffle=False, drop_last=False, fields=("clip", "label"), gather={})
     return DeviceLoader(ShardLoader(dataset, config), device, normalize={"clip": IMAGENET})
+
+
+def make_video_loader(recipe: Recipe, dataset: ShardDataset, world: World) -> ShardLoader:
+    """Whole clips as they are stored, in batches of the recipe's size, for `pipeline.dense.dense_video`."""
+    return ShardLoader(dataset, dataclasses.replace(recipe.data, fields=("clip",), slabs=2), None, world)
+
+
+def refuse_other_projection(dataset: ShardDataset, recipe: Recipe) -> None:
+    """Tell a teacher's own values from projected ones of the same width, by what the data set says of itself.
+
+    Raises:
+        ValueError: Naming both.
+    """
+    teacher = dataset.manifest.provenance.get("teacher")
+    if not isinstance(teacher, dict) or "projection" not in teacher:
+        return
+    projected, wanted = teacher["projection"] is not None, recipe.teacher.projection_dim is not None
+    if projected != wanted:
+        kinds = ("the teacher's own values", "projected values")
+        dim = recipe.model.target_dim if projected else "null"
+        raise ValueError(
+            f"{dataset.directory} holds {kinds[projected]} as targets, the recipe asks for {kinds[wanted]}: build with "
+            f"the recipe, or train on these with --teacher.projection_dim {dim}"
+        )
 
 
 def refuse_other_geometry(

@@ -16,13 +16,12 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.world import World
-    from shards.dataset import ShardDataset
     from tools.recipe import Recipe
     from tools.systems import Objective
     from training.loop import Trainer, TrainSummary
@@ -39,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the training data set")
     parser.add_argument("--val", type=Path, help="folder of a held-out data set: every checkpoint takes its loss")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: metrics, curves, checkpoints")
+    parser.add_argument("--epochs", type=int, help="passes over the data (default: the recipe's train.epochs)")
     parser.add_argument("--init", type=Path, help="safetensors file of a ViT or VideoMAE to start the encoder from")
     parser.add_argument(
         "--resume",
@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.world import World
     from tools.recipe import load_recipe
 
-    recipe = load_recipe(args.recipe, args.overrides)
+    epochs = [] if args.epochs is None else [f"--train.epochs={args.epochs}"]
+    recipe = load_recipe(args.recipe, [*args.overrides, *epochs])
     world = World.from_env()
     logging.basicConfig(
         level=logging.WARNING, format=f"%(asctime)s rank {world.rank} %(threadName)s %(levelname)s: %(message)s"
@@ -155,6 +156,8 @@ def _train(
     import torch
 
     from shards.dataset import ShardDataset
+    from tools.launch import launch_lines, record_run
+    from tools.recipe import as_plain
     from tools.systems import make_objective, make_training_loader
     from training.loop import Trainer
 
@@ -165,6 +168,7 @@ def _train(
         loader = stack.enter_context(
             contextlib.closing(make_training_loader(recipe, objective, dataset, device, world))
         )
+        recipe = dataclasses.replace(recipe, train=recipe.train.resolved(loader.num_batches))
         held_out = None
         if val is not None:
             held_out = make_training_loader(recipe, objective, ShardDataset.open(val), device, world, held_out=True)
@@ -175,7 +179,7 @@ def _train(
             loader,
             config=recipe.train,
             optim=recipe.optim,
-            recipe=as_json(recipe),
+            recipe=as_plain(recipe),
             run_dir=run_dir,
             world=world,
             validation=held_out,
@@ -184,16 +188,10 @@ def _train(
         )
         notes += _resume(trainer, resume)
         if trainer.leads:
-            _describe(trainer, recipe, dataset, val, command)
+            record_run(trainer, recipe, dataset, val, loader=loader.loader.config, command=command)
             for line in (*launch_lines(trainer, dataset, recipe, val), *notes):
                 report(line)
         return trainer.run()
-
-
-def as_json(recipe: Recipe) -> dict[str, Any]:
-    """The resolved recipe as plain JSON values, the form that checkpoints keep."""
-    record: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    return record
 
 
 def _load_weights(objective: Objective, path: Path) -> list[str]:
@@ -233,51 +231,6 @@ def _resume(trainer: Trainer, resume: str) -> list[str]:
     checkpoint = load_checkpoint(path)
     trainer.resume(checkpoint)
     return [f"resume   resuming after step {checkpoint.step}, from {path}"]
-
-
-def _describe(trainer: Trainer, recipe: Recipe, dataset: ShardDataset, val: Path | None, command: str) -> None:
-    """Write `recipe.yaml` and `run.json`: what was run, on which data, by which code, with which versions."""
-    import torch
-
-    from shards.publish import publish_json
-    from tools.recipe import save_resolved
-    from tools.revision import git_revision, package_versions
-
-    trainer.run_dir.mkdir(parents=True, exist_ok=True)
-    save_resolved(recipe, trainer.run_dir / "recipe.yaml")
-    device = trainer.device
-    record = {
-        "command": command,
-        "started_after_step": trainer.step,
-        "git_revision": git_revision(),
-        "dataset": {"path": str(dataset.directory), "digest": dataset.digest, "num_samples": len(dataset)},
-        "validation": None if val is None else str(val),
-        "num_ranks": trainer.world.size,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "versions": package_versions(),
-    }
-    publish_json(trainer.run_dir / "run.json", record)
-
-
-def launch_lines(trainer: Trainer, dataset: ShardDataset, recipe: Recipe, val: Path | None) -> list[str]:
-    """What a run is about to do, for the terminal."""
-    data, train, world = recipe.data, recipe.train, trainer.world
-    num_parameters = sum(p.numel() for p in trainer.objective.parameters())
-    per_rank = data.global_batch_size // world.size
-    chunks = f" in chunks of {train.chunk_size}" if train.chunk_size and train.chunk_size < per_rank else ""
-    precision = str(trainer.learner.dtype or "float32").removeprefix("torch.")
-    steps_left = train.steps - trainer.step
-    return [
-        f"data     {dataset.directory.resolve()}, split {dataset.manifest.split}: {len(dataset):,} samples in "
-        f"{len(dataset.manifest.shards)} shards, digest {dataset.digest[:12]}",
-        f"held out {val.resolve() if val else 'none; give one with --val'}",
-        f"loader   reader {data.reader}, {data.threads} threads, {data.slabs} slabs, seed {data.seed}, verify "
-        f"{data.verify}, on error {data.on_error} (at most {data.max_quarantined})",
-        f"batch    {data.global_batch_size} = {world.size} rank(s) x {per_rank}{chunks}",
-        f"student  {recipe.system}, {num_parameters:,} parameters, {precision} on {trainer.device}",
-        f"run      {train.steps:,} steps = {train.steps / len(trainer.loader):.1f} epochs, into {trainer.run_dir}; "
-        f"{steps_left:,} to go, the expected time comes with each line",
-    ]
 
 
 if __name__ == "__main__":

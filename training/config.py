@@ -1,5 +1,7 @@
 """How long a run trains, and what it leaves behind."""
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,7 +17,8 @@ class TrainConfig:
     """The loop, apart from what is trained on what.
 
     Attributes:
-        steps: optimiser steps of the whole run, one global batch each.
+        epochs: how often the whole run goes through the data: it takes as many steps as these epochs have batches.
+        steps: optimiser steps of the whole run, one global batch each; where they are given, `epochs` does not count.
         seed: draws the initial weights.
         device: "auto" is the rank's GPU where there is one, otherwise the CPU; or a torch device.
         precision: of the forward pass; the weights are f32 always. "bf16" is autocast, "fp16" autocast with a loss
@@ -33,7 +36,8 @@ class TrainConfig:
         trackers: send the metrics to "wandb" or "tensorboard" as well.
     """
 
-    steps: int = 1000
+    epochs: int | None = 10
+    steps: int | None = None
     seed: int = 0
     device: str = "auto"
     precision: Precision = "auto"
@@ -47,9 +51,12 @@ class TrainConfig:
     trackers: tuple[Tracker, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("steps", "max_nonfinite", "log_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; it has to be at least 1")
+        if self.epochs is None and self.steps is None:
+            raise ValueError("epochs and steps are both null; one of them has to say how long to train")
+        for name in ("epochs", "steps", "max_nonfinite", "log_every", "checkpoint_every", "keep_checkpoints"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}; it has to be at least 1")
         if self.chunk_size is not None and self.chunk_size < 1:
             raise ValueError(f"chunk_size={self.chunk_size}; it has to be at least 1, or null for the whole batch")
         for name, value, allowed in (
@@ -59,6 +66,19 @@ class TrainConfig:
         ):
             if value not in allowed:
                 raise ValueError(f"{name}={value!r}; allowed are {', '.join(map(str, allowed))}")
+
+    def num_steps(self, num_batches: Callable[[int], int]) -> int:
+        """Optimiser steps of the whole run, on data that has `num_batches(epoch)` batches in an epoch."""
+        return self.steps if self.steps is not None else self._steps_of_epochs(num_batches)
+
+    def resolved(self, num_batches: Callable[[int], int]) -> "TrainConfig":
+        """The same with its steps counted out; `epochs` is null in it unless the run is that many whole epochs."""
+        steps = self.num_steps(num_batches)
+        whole = self.epochs is not None and self._steps_of_epochs(num_batches) == steps
+        return dataclasses.replace(self, steps=steps, epochs=self.epochs if whole else None)
+
+    def _steps_of_epochs(self, num_batches: Callable[[int], int]) -> int:
+        return sum(num_batches(epoch) for epoch in range(self.epochs or 0))
 
     def torch_device(self, local_rank: int = 0) -> torch.device:
         """The device this process trains on; of several GPUs, each rank of a machine has its own."""

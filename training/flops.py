@@ -1,10 +1,10 @@
 """Arithmetic of a training step, and the share of the hardware's peak that it makes use of (MFU)."""
 
-from collections.abc import Mapping
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.batch import Batch
 
 # Dense bf16 (V100: f16) peak in FLOP/s by a part of the device's name, from the vendor's data sheets; first match wins.
 PEAK_FLOPS_PER_SECOND = {
@@ -29,11 +29,10 @@ def peak_flops_per_second(device: torch.device) -> float | None:
 
 
 @torch.no_grad()
-def forward_flops_per_clip(objective: nn.Module, batch: Mapping[str, Tensor]) -> float:
+def forward_flops_per_clip(objective: nn.Module, batch: Batch) -> float:
     """Count the matrix products of a forward pass of one sample, FLOP = 2 * multiply-adds (attention included)."""
-    one = {name: value[:1] for name, value in batch.items()}
     with FlopCounterMode(display=False) as counter:
-        objective.forward(one)  # itself, and not what torch.compile made of it
+        objective.forward(dict(batch.slice(slice(1))))  # itself, and not what torch.compile made of it
     return float(counter.get_total_flops())
 
 

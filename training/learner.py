@@ -1,7 +1,7 @@
 """One optimiser step: precision, chunks of a batch, and ranks that share it."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.blocks import recompute_blocks
+from pipeline.batch import Batch
 from pipeline.world import World
 from training.clock import StepClock
 from training.config import TrainConfig
@@ -62,7 +63,7 @@ class Learner:
         """The precision of the forward pass; weights and optimiser are f32 whatever it is."""
         return torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
 
-    def step(self, batch: Mapping[str, Tensor], rate: float, clock: StepClock) -> StepResult:
+    def step(self, batch: Batch, rate: float, clock: StepClock) -> StepResult:
         """Train on this rank's part of a global batch.
 
         Every valid sample weighs the same however the batch is cut into chunks and ranks: a share of the loss is its
@@ -121,7 +122,7 @@ class Learner:
         return finite
 
     @torch.no_grad()
-    def score(self, batches: Iterator[Mapping[str, Tensor]]) -> float:
+    def score(self, batches: Iterator[Batch]) -> float:
         """The mean loss over the valid samples of `batches` of all ranks, which must get equally many."""
         total = torch.zeros(2, device=self.device)
         for batch in batches:
@@ -133,8 +134,8 @@ class Learner:
         return float(loss_sum / max(num_valid, 1))
 
 
-def cut(batch: Mapping[str, Tensor], size: int | None) -> Iterator[dict[str, Tensor]]:
+def cut(batch: Batch, size: int | None) -> Iterator[dict[str, Tensor]]:
     """Cut a batch into runs of at most `size` samples; None leaves it whole."""
     num_samples = len(batch["valid"])
     for start in range(0, num_samples, size or num_samples):
-        yield {name: value[start : start + (size or num_samples)] for name, value in batch.items()}
+        yield dict(batch.slice(slice(start, start + (size or num_samples))))

@@ -9,8 +9,10 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
+from pipeline.batch import Batch
+from pipeline.stats import LoaderStats
 from pipeline.world import World
 from training.checkpoint import (
     Checkpoint,
@@ -28,7 +30,7 @@ from training.flops import forward_flops_per_clip, model_flops_utilisation, peak
 from training.guard import NonFiniteGuard
 from training.learner import Learner
 from training.metrics import MetricsFile, Row, Window, format_row
-from training.optim import OptimConfig, learning_rate
+from training.optim import OptimConfig, learning_rate, refuse_long_warmup
 from training.trackers import open_trackers
 
 # What a run may not change between two of its checkpoints; the loader's state guards data set, seed and batch size.
@@ -39,12 +41,20 @@ log = logging.getLogger(__name__)
 class BatchSource(Protocol):
     """What the loop needs of a loader: `pipeline.DeviceLoader` and `pipeline.ShardLoader` have it."""
 
-    def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         """The rest of the current epoch."""
         ...
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Batches in the current epoch."""
+        ...
+
+    def num_batches(self, epoch: int) -> int:
+        """Batches in any epoch."""
+        ...
+
+    def stats(self) -> LoaderStats:
+        """What was read so far, and how long it took."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -101,7 +111,7 @@ class Trainer:
             loader: gives this rank's batches on the device, in an order of its own.
             config: the loop.
             optim: the optimiser.
-            recipe: the resolved configuration as JSON, kept in every checkpoint.
+            recipe: the resolved configuration as JSON, kept in every checkpoint, with `config` as it runs.
             run_dir: the folder of the run; rank 0 writes it, every rank reads it.
             world: the ranks; with more than one, in a `process_group`.
             validation: batches of held-out data, of which every checkpoint takes the loss.
@@ -109,11 +119,15 @@ class Trainer:
             key_of: names a sample by its number in the data set, for messages.
 
         Raises:
-            ValueError: If the loader has no batch, or a tracker is not installed.
+            ValueError: If the loader has no batch, the warm-up is longer than the run, or a tracker is not installed.
         """
         if len(loader) == 0:
             raise ValueError("the data set is smaller than one global batch; lower data.global_batch_size")
-        self.config, self.optim, self.recipe, self.world = config, optim, dict(recipe), world
+        config = config.resolved(loader.num_batches)
+        self.num_steps = config.num_steps(loader.num_batches)
+        refuse_long_warmup(self.num_steps, optim)
+        self.config, self.optim, self.world = config, optim, world
+        self.recipe = {**recipe, "train": dataclasses.asdict(config)}
         self.run_dir, self.report, self.loader = run_dir, report, loader
         self.validation, self._validation_start = validation, validation.state_dict() if validation else {}
         self.device = config.torch_device(world.local_rank)
@@ -139,19 +153,31 @@ class Trainer:
         """Continue after `checkpoint` as if the run had never stopped; the number of ranks may be another.
 
         Raises:
-            ValueError: If it belongs to another recipe, data set, seed or batch size; the message names both values.
+            ValueError: If it belongs to another recipe, data set, seed, batch size or to a run of another length; the
+                message names both values.
         """
         refuse_other_recipe(checkpoint, self.recipe, FIXED_SECTIONS)
+        self.loader.load_state_dict(checkpoint.loader)
+        self._refuse_other_length(checkpoint)
         self.objective.load_state_dict(checkpoint.model)
         load_optimizer_tensors(self.learner.optimizer, checkpoint.optimizer)
         if checkpoint.scaler and self.learner.scaler.is_enabled():
             self.learner.scaler.load_state_dict(checkpoint.scaler)
-        self.loader.load_state_dict(checkpoint.loader)
         load_rng_tensors(checkpoint.rng, self.device)
         self.step = checkpoint.step
 
+    def _refuse_other_length(self, checkpoint: Checkpoint) -> None:
+        """The learning rate is laid out over all steps: others would bend it, or warm it up a second time."""
+        planned = checkpoint.recipe.get("train", {}).get("steps", self.num_steps)
+        if planned != self.num_steps:
+            raise ValueError(
+                f"the checkpoint at step {checkpoint.step} is of a run of {planned} steps, this one would have "
+                f"{self.num_steps}: its learning rate is laid out over {planned}, and a run is neither lengthened nor "
+                f"shortened; resume with --train.steps {planned}, or train {self.num_steps} steps in another folder"
+            )
+
     def run(self) -> TrainSummary:
-        """Train up to `config.steps`, or until SIGTERM; either leaves a checkpoint.
+        """Train up to the last step, or until SIGTERM; either leaves a checkpoint.
 
         Raises:
             FloatingPointError: If loss or gradient is not finite in too many steps in a row.
@@ -165,28 +191,31 @@ class Trainer:
             MetricsFile(self.run_dir / "metrics.jsonl", after_step=self.step, writes=self.leads) as metrics,
             contextlib.closing(_endless(self.loader)) as batches,
         ):
-            window = Window(self.device)
-            while self.step < self.config.steps and not stopped:
+            window = self._window()
+            while self.step < self.num_steps and not stopped:
                 with window.clock.stage("data"):
                     batch = next(batches)
                 self._train_step(batch, window)
                 del batch  # its memory can be filled again while the next one is waited for
                 stopped = stop.agreed()
-                saving = stopped or self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps
+                saving = stopped or self.step % self.config.checkpoint_every == 0 or self.step == self.num_steps
                 if saving or self.step % self.config.log_every == 0:
                     row = self._row(window, last_saved, validate=saving and not stopped)
                     self._publish(row, window, metrics)
                     if saving:
                         last_saved = self._save(row.get("validation_loss"), metrics.rows)
-                    window = Window(self.device)
+                    window = self._window()
             stop.settle()
-        return self._summary(metrics.rows, last_saved, stopped and self.step < self.config.steps)
+        return self._summary(metrics.rows, last_saved, stopped and self.step < self.num_steps)
 
-    def _train_step(self, batch: Mapping[str, Tensor], window: Window) -> None:
+    def _window(self) -> Window:
+        return Window(self.device, self.loader.stats())
+
+    def _train_step(self, batch: Batch, window: Window) -> None:
         if self._peak is not None and self._forward_flops is None:
             self._forward_flops = forward_flops_per_clip(self.objective, batch)
         self.step += 1
-        rate = learning_rate(self.step, self.config.steps, self.optim)
+        rate = learning_rate(self.step, self.num_steps, self.optim)
         result = self.learner.step(batch, rate, window.clock)
         window.add(result, num_clips=len(batch["valid"]) * self.world.size)
         self._guard.add(self.step, result, batch)
@@ -197,8 +226,8 @@ class Trainer:
         except FloatingPointError as error:
             last = f"the last good checkpoint is {last_saved}" if last_saved.exists() else "there is no checkpoint yet"
             raise FloatingPointError(f"{error}; {last}") from None
-        row: Row = {"step": self.step, **window.row(), "num_skipped": num_skipped}
-        row["lr"] = learning_rate(self.step, self.config.steps, self.optim)
+        row: Row = {"step": self.step, **window.row(self.loader.stats()), "num_skipped": num_skipped}
+        row["lr"] = learning_rate(self.step, self.num_steps, self.optim)
         if self._peak is not None and self._forward_flops is not None:
             rate = row["clips_per_second"]
             row["mfu"] = model_flops_utilisation(rate, self._forward_flops, self._peak, self.world.size)
@@ -214,8 +243,8 @@ class Trainer:
         for track in self._trackers:
             track(row)
         seconds_per_clip = 1 / row["clips_per_second"]
-        clips_left = (self.config.steps - self.step) * window.num_clips / window.num_steps
-        self.report(format_row({**row, "seconds_left": clips_left * seconds_per_clip}, self.config.steps))
+        clips_left = (self.num_steps - self.step) * window.num_clips / window.num_steps
+        self.report(format_row({**row, "seconds_left": clips_left * seconds_per_clip}, self.num_steps))
         if row["num_invalid"]:
             log.warning("%d samples of the last %d steps did not count", row["num_invalid"], window.num_steps)
 
@@ -248,7 +277,7 @@ class Trainer:
         )
 
 
-def _endless(loader: BatchSource) -> Generator[Mapping[str, Tensor], None, None]:
+def _endless(loader: BatchSource) -> Generator[Batch, None, None]:
     """One epoch after the other."""
     while True:
         yield from loader

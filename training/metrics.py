@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from pipeline.stats import LoaderStats
 from shards.publish import publish_bytes
 from training.clock import STAGES, StepClock
 from training.learner import StepResult
@@ -17,7 +18,15 @@ from training.learner import StepResult
 Row = dict[str, float]
 
 # The numbers of a row that depend on the clock and the machine; all others are the same in every repetition of a run.
-TIMINGS = ("clips_per_second", "data_wait_share", *(f"{stage}_seconds" for stage in STAGES), "gpu_memory_gib", "mfu")
+TIMINGS = (
+    "clips_per_second",
+    "data_wait_share",
+    "read_seconds",
+    "wait_seconds",
+    *(f"{stage}_seconds" for stage in STAGES),
+    "gpu_memory_gib",
+    "mfu",
+)
 
 
 class MetricsFile:
@@ -54,9 +63,9 @@ class MetricsFile:
 class Window:
     """Sums of one interval between two rows, kept on the device so that no step waits for the GPU."""
 
-    def __init__(self, device: torch.device) -> None:
-        """Start at zero."""
-        self.device = device
+    def __init__(self, device: torch.device, reading: LoaderStats) -> None:
+        """Start at zero; `reading` is what the loader has done until now."""
+        self.device, self._reading = device, reading
         self.clock = StepClock(device)
         self.num_steps = 0
         self.num_clips = 0
@@ -75,8 +84,13 @@ class Window:
             counted = value.where(result.finite, 0)
             self._sums[name] = self._sums[name] + counted if name in self._sums else counted
 
-    def row(self) -> Row:
-        """Means over the steps that were taken (none if all were skipped), counts and rates; waits for the device."""
+    def row(self, reading: LoaderStats) -> Row:
+        """Means over the steps that were taken (none if all were skipped), counts and rates; waits for the device.
+
+        Args:
+            reading: what the loader has done until now. `read_seconds` is the time its threads spent on a batch, added
+                up, and `wait_seconds` the time for which it had none ready; both on this rank.
+        """
         num_finite = self._num_finite.item()
         row = {name: total.item() / num_finite for name, total in self._sums.items() if num_finite}
         stages = self.clock.seconds()
@@ -85,6 +99,8 @@ class Window:
             "num_invalid": self.num_clips - int(self._num_valid.item()),
             "clips_per_second": self.num_clips / seconds,
             "data_wait_share": min(1.0, stages["data"] / seconds),
+            "read_seconds": (reading.read_seconds - self._reading.read_seconds) / max(self.num_steps, 1),
+            "wait_seconds": (reading.wait_seconds - self._reading.wait_seconds) / max(self.num_steps, 1),
             **{f"{stage}_seconds": stages[stage] / max(self.num_steps, 1) for stage in STAGES},
         }
         if self.device.type == "cuda":
@@ -108,6 +124,7 @@ _SHOWN = {
     "grad_norm": ".3f",
     "clips_per_second": ".1f",
     "data_wait_share": ".1%",
+    "read_seconds": ".4f",
     "gpu_memory_gib": ".1f",
     "mfu": ".1%",
 }

@@ -41,6 +41,19 @@ class OptimConfig:
             )
 
 
+def refuse_long_warmup(num_steps: int, config: OptimConfig) -> None:
+    """Compare the warm-up with the run: a rate that never reaches its peak is a mistake.
+
+    Raises:
+        ValueError: Naming both.
+    """
+    if config.warmup >= 1 and config.warmup > num_steps:
+        raise ValueError(
+            f"optim.warmup is {config.warmup:.0f} steps, the whole run has {num_steps}; give fewer, or a share of the "
+            "run below 1 such as --optim.warmup 0.05"
+        )
+
+
 def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
     """The rate of one step: 0 at step 0, `lr` at the end of the warm-up, `min_lr` at `num_steps` and after."""
     num_warmup = config.warmup * num_steps if config.warmup < 1 else config.warmup

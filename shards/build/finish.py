@@ -19,6 +19,7 @@ from shards.build.report import (
     encode_failures,
     finished_shards,
     spell,
+    spell_bytes,
 )
 from shards.build.retry import shards_to_retry
 from shards.build.worker import Progress
@@ -107,7 +108,7 @@ def _remaining(plan: Plan, out: Path, shards: Sequence[int]) -> str:
     num_bytes = sum(len(plan.shard_items(shard)) for shard in left) * sample_bytes(plan.schema)
     return (
         f"{len(shards) - len(left)} of {len(shards)} shards are finished and kept, {len(left)} remain (up to "
-        f"{num_bytes / 1e9:,.1f} GB). Run the same command again to go on"
+        f"{spell_bytes(num_bytes)}). Run the same command again to go on"
     )
 
 

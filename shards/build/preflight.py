@@ -15,7 +15,7 @@ import numpy as np
 
 from shards.build.isolate import DecodePool
 from shards.build.plan import Plan
-from shards.build.report import spell
+from shards.build.report import spell, spell_bytes
 from shards.errors import ShardError
 from shards.schema import Schema
 
@@ -50,7 +50,7 @@ class Preflight:
         broken = spell(self.broken) or "all decode"
         return (
             f"{self.num_items} videos: {absent}; of {self.num_sampled} taken at random: {broken}; "
-            f"up to {self.bytes_needed / 1e9:,.1f} GB needed, {self.bytes_free / 1e9:,.1f} GB free"
+            f"up to {spell_bytes(self.bytes_needed)} needed, {spell_bytes(self.bytes_free)} free"
         )
 
 

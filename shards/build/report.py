@@ -65,6 +65,14 @@ def spell(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in counts.items())
 
 
+def spell_bytes(num_bytes: int) -> str:
+    """Return a size in the largest decimal unit of which there is one at least."""
+    for size, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if num_bytes >= size:
+            return f"{num_bytes / size:,.1f} {unit}"
+    return f"{num_bytes} bytes"
+
+
 def publish_failures(plan: Plan, out: Path, shard: int, failures: Sequence[FailureRecord]) -> None:
     """Write down the failures of a shard. Done before the shard's sidecar appears, so no finished shard is without."""
     publish_bytes(_failures_path(plan, out, shard), encode_failures(failures))

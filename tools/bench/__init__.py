@@ -106,16 +106,16 @@ def run_build(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from model.teacher import TeacherConfig
     from shards.publish import publish_json
     from tools.bench.build import measure_build
     from tools.bench.teacher import measure_teacher
-    from tools.build import DEFAULT_PROJECTION_DIM
     from tools.engines import make_teacher
 
     title, teacher = f"reelshard bench --build on {machine()}", None
     if args.teacher:
         device = args.device or "auto"
-        teacher = make_teacher(device, name=args.teacher, dtype="auto", projection_dim=DEFAULT_PROJECTION_DIM)
+        teacher = make_teacher(device, config=TeacherConfig(id=args.teacher))
     rates = measure_build(num_clips=NUM_BUILD_CLIPS, workers=args.threads, rounds=args.rounds)
     if teacher is not None:
         facts = teacher.provenance

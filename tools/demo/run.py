@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging
 
-from model.teacher import load_videomae_teacher
+from model.teacher import TeacherConfig, load_videomae_teacher
 from shards.build import BuildSummary, build_dataset, open_source
 from shards.dataset import ShardDataset
 from shards.errors import ShardError
@@ -66,7 +65,7 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
     """
     _prepare(out)
     torch.set_num_threads(TORCH_THREADS)
-    logging.set_verbosity_error()  # it would list the classifier that a teacher of tokens does not need
+    recipe = dataclasses.replace(recipe, teacher=TeacherConfig(id=str(out / "teacher"), projection_dim=None))
     clock = _Clock()
     with clock.step("videos"):
         _make_videos(plan.videos, out)
@@ -138,7 +137,7 @@ def _build(recipe: Recipe, out: Path, split: str) -> BuildSummary:
     source = open_source(out / "videos", out / "labels", split)
     teacher = None
     if split == "train":
-        teacher = load_videomae_teacher(str(out / "teacher"), projection_dim=None, device="cpu")
+        teacher = load_videomae_teacher(recipe.teacher, device="cpu")
     with track(f"building {split}", total=len(source.items), unit="clips") as progress:
         summary = build_dataset(
             source, out / split, recipe.view, recipe.build, teacher=teacher, split=split, progress=progress
@@ -175,7 +174,7 @@ def _salt_recipe(recipe: Recipe, steps: int) -> Recipe:
     }
     train_config = dataclasses.replace(salt.train, steps=steps, checkpoint_every=steps)
     model = dataclasses.replace(salt.model, **grid)
-    return dataclasses.replace(salt, model=model, data=recipe.data, train=train_config)
+    return dataclasses.replace(salt, teacher=recipe.teacher, model=model, data=recipe.data, train=train_config)
 
 
 def _losses(trained: TrainSummary) -> dict[str, float]:

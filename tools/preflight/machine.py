@@ -13,10 +13,12 @@ import torch.distributed as dist
 
 from pipeline.world import World
 from tools.preflight.outcome import Outcome, Status, check
-from tools.revision import git_revision, package_versions
+from tools.revision import PACKAGES, git_revision, package_versions
 
 OURS = ("shards", "pipeline", "model", "training", "evaluation", "tools")
 THEIRS = ("torch", "numpy", "safetensors", "transformers", "webdataset", "msgpack", "xxhash", "einops")
+# Named with their versions beside those that decide the numbers: what decodes, and what reads shards.
+ALSO_NAMED = ("webdataset", "braceexpand", "einops", "msgpack", "av", "decord")
 
 
 def machine_checks(device: torch.device, world: World) -> list[Outcome]:
@@ -30,7 +32,7 @@ def machine_checks(device: torch.device, world: World) -> list[Outcome]:
 
 
 def _environment() -> tuple[Status, str]:
-    versions = ", ".join(f"{name} {version}" for name, version in package_versions().items())
+    versions = ", ".join(f"{name} {version}" for name, version in package_versions((*PACKAGES, *ALSO_NAMED)).items())
     revision = git_revision() or "no git checkout"
     return "pass", f"{versions}; {platform.system()} {platform.release()}, {os.cpu_count()} cores; revision {revision}"
 

@@ -11,17 +11,19 @@ from pathlib import Path
 
 import torch
 
+from pipeline.dense import dense_video
 from pipeline.device import DeviceLoader
 from pipeline.loader import ShardLoader
 from pipeline.world import World
 from shards.dataset import ShardDataset
 from tools.preflight.outcome import Outcome, Status, check
+from tools.preflight.shared_memory import SharedMemoryWatch
 from tools.recipe import Recipe
-from tools.systems import make_objective, make_training_loader
+from tools.systems import make_objective, make_training_loader, make_video_loader
 from training.learner import Learner
 from training.metrics import Window
+from training.optim import refuse_long_warmup
 
-SHARED_MEMORY = Path("/dev/shm")
 FULL = 0.9  # a share of memory or disk above which a run is at risk
 NUM_STEPS = 3
 
@@ -50,7 +52,7 @@ class Rehearsal:
         if outcomes[0].status != "fail":
             outcomes.append(check("loader", self._make_loader))
         if self._loader is not None:
-            outcomes += [check("batch", self._batch), check("stress run", self._stress)]
+            outcomes += [check("batch", self._batch), check("video", self._video), check("stress run", self._stress)]
         return [*outcomes, check("disk", self._disk)]
 
     def training_checks(self) -> list[Outcome]:
@@ -70,6 +72,7 @@ class Rehearsal:
         dataset = ShardDataset.open(self.data)
         self._loader = make_training_loader(self.recipe, self.objective, dataset, self.device, self.world)
         data = self.recipe.data
+        refuse_long_warmup(self.recipe.train.num_steps(self._loader.num_batches), self.recipe.optim)
         what = f"global batch {data.global_batch_size} = {self.world.size} x {self._shards.batch_size}"
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if soft < 256:
@@ -95,23 +98,32 @@ class Rehearsal:
             return "fail", f"the mask covers {per_sample} places of {model.num_positions} or {model.num_tokens}"
         return "pass", ", ".join(f"{name} {list(value.shape)}" for name, value in batch.items())
 
+    def _video(self) -> tuple[Status, str]:
+        """One batch of whole clips, put together as the video that other code expects."""
+        model = self.recipe.model
+        with make_video_loader(self.recipe, self._shards.dataset, self.world) as loader:
+            clip = next(iter(loader))["clip"]
+            video = dense_video(clip, size=(model.image_size, model.image_size))
+        expected = [loader.batch_size, 3, model.num_frames, model.image_size, model.image_size]
+        if list(video.shape) != expected:
+            return "fail", f"a batch of video is {list(video.shape)}, expected {expected} ([B, 3, T, H, W])"
+        return "pass", f"whole clips are {list(video.shape)} ([B, 3, T, H, W])"
+
     def _stress(self) -> tuple[Status, str]:
-        """Read batches as fast as they come; nothing of it may go through /dev/shm."""
+        """Read batches as fast as they come; nothing of it may go through /dev/shm, not even for a moment."""
         assert self._loader is not None
-        before, began = _shared_memory(), time.perf_counter()
         epochs = itertools.chain.from_iterable(itertools.repeat(self._loader))
-        for _ in itertools.islice(epochs, self.num_batches):
-            pass
-        seconds = time.perf_counter() - began
-        used = _shared_memory() - before
+        with SharedMemoryWatch() as shared:
+            began = time.perf_counter()
+            for _ in itertools.islice(epochs, self.num_batches):
+                pass
+            seconds = time.perf_counter() - began
         stats = self._shards.stats()
         clips = self.num_batches * self._shards.batch_size / seconds
         num_bytes = stats.num_bytes / max(stats.num_samples, 1)
         what = f"{self.num_batches} batches, {clips:,.0f} clips/s, {clips * num_bytes / 1e9:.2f} GB/s on this rank, "
-        what += f"reader {stats.reader}, {stats.num_quarantined} left out"
-        if used > 0:
-            return "warn", f"{what}; /dev/shm grew by {used / 2**20:.1f} MiB, which this loader does not use"
-        return ("warn" if stats.num_quarantined else "pass"), f"{what}; /dev/shm unchanged"
+        what += f"reader {stats.reader}, {stats.num_quarantined} left out; {shared.describe()}"
+        return ("warn" if stats.num_quarantined or shared.grown_bytes else "pass"), what
 
     def _disk(self) -> tuple[Status, str]:
         place = self.out.resolve()
@@ -129,16 +141,18 @@ class Rehearsal:
         assert self._loader is not None
         config = dataclasses.replace(self.recipe.train, compile=None)
         learner = Learner(self.objective, config, self.recipe.optim, self.world, self.device)
-        window = Window(self.device)
+        window = Window(self.device, self._loader.stats())
         for batch in itertools.islice(itertools.chain.from_iterable(itertools.repeat(self._loader)), NUM_STEPS):
             result = learner.step(batch, 0.0, window.clock)
             window.add(result, num_clips=len(batch["valid"]) * self.world.size)
-        row = window.row()
+        row = window.row(self._loader.stats())
         if "loss" not in row:
             return "fail", f"loss or gradient was not finite in each of {NUM_STEPS} steps"
         precision = str(learner.dtype or "float32").removeprefix("torch.")
         what = f"{NUM_STEPS} steps in {precision}, loss {row['loss']:.4f}, gradient norm {row['grad_norm']:.3g}, "
-        return "pass", f"{what}{row['clips_per_second']:,.0f} clips/s with the first step's preparations"
+        what += f"{row['clips_per_second']:,.0f} clips/s with the first step's preparations"
+        mode = self.recipe.train.compile
+        return "pass", what if mode is None else f"{what}; torch.compile ({mode}) was not tried"
 
     def _memory(self) -> tuple[Status, str]:
         if self.device.type == "cuda":
@@ -150,11 +164,6 @@ class Rehearsal:
             total, advice = _memory_bytes(), "use a smaller model or batch"
         what = f"at most {used / 2**30:.1f} of {total / 2**30:.1f} GiB"
         return ("warn", f"{what}; {advice}") if used > FULL * total else ("pass", what)
-
-
-def _shared_memory() -> int:
-    """Bytes in use in /dev/shm; 0 where there is none."""
-    return shutil.disk_usage(SHARED_MEMORY).used if SHARED_MEMORY.is_dir() else 0
 
 
 def _memory_bytes() -> int:
