@@ -255,8 +255,8 @@ def _refuse_other_weights(name: str, loaded: Mapping[str, Any]) -> None:
     wrong = [f"{what}: {_some(keys)}" for what, keys in found.items() if keys]
     if wrong:
         raise ValueError(
-            f"the weights of the teacher {name!r} do not fit its configuration; {'; '.join(wrong)}. Its targets would be "
-            "noise: take the checkpoint whole, or another one"
+            f"the weights of the teacher {name!r} do not fit its configuration; {'; '.join(wrong)}. Its targets would "
+            "be noise: take the checkpoint whole, or another one"
         )
 
 

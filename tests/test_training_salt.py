@@ -147,6 +147,7 @@ def test_targets_of_every_teachers_width_are_trained_on_and_another_width_is_ref
     make_dataset(tmp_path / "train", num_samples=4, dim=width)
     recipe = write_recipe(tmp_path / "salt.yaml", target_dim=width)
     arguments = ["train", "--recipe", str(recipe), "--data", str(tmp_path / "train"), "--data.global_batch_size", "4"]
+    arguments += ["--optim.warmup", "0"]
     assert main([*arguments, "--train.steps", "2", "--out", str(tmp_path / "run")]) == 0
     assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 2
     assert main([*arguments, "--model.target_dim", "5", "--out", str(tmp_path / "other")]) == 1
@@ -158,6 +159,7 @@ def test_a_salt_student_is_probed_by_the_same_command(tmp_path: Path, capsys: py
     recipe = write_recipe(tmp_path / "salt.yaml")
     data = str(tmp_path / "train")
     arguments = ["--recipe", str(recipe), "--data", data, "--out", str(tmp_path / "run"), "--train.steps", "2"]
+    arguments += ["--optim.warmup", "0"]
     assert main(["train", *arguments, "--data.global_batch_size", "4", "--val", data]) == 0
     assert "validation_loss" in read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
     capsys.readouterr()
@@ -165,7 +167,7 @@ def test_a_salt_student_is_probed_by_the_same_command(tmp_path: Path, capsys: py
     assert json.loads(capsys.readouterr().out)["num_classes"] == 3
 
 
-@pytest.mark.parametrize("name", ["salt_ssv2", "demo_salt"])
+@pytest.mark.parametrize("name", ["salt_ti_ssv2", "salt_s_ssv2", "salt_b_ssv2", "demo_salt"])
 def test_the_recipes_that_are_shipped_are_whole(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.system == "salt"

@@ -64,7 +64,7 @@ def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, by name, in two groups: with and without weight decay.
+    """AdamW over the trainable parameters, by name, in up to two groups: with and without weight decay.
 
     The fused kernel is one launch on a GPU, and can leave a step out without the host knowing (`found_inf`).
     """
@@ -75,6 +75,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]  # AdamW takes names in all groups or in none
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
