@@ -227,3 +227,44 @@ def test_a_clip_of_another_geometry_is_refused_with_both_grids_named() -> None:
         encoder(torch.zeros(1, 3, 4, 24, 24))
     with pytest.raises(ValueError, match="allowed are a video"):
         encoder(torch.zeros(1, 4, 32, 32))
+
+
+@pytest.mark.parametrize("num_visible", [1, 4, 15])
+def test_the_full_grid_holds_the_predictions_at_their_places_in_the_order_of_the_targets(num_visible: int) -> None:
+    torch.manual_seed(0)
+    student, video = STJEPA(TINY), video_of(TINY)
+    visible, masked = draw_split(2, TINY.num_positions, num_visible)
+    with torch.no_grad():
+        predicted = student(video, visible, masked)  # [B, T', S_m, D]
+        whole = student.full_grid(video, visible, masked)
+        seen = student.predictor._mix(student.encoder(video, visible), visible, masked)[:, :, :num_visible]
+        at_visible = student.predictor.head(student.predictor.norm(seen))
+    assert list(whole.shape) == [2, TINY.num_tokens, TINY.target_dim]
+    for b in range(2):
+        for t in range(TINY.num_times):
+            row = whole[b, t * TINY.num_positions : (t + 1) * TINY.num_positions]  # token i = t * S + s
+            torch.testing.assert_close(row[masked[b]], predicted[b, t], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(row[visible[b]], at_visible[b, t], atol=1e-5, rtol=1e-5)
+
+
+def test_the_full_grid_is_the_same_from_tubes_and_of_any_order_of_positions() -> None:
+    torch.manual_seed(0)
+    student, video = STJEPA(TINY), video_of(TINY)
+    visible, masked = draw_split(2, TINY.num_positions, 4)
+    with torch.no_grad():
+        whole = student.full_grid(video, visible, masked)
+        torch.testing.assert_close(student.full_grid(to_tubes(video, TINY), visible, masked), whole)
+        torch.testing.assert_close(student.full_grid(video, visible.flip(1), masked.flip(1)), whole)
+
+
+def test_the_full_grid_of_the_reference_is_1568_tokens_of_384() -> None:
+    student = STJEPA(STJEPAConfig()).to("meta")
+    video = torch.empty(2, 3, 16, 224, 224, device="meta")
+    positions = torch.empty(2, 196, dtype=torch.int64, device="meta")
+    assert list(student.full_grid(video, positions[:, :49], positions[:, 49:]).shape) == [2, 1568, 384]
+
+
+def test_a_full_grid_of_some_positions_only_is_refused() -> None:
+    visible, masked = draw_split(2, TINY.num_positions, 4)
+    with pytest.raises(ValueError, match="4 visible and 11 masked positions are not all of the grid's 16"):
+        STJEPA(TINY).full_grid(video_of(TINY), visible, masked[:, 1:])

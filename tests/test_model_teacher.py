@@ -1,15 +1,24 @@
 import io
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import VideoMAEConfig, VideoMAEModel
+from safetensors.torch import load_file, save_file
+from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification, VideoMAEModel
+from transformers.utils import logging
 
-from model.teacher import TeacherConfig, VideoMAETeacher, load_videomae_teacher, random_projection
+from model.teacher import (
+    TeacherConfig,
+    VideoMAETeacher,
+    load_videomae_teacher,
+    random_projection,
+    teacher_width,
+)
 from shards.build import BuildConfig, Item, Source, Teacher, ViewSpec
 from shards.build.plan import make_plan
 
@@ -17,9 +26,8 @@ CLIP_SHAPE = (4, 32, 32, 3)
 NUM_TOKENS, HIDDEN = 2 * 4, 24
 
 
-def save_backbone(folder: Path, **changes: object) -> Path:
-    torch.manual_seed(0)
-    config = VideoMAEConfig(
+def make_config(**changes: object) -> VideoMAEConfig:
+    return VideoMAEConfig(
         image_size=32,
         patch_size=16,
         num_frames=4,
@@ -30,7 +38,11 @@ def save_backbone(folder: Path, **changes: object) -> Path:
         intermediate_size=48,
         **changes,
     )
-    VideoMAEModel(config).save_pretrained(folder)
+
+
+def save_backbone(folder: Path, **changes: object) -> Path:
+    torch.manual_seed(0)
+    VideoMAEModel(make_config(**changes)).save_pretrained(folder)
     return folder
 
 
@@ -158,6 +170,77 @@ def test_the_builder_accepts_it_as_a_teacher(backbone: Path) -> None:
     plan = make_plan(source, ViewSpec(num_frames=4, size=32), BuildConfig(), split="train", teacher=teacher)
     assert plan.schema["target"].shape == (4, 2, 6)
     json.dumps(plan.fingerprint)
+
+
+def pretrained(folder: Path) -> Path:
+    """A checkpoint as pretraining leaves it: a decoder above the encoder, and the encoder's last norm."""
+    torch.manual_seed(0)
+    decoder = {
+        "decoder_hidden_size": 16,
+        "decoder_num_hidden_layers": 1,
+        "decoder_num_attention_heads": 2,
+        "decoder_intermediate_size": 32,
+    }
+    VideoMAEForPreTraining(make_config(use_mean_pooling=False, **decoder)).save_pretrained(folder)
+    return folder
+
+
+def finetuned(folder: Path) -> Path:
+    """A checkpoint as finetuning leaves it: a classifier above the encoder, and a norm of the pooled tokens."""
+    torch.manual_seed(0)
+    VideoMAEForVideoClassification(make_config(num_labels=3)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("make", [pretrained, finetuned])
+def test_a_head_above_the_encoder_is_left_out_without_a_word(
+    make: Callable[[Path], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = make(tmp_path / "teacher")
+    capfd.readouterr()
+    teacher = load(folder, projection_dim=None)
+    assert capfd.readouterr() == ("", "")
+    assert teacher.provenance["layer_norm"] is (make is pretrained)
+    assert teacher(clips()).shape == (3, NUM_TOKENS, HIDDEN)
+
+
+def test_loading_leaves_transformers_as_talkative_as_it_was(backbone: Path) -> None:
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    load(backbone)
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = pretrained(tmp_path) / "model.safetensors"
+    whole = load_file(file)
+    capfd.readouterr()
+    name = "videomae.encoder.layer.1.intermediate.dense.weight"
+    for wrong, said in (
+        ({key: value for key, value in whole.items() if key != name}, "missing: encoder.layer.1.intermediate"),
+        (whole | {"videomae.adapter.weight": torch.zeros(3)}, "unexpected: videomae.adapter.weight"),
+        (whole | {name: torch.zeros(7, HIDDEN)}, "of another shape: encoder.layer.1.intermediate"),
+        ({"classifier.weight": torch.zeros(3)}, "missing: .* and 3[0-9] more"),
+    ):
+        save_file(wrong, file, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=f"the weights of the teacher .* do not fit.*{said}") as caught:
+            load(tmp_path)
+        assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_width_of_the_targets_is_known_from_the_configuration_alone(tmp_path: Path) -> None:
+    folder = pretrained(tmp_path)
+    (folder / "model.safetensors").unlink()
+    assert teacher_width(TeacherConfig(id=str(folder), projection_dim=None)) == HIDDEN
+    assert teacher_width(TeacherConfig(id="nowhere", projection_dim=7)) == 7
+    with pytest.raises(ValueError, match="cannot load the teacher 'nowhere/at-all'"):
+        teacher_width(TeacherConfig(id="nowhere/at-all", projection_dim=None))
+
+
+@pytest.mark.parametrize("wrong", [{"id": ""}, {"projection_dim": 0}, {"projection_seed": -1}, {"dtype": "int8"}])
+def test_an_impossible_teacher_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="teacher"):
+        TeacherConfig(**wrong)
 
 
 @pytest.mark.gpu

@@ -1,9 +1,13 @@
 """`reelshard preflight`: it passes what can be trained, and fails what cannot, naming the reason."""
 
 import dataclasses
+import itertools
 import json
+import os
+import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,9 @@ import yaml
 from shards.dataset import ShardDataset
 from tests.datasets import make_dataset
 from tests.runs import MODEL
+from tests.test_pipeline_dense import make_frames
 from tools.cli import main
+from tools.preflight.shared_memory import SharedMemoryWatch
 
 RECIPE = {
     "system": "st_jepa",
@@ -56,8 +62,11 @@ def test_a_data_set_that_fits_its_recipe_is_ready_to_train(
     assert "13 samples in 3 shards" in checks["data set"][1]
     assert "clip [4, 4, 2, 2, 8, 8, 3]" in checks["batch"][1]
     assert "target [4, 12, 2, 6]" in checks["batch"][1]
+    assert checks["video"] == ("pass", "whole clips are [4, 3, 4, 32, 32] ([B, 3, T, H, W])")
     assert checks["stress run"][1].startswith("7 batches, ")
+    assert "/dev/shm holds " in checks["stress run"][1]
     assert "3 steps in float32, loss " in checks["training"][1]
+    assert "torch.compile" not in checks["training"][1]
     assert not (dataset.directory.parent / "run").exists()
 
 
@@ -69,6 +78,82 @@ def test_the_table_has_a_line_for_every_check_and_a_verdict(
     assert lines[0].startswith("pass  environment")
     assert lines[-1].startswith("ready to train")
     assert len(lines) == 13
+
+
+def test_the_environment_names_what_decodes_and_what_reads_shards(
+    dataset: ShardDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, checks = preflight(dataset, capsys)
+    for name in ("torch", "webdataset", "braceexpand", "einops", "av", "decord"):
+        assert re.search(rf"\b{name} (\d+\.|not installed)", checks["environment"][1]), name
+
+
+def test_that_compiling_was_not_tried_is_said(dataset: ShardDataset, capsys: pytest.CaptureFixture[str]) -> None:
+    status, checks = preflight(dataset, capsys, "--train.compile", "max-autotune")
+    assert status == 0
+    assert checks["training"][1].endswith("torch.compile (max-autotune) was not tried")
+
+
+def test_clips_of_another_layout_are_put_together_to_the_same_video(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(RECIPE))
+    status, checks = preflight(make_frames(tmp_path / "train"), capsys)
+    assert status == 0
+    assert checks["video"][1] == "whole clips are [4, 3, 4, 32, 32] ([B, 3, T, H, W])"
+
+
+def test_what_lies_in_shared_memory_for_a_moment_is_seen(tmp_path: Path) -> None:
+    folder = Path("/dev/shm")
+    if not folder.is_dir():
+        pytest.skip("there is no /dev/shm")
+    file = folder / f"reelshard-test-{os.getpid()}"
+    try:
+        with SharedMemoryWatch() as watch:
+            file.write_bytes(b"x" * (8 << 20))
+            while watch.grown_bytes < 8 << 20:  # what others free meanwhile is written again
+                with file.open("ab") as more:
+                    more.write(b"x" * (1 << 20))
+            file.unlink()
+    finally:
+        file.unlink(missing_ok=True)
+    assert watch.grown_bytes >= 8 << 20
+    assert re.search(r"/dev/shm holds [\d,]+ MiB and grew by up to [\d,.]+ MiB meanwhile", watch.describe())
+
+
+def test_a_folder_that_stays_as_it_is_is_called_unchanged(tmp_path: Path) -> None:
+    with SharedMemoryWatch(tmp_path / "nowhere") as watch:
+        pass
+    assert watch.grown_bytes == 0
+    assert "there is no" in watch.describe()
+
+
+def test_a_stress_run_beside_which_shared_memory_fills_up_warns(
+    dataset: ShardDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not Path("/dev/shm").is_dir():
+        pytest.skip("there is no /dev/shm")
+    file, done = Path(f"/dev/shm/reelshard-test-{os.getpid()}"), threading.Event()
+
+    def fill() -> None:
+        """Ever more, and nothing in between: what is there before and after the run does not tell."""
+        for megabytes in itertools.cycle(range(1, 24)):
+            if done.is_set():
+                break
+            file.write_bytes(b"x" * (megabytes << 20))
+            file.unlink()
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    try:
+        status, checks = preflight(dataset, capsys, "--batches", "400")
+    finally:
+        done.set()
+        thread.join()
+        file.unlink(missing_ok=True)
+    assert status == 0
+    assert checks["stress run"][0] == "warn"
+    assert "grew by up to" in checks["stress run"][1]
 
 
 def test_a_damaged_sample_fails_with_shard_and_key(dataset: ShardDataset, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,6 +51,10 @@ def test_the_record_of_a_run_says_by_which_code_it_was_trained_on_what(place: Wo
     assert record["dataset"]["path"] == place.train
     assert record["validation"] == place.val
     assert (record["num_ranks"], record["device"], record["started_after_step"]) == (1, "cpu", 0)
+    assert record["precision"] == "float32"
+    assert record["loader"]["fields"] == ["clip", "target"]
+    assert record["loader"]["gather"] == {"clip": "visible", "target": "masked"}
+    assert record["loader"]["global_batch_size"] == 8
     assert record["command"]
 
 
@@ -65,6 +69,7 @@ def test_the_launch_says_where_the_data_is_how_it_is_read_and_what_a_rank_gets(
         "reader auto, 1 threads, 4 slabs, seed 0, verify never, on error raise",
         "8 = 1 rank(s) x 8 in chunks of 4",
         "float32 on cpu",
+        "targets  6 wide, of a teacher that the data set does not name",
         "2 steps = 1.0 epochs",
     ):
         assert part in said
@@ -119,8 +124,33 @@ def test_a_sample_that_cannot_be_read_is_logged_with_shard_key_and_thread_and_tr
     left_out = [record for record in caplog.records if "left out" in record.message]
     assert [re.findall(r"\((\d) so far\)", record.message) for record in left_out] == [["1"], ["2"], ["3"]]
     assert all("train-00001-of-00002.tar" in r.message and "000006" in r.message for r in left_out)
+    assert all(str(tmp_path / "train") in record.message for record in left_out)
     assert all(record.threadName and record.threadName.startswith("reelshard-reader") for record in left_out)
     assert "2 samples of the last 2 steps did not count" in caplog.text
+
+
+@pytest.mark.parametrize("command", ["train", "preflight"])
+def test_what_is_read_of_a_sample_cannot_be_set(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    arguments = [command, "--recipe", place.recipe, "--data", place.train, "--out", str(tmp_path / "run")]
+    for flag, value in (("--data.fields", "[clip]"), ("--data.gather", "{clip: masked}")):
+        assert main([*arguments, flag, value]) == 1
+        error = capsys.readouterr().err
+        assert f"leave {flag.removeprefix('--')} out" in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_bf16_of_a_recipe_trains_on_a_cpu(place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(place, tmp_path, "--train.precision", "bf16") == 0
+    assert "bfloat16 on cpu" in capsys.readouterr().out
+    losses = [row["loss"] for row in read_metrics(tmp_path / "metrics.jsonl")]
+    assert losses[-1] < losses[0]
+    assert json.loads((tmp_path / "run.json").read_text())["precision"] == "bfloat16"
+    checkpoint = newest_checkpoint(tmp_path / "checkpoints")
+    assert checkpoint is not None
+    assert {tensor.dtype for tensor in checkpoint.model.values()} == {torch.float32}
 
 
 def test_the_terminal_gets_data_student_and_one_line_per_interval(
@@ -227,9 +257,15 @@ def test_a_probe_reports_the_trained_student_beside_the_untrained_and_chance(
     assert "most frequent label   33.3%" in table
 
 
-def test_a_probe_of_a_folder_without_a_run_says_so(
-    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("name", "said"), [("", "it has no recipe.yaml"), ("runz", "there is no run folder")])
+def test_a_probe_of_what_is_no_run_says_so_without_a_word_of_recipes(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: str
 ) -> None:
-    arguments = ["evaluate", "probe", "--run", str(tmp_path), "--train", place.train, "--val", place.val]
+    arguments = ["evaluate", "probe", "--run", str(tmp_path / name), "--train", place.train, "--val", place.val]
     assert main(arguments) == 1
-    assert str(tmp_path) in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert str(tmp_path / name) in error
+    assert said in error
+    assert "there is no recipe" not in error
+    assert "--run is the --out of `reelshard train`" in error
+    assert error.count("\n") == 1

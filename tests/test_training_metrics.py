@@ -73,6 +73,15 @@ def test_a_window_averages_the_steps_that_were_taken() -> None:
     assert row["data_wait_share"] == 0.0
 
 
+def test_a_row_says_how_long_a_batch_of_its_interval_was_read_and_waited_for() -> None:
+    window = Window(torch.device("cpu"), reading(read_seconds=10.0, wait_seconds=1.0))
+    for _ in range(4):
+        window.add(result(1.0), num_clips=4)
+    row = window.row(reading(read_seconds=12.0, wait_seconds=1.5))
+    assert (row["read_seconds"], row["wait_seconds"]) == (0.5, 0.125)
+    assert "read_seconds 0.5000" in format_row({"step": 1, **row}, 4)
+
+
 def test_a_window_of_skipped_steps_has_no_loss() -> None:
     window = Window(torch.device("cpu"), reading())
     window.add(result(math.nan, finite=False), num_clips=4)

@@ -10,7 +10,7 @@ from model.st_jepa import STJEPA
 from tests.runs import MODEL
 from training.checkpoint import load_optimizer_tensors, optimizer_tensors
 from training.config import TrainConfig
-from training.optim import OptimConfig, learning_rate, make_optimizer
+from training.optim import OptimConfig, learning_rate, make_optimizer, refuse_long_warmup
 
 CONFIG = OptimConfig(lr=3e-4, min_lr=3e-5, warmup=0.1)
 
@@ -51,6 +51,20 @@ def test_frozen_parameters_are_not_given_to_the_optimiser() -> None:
     model[0].requires_grad_(False)
     names = [name for g in make_optimizer(model, OptimConfig()).param_groups for name in g["param_names"]]
     assert names == ["1.weight", "1.bias"]
+
+
+def test_a_model_of_matrices_alone_can_be_optimised() -> None:
+    groups = make_optimizer(nn.Linear(2, 2, bias=False), OptimConfig()).param_groups
+    assert [group["param_names"] for group in groups] == [["weight"]]
+
+
+@pytest.mark.parametrize(("warmup", "fits"), [(0.99, True), (10, True), (11, False), (500, False)])
+def test_a_warm_up_may_not_be_longer_than_the_run(warmup: float, fits: bool) -> None:
+    if fits:
+        refuse_long_warmup(10, OptimConfig(warmup=warmup))
+        return
+    with pytest.raises(ValueError, match=f"warmup is {warmup} steps, the whole run has 10"):
+        refuse_long_warmup(10, OptimConfig(warmup=warmup))
 
 
 def test_the_optimisers_state_goes_by_parameter_name() -> None:

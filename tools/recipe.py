@@ -117,10 +117,9 @@ def find_recipe(name_or_path: str | Path) -> Path:
     for path in (named, Path(name_or_path)):
         if path.is_file():
             return path
-    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    name, names = str(name_or_path), sorted(path.stem for path in RECIPES.glob("*.yaml"))
     raise ValueError(
-        f"there is no recipe {str(name_or_path)!r}{_nearest(str(name_or_path), names)}; give a YAML file, or one of "
-        f"{', '.join(names)}"
+        f"there is no recipe {name!r}{_nearest(name, names, most=3)}; give a YAML file, or one of {', '.join(names)}"
     )
 
 
@@ -182,9 +181,9 @@ def _refuse_unknown(sections: dict[str, type], keys: Iterable[str], where: str =
             raise ValueError(f"{where}there is no {key}{_nearest(key, offered)}; {section} has {allowed}")
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def _nearest(name: str, known: Sequence[str], most: int = 1) -> str:
     """A question with the names that `name` may have been meant to be; nothing if none is like it."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.75)
+    close = difflib.get_close_matches(name, known, n=most, cutoff=0.75)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
