@@ -237,6 +237,8 @@ def _quiet() -> Iterator[None]:
 def _one_line(name: str) -> Iterator[None]:
     """Say in one line why a checkpoint cannot be loaded."""
     try:
+        if name.startswith((".", "/", "~")) and not Path(name).is_dir():  # no id on the Hub begins like this
+            raise FileNotFoundError("there is no such folder.")
         yield
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

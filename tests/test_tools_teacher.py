@@ -98,7 +98,7 @@ def test_flags_override_the_recipes_teacher(place: Path, tmp_path: Path) -> None
         (("--model.target_dim", 384), f"{HIDDEN} wide (with its own values), model.target_dim is 384"),
         (("--projection-dim", 7), f"7 wide (by teacher.projection_dim), model.target_dim is {HIDDEN}"),
         (("--projection-dim", "many"), "--projection-dim is 'many'"),
-        (("--teacher", "/nowhere/at/all"), "cannot load the teacher '/nowhere/at/all'"),
+        (("--teacher", "/nowhere/at/all"), "cannot load the teacher '/nowhere/at/all': there is no such folder"),
     ],
 )
 def test_a_teacher_that_does_not_fit_is_refused_before_anything_is_built(

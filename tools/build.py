@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     from tools.recipe import load_recipe
 
     recipe = load_recipe(args.recipe, [*args.overrides, *_shorthands(args)])
-    refuse_other_width(recipe, look=not (args.preflight or args.finalize))
+    refuse_other_width(recipe, look=False)
     partition = read_partition(args.partition)
     source = open_source(args.videos, args.annotations, args.split)
     name, remote = args.out, None
@@ -114,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
             _preflight(args, recipe, source)
             if args.preflight:
                 return 0
+            refuse_other_width(recipe, look=not args.finalize)
             summary = _build(args, recipe, source, partition, remote)
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"reelshard: {stop or 'stopped; run the same command again to go on'}\n")

@@ -79,7 +79,8 @@ def refuse_other_width(recipe: Recipe, *, look: bool = True) -> None:
 
     Args:
         recipe: its teacher and model sections.
-        look: whether to read the teacher's configuration where nothing else says how wide its tokens are.
+        look: whether to read the teacher's configuration, perhaps over the network, where no projection says how wide
+            its targets are.
 
     Raises:
         ValueError: the widths differ, or there is no such teacher.
