@@ -1,6 +1,9 @@
-"""The numbers in docs/training.md are those of the code."""
+"""The numbers in docs/training.md are those of the code, and the commands of all pages are accepted by it."""
 
+import argparse
+import importlib
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.salt import SALT, SALTConfig
 from model.st_jepa import STJEPA, STJEPAConfig
+from tools.cli import COMMANDS, split_overrides
+from tools.recipe import RECIPES, load_recipe
 
-PAGE = Path(__file__).parents[1] / "docs" / "training.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "training.md"
+PAGES = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *RECIPES.glob("*.yaml"))
+COMMAND = re.compile(r"(?:reelshard |-m tools[. ])(train|build|preflight|evaluate)\b([^`\n'\"#;]*)")
 ROWS = [
     [cell.strip() for cell in line.strip("|\n ").split("|")]
     for line in PAGE.read_text().splitlines()
@@ -64,3 +72,31 @@ def test_parameters_and_operations_are_those_on_the_page(row: list[str]) -> None
         parameters = [count(salt.encoder), sum(p.numel() for p in salt.parameters())]
     assert [int(cell.replace(",", "")) for cell in row[1:3]] == parameters
     assert [float(cell) for cell in row[3:]] == measured
+
+
+def written_commands() -> list[tuple[str, list[str]]]:
+    """Each command with a recipe that a page or a recipe's comment gives whole: its name and its arguments."""
+    found = []
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        for name, rest in COMMAND.findall(text):
+            arguments = shlex.split(rest.partition("[")[0])
+            if "--recipe" in arguments and "..." not in arguments:
+                found.append((name, arguments))
+    return found
+
+
+WRITTEN = written_commands()
+
+
+def test_the_pages_give_commands_for_every_recipe_that_is_not_the_demos() -> None:
+    named = {arguments[arguments.index("--recipe") + 1] for _, arguments in WRITTEN}
+    assert {"st_jepa_ssv2", "salt_ti_ssv2", "salt_s_ssv2", "salt_b_ssv2"} <= named
+
+
+@pytest.mark.parametrize(("name", "arguments"), WRITTEN, ids=[" ".join([n, *a])[:60] for n, a in WRITTEN])
+def test_a_command_on_a_page_is_one_that_the_command_line_takes(name: str, arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    importlib.import_module(COMMANDS[name]).add_arguments(parser)
+    own, overrides = split_overrides(arguments)
+    load_recipe(parser.parse_args(own).recipe, overrides)
