@@ -92,6 +92,12 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
+def test_another_teacher_than_its_own_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--out", str(tmp_path / "out"), "--teacher.id", "elsewhere"]) == 1
+    assert "the demo makes a teacher of its own" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_class_needs_a_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--out", str(tmp_path / "out"), "--train-videos", "5"]) == 1
     assert "num_train is 5" in capsys.readouterr().err

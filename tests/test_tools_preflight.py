@@ -145,7 +145,7 @@ def test_a_stress_run_beside_which_shared_memory_fills_up_warns(
         thread = threading.Thread(target=fill)
         thread.start()
         try:
-            status, checks = preflight(dataset, capsys, "--batches", "1000")
+            status, checks = preflight(dataset, capsys, "--batches", "200")
         finally:
             done.set()
             thread.join()

@@ -257,10 +257,15 @@ def test_a_probe_reports_the_trained_student_beside_the_untrained_and_chance(
     assert "most frequent label   33.3%" in table
 
 
-@pytest.mark.parametrize(("name", "said"), [("", "it has no recipe.yaml"), ("runz", "there is no run folder")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("", "it has no recipe.yaml"), ("set", "it has no run.json"), ("runz", "there is no run folder")],
+)
 def test_a_probe_of_what_is_no_run_says_so_without_a_word_of_recipes(
     place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: str
 ) -> None:
+    (tmp_path / "set").mkdir()
+    shutil.copy(place.recipe, tmp_path / "set" / "recipe.yaml")
     arguments = ["evaluate", "probe", "--run", str(tmp_path / name), "--train", place.train, "--val", place.val]
     assert main(arguments) == 1
     error = capsys.readouterr().err

@@ -51,12 +51,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _recorded_recipe(run_dir: Path) -> Path:
+    advice = "--run is the --out of `reelshard train`"
     if not run_dir.is_dir():
-        raise ValueError(f"there is no run folder {str(run_dir)!r}; --run is the --out of `reelshard train`")
-    path = run_dir / "recipe.yaml"
-    if not path.is_file():
-        raise ValueError(f"{run_dir} is no run folder: it has no recipe.yaml; --run is the --out of `reelshard train`")
-    return path
+        raise ValueError(f"there is no run folder {str(run_dir)!r}; {advice}")
+    for name in ("recipe.yaml", "run.json"):  # a data set has the first of them too
+        if not (run_dir / name).is_file():
+            raise ValueError(f"{run_dir} is no run folder: it has no {name}; {advice}")
+    return run_dir / "recipe.yaml"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
     from tools.demo.videos import VideoSet
     from tools.recipe import load_recipe
 
+    if any(override.startswith("--teacher.") for override in args.overrides):
+        raise ValueError("the demo makes a teacher of its own; leave --teacher.NAME out, or use `reelshard build`")
     plan = DemoPlan(
         videos=VideoSet(num_train=args.train_videos, num_validation=args.validation_videos),
         teacher=TeacherPlan(steps=args.teacher_steps, num_clips=args.teacher_clips),
