@@ -1,9 +1,11 @@
 """Batches in the shapes that other code expects: video `[B, C, T, H, W]` and tokens `[B, N, D]`, from either layout.
 
-loader = ShardLoader(dataset, LoaderConfig(fields=("clip", "target", "label")))  # no `gather`: whole clips
-for batch in DeviceLoader(loader, "cuda", normalize={"clip": IMAGENET}):
-    video = dense_video(batch["clip"], size=(224, 224))  # f32 [B, 3, 16, 224, 224]
-    targets = dense_tokens(batch["target"])              # f16 [B, 1568, 384]
+Whole clips, read without `gather`:
+
+    loader = ShardLoader(dataset, LoaderConfig(fields=("clip", "target", "label")))
+    for batch in DeviceLoader(loader, "cuda", normalize={"clip": IMAGENET}):
+        video = dense_video(batch["clip"], size=(224, 224))  # f32 [B, 3, 16, 224, 224]
+        targets = dense_tokens(batch["target"])              # f16 [B, 1568, 384]
 """
 
 from __future__ import annotations

@@ -150,6 +150,13 @@ def test_a_recipe_that_says_neither_how_many_epochs_nor_steps_is_refused(tmp_pat
         load_recipe(tmp_path / "r.yaml")
 
 
+def test_more_epochs_than_can_be_counted_are_refused_at_once(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(place, tmp_path, "--epochs", str(10**30)) == 1
+    assert "allowed are at most 1,000,000" in capsys.readouterr().err
+
+
 def test_every_checkpoint_holds_the_steps_that_its_run_was_to_take(dataset: ShardDataset, tmp_path: Path) -> None:
     make_trainer(dataset, tmp_path, steps=None, epochs=2, optim=OptimConfig()).run()
     for path in list_checkpoints(tmp_path / "checkpoints"):

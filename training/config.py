@@ -10,6 +10,7 @@ import torch
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 Tracker = Literal["wandb", "tensorboard"]
+MAX_EPOCHS = 1_000_000  # they are counted out one by one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}; it has to be at least 1")
+        if self.epochs is not None and self.epochs > MAX_EPOCHS:
+            raise ValueError(f"epochs={self.epochs}; allowed are at most {MAX_EPOCHS:,}")
         if self.chunk_size is not None and self.chunk_size < 1:
             raise ValueError(f"chunk_size={self.chunk_size}; it has to be at least 1, or null for the whole batch")
         for name, value, allowed in (
