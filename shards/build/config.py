@@ -64,7 +64,8 @@ class BuildConfig:
         seed: of the order in which items are cut into shards.
         workers: decoders at work at once; None takes one for each CPU this process may use.
         teacher_batch: clips in one call of the teacher; it shapes the bits of the targets.
-        decoder: "auto", or one decoder for everything.
+        decoder: "pyav"; "decord", for which videos that it would not read exactly fail as `not_exact`; or "auto", which
+            is PyAV.
         max_failures: stop when more items have failed: a count from 1 on, or a share of all items below 1; None never
             stops.
         time_limit_seconds: a decoder that takes longer for one video is stopped and the video recorded as `timeout`;
@@ -82,7 +83,7 @@ class BuildConfig:
     seed: int = 0
     workers: int | None = None
     teacher_batch: int = 16
-    decoder: Decoder = "auto"
+    decoder: Decoder = "pyav"
     max_failures: float | None = None
     time_limit_seconds: float | None = 60.0
 

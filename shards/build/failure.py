@@ -11,6 +11,7 @@ Reason = Literal[
     "open_error",
     "bad_dimensions",
     "decode_error",
+    "not_exact",
     "truncated",
     "too_few_frames",
     "duplicate_id",

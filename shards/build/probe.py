@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import xxhash
+from av.codec.codec import Properties
 from av.container import InputContainer
+from av.packet import Packet as StoredPacket
 from av.video.stream import VideoStream
 
 from shards.build.container import declared_bytes
 from shards.build.failure import BuildFailure
+from shards.build.timeline import Packet, Timeline
 
 _DURATION_TAG = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _READ_BYTES = 1 << 20
+_WITHOUT_PTS = {"avi", "asf"}  # they store when a frame is decoded, not when it is shown
+_VP8_SHOWN = 0x10  # a bit of a VP8 packet's first byte
 MAX_FRAME_PIXELS = 7680 * 4320  # 8K; a frame is 100 MB as RGB
 
 
@@ -33,16 +39,27 @@ class Probe:
     """The video stream of one file.
 
     Attributes:
-        num_frames: video packets in the file; one packet is one frame shown.
-        timestamps_seconds: time of every frame in display order, relative to the first.
+        timeline: its packets, and with them its frames and their times.
+        container: FFmpeg's name of the container format, such as "matroska,webm".
+        codec: FFmpeg's name of the codec, such as "h264".
+        intra_only: every frame of this codec can be decoded by itself.
         pixel_format: FFmpeg's name, such as "yuv420p".
-        frame_pixels: width x height, as the container says.
+        width: in pixels, as the container says.
+        height: likewise.
     """
 
-    num_frames: int
-    timestamps_seconds: tuple[float, ...]
+    timeline: Timeline
+    container: str
+    codec: str
+    intra_only: bool
     pixel_format: str
-    frame_pixels: int
+    width: int
+    height: int
+
+    @property
+    def num_frames(self) -> int:
+        """Frames in the file, if all decode."""
+        return len(self.timeline.candidates)
 
 
 def read_source_file(path: Path) -> SourceFile:
@@ -86,45 +103,61 @@ def probe_video(path: Path, file_bytes: int) -> Probe:
             stream = container.streams.video[0]
             if stream.codec_context is None:  # PyAV's types do not say so: an unknown codec has none
                 raise BuildFailure("open_error", "FFmpeg has no decoder for its video stream")
-            frame_pixels = _check_dimensions(stream.codec_context.width, stream.codec_context.height)
-            pts = _packet_times(container, stream)
-            rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+            probe = _probe_stream(container, stream)
             expected = _expected_seconds(container, stream)
-            pixel_format = stream.codec_context.pix_fmt or ""
-            timestamps = _timestamps(pts, stream.time_base, rate)
     except av.FFmpegError as error:
         raise BuildFailure("open_error", f"FFmpeg cannot open it: {error.strerror}") from error
-    _check_duration(timestamps, rate, expected)
+    if not probe.timeline.candidates:
+        raise BuildFailure("decode_error", "the video stream has no frames")
+    _check_duration(probe.timeline, expected)
+    return probe
+
+
+def _probe_stream(container: InputContainer, stream: VideoStream) -> Probe:
+    context = stream.codec_context
+    _check_dimensions(context.width, context.height)
+    properties = context.codec.properties
+    codec, name = context.codec.canonical_name, container.format.name
+    timeline = Timeline(
+        packets=_read_packets(container, stream, codec),
+        tick_seconds=float(stream.time_base or 0),
+        frame_seconds=float(1 / (stream.average_rate or stream.guessed_rate or Fraction(25))),
+        has_pts=stream.time_base is not None and name not in _WITHOUT_PTS,
+        reorders=bool(properties & Properties.REORDER.value),
+    )
     return Probe(
-        num_frames=len(timestamps), timestamps_seconds=timestamps, pixel_format=pixel_format, frame_pixels=frame_pixels
+        timeline=timeline,
+        container=name,
+        codec=codec,
+        intra_only=bool(properties & Properties.INTRA_ONLY.value),
+        pixel_format=context.pix_fmt or "",
+        width=context.width,
+        height=context.height,
     )
 
 
-def _check_dimensions(width: int, height: int) -> int:
+def _check_dimensions(width: int, height: int) -> None:
     if width < 1 or height < 1 or width * height > MAX_FRAME_PIXELS:
         allowed = f"1 to {MAX_FRAME_PIXELS / 1e6:.0f} megapixels are allowed"
         raise BuildFailure("bad_dimensions", f"the frames are {width} x {height} px; {allowed}")
-    return width * height
 
 
-def _packet_times(container: InputContainer, stream: VideoStream) -> list[int | None]:
+def stored_packets(container: InputContainer, stream: VideoStream) -> Iterator[StoredPacket]:
+    """Yield the packets of a video stream that hold anything; a packet's place among them is its number."""
+    return (packet for packet in container.demux(stream) if packet.size)
+
+
+def _read_packets(container: InputContainer, stream: VideoStream, codec: str) -> tuple[Packet, ...]:
     """Demux the whole stream; an error in the middle ends it, and the duration check then tells what is missing."""
-    times: list[int | None] = []
+    packets: list[Packet] = []
     try:
-        for packet in container.demux(stream):
-            if packet.size and not packet.is_discard:
-                times.append(packet.pts)
+        for packet in stored_packets(container, stream):
+            hidden = codec == "vp8" and not memoryview(packet)[0] & _VP8_SHOWN
+            packets.append(Packet(packet.pts, packet.dts, packet.is_keyframe, not (hidden or packet.is_discard)))
     except av.FFmpegError:
-        if not times:
+        if not packets:
             raise
-    return times
-
-
-def _timestamps(pts: list[int | None], time_base: Fraction | None, rate: Fraction) -> tuple[float, ...]:
-    known = sorted(time for time in pts if time is not None)
-    if time_base is None or len(known) < len(pts) or len(set(known)) < len(known):
-        return tuple(round(float(i / rate), 6) for i in range(len(pts)))
-    return tuple(round(float((time - known[0]) * time_base), 6) for time in known)
+    return tuple(packets)
 
 
 def _expected_seconds(container: InputContainer, stream: VideoStream) -> float | None:
@@ -138,13 +171,12 @@ def _expected_seconds(container: InputContainer, stream: VideoStream) -> float |
     return None
 
 
-def _check_duration(timestamps: tuple[float, ...], rate: Fraction, expected: float | None) -> None:
-    if not timestamps:
-        raise BuildFailure("decode_error", "the video stream has no frames")
+def _check_duration(timeline: Timeline, expected: float | None) -> None:
     if expected is None:
         return
-    present = timestamps[-1] + float(1 / rate)
-    if present < expected - max(2.5 / float(rate), 0.05 * expected):
+    present = timeline.covered_seconds
+    if present < expected - max(2.5 * timeline.frame_seconds, 0.05 * expected):
+        num_frames = len(timeline.candidates)
         raise BuildFailure(
-            "truncated", f"{len(timestamps)} frames cover {present:.2f} s of {expected:.2f} s declared by the container"
+            "truncated", f"{num_frames} frames cover {present:.2f} s of {expected:.2f} s declared by the container"
         )
