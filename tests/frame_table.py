@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from shards.build import BuildConfig, Item, Source, ViewSpec, build_dataset
+from shards.build.decode import Decoder
 from shards.dataset import ShardDataset
 from shards.layout import tubes_to_clip
 from tests.numbered import CONTAINERS, ENCODINGS, NUM_FRAMES, PECULIAR, RATE, Encoding, number_of, write_numbered
@@ -42,10 +43,10 @@ def write_all(folder: Path) -> dict[Name, Item]:
     return items
 
 
-def build_all(folder: Path, items: Mapping[Name, Item], out: Path, decoder: str) -> dict[Name, str]:
+def build_all(folder: Path, items: Mapping[Name, Item], out: Path, decoder: Decoder) -> dict[Name, str]:
     """Build a data set of all videos, and say for each of them "right", "refused" or what is wrong."""
     source = Source(kind="table", root=folder, items=tuple(items.values()))
-    build_dataset(source, out, VIEW, replace(CONFIG, decoder=decoder))  # type: ignore[arg-type]
+    build_dataset(source, out, VIEW, replace(CONFIG, decoder=decoder))
     data = ShardDataset.open(out)
     numbers = {data.key(number): number for number in range(len(data))}
     return {
@@ -81,12 +82,12 @@ def _cell(pyav: str, decord: str) -> str:
     return names.get(f"{pyav} {decord}", f"PyAV {pyav}; decord {decord}")
 
 
-def find(folder: Path) -> tuple[dict[Name, Item], dict[str, dict[Name, str]]]:
+def find(folder: Path, decoders: Sequence[Decoder]) -> tuple[dict[Name, Item], dict[str, dict[Name, str]]]:
     """Write the videos into `folder`, build them with each decoder, and judge every clip."""
     items = write_all(folder / "videos")
-    return items, {name: build_all(folder / "videos", items, folder / name, name) for name in ("pyav", "decord")}
+    return items, {name: build_all(folder / "videos", items, folder / name, name) for name in decoders}
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
-        sys.stdout.write(table(find(Path(temporary))[1]))
+        sys.stdout.write(table(find(Path(temporary), ("pyav", "decord"))[1]))

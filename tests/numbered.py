@@ -7,14 +7,15 @@ read back from what a build has stored: so a test sees which frame a clip really
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
+from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -22,7 +23,9 @@ NUM_FRAMES = 24
 RATE = 24
 CONTAINERS = ("mp4", "mov", "mkv", "webm", "avi", "ts", "flv", "mpg", "asf", "3gp")
 IRREGULAR = tuple(int(time) for time in np.cumsum([0] + [1, 3, 1, 2, 5, 1, 1, 4] * 3)[:NUM_FRAMES])
+_FORMATS = {".h264": "h264", ".m2v": "mpeg2video"}  # bare streams; FFmpeg knows the others by their suffix
 _NUM_BITS = 6
+_BRIGHT, _DARK = np.array([250, 225, 150]), np.array([10, 40, 90])
 _FRAME = [1, 0, 0, 1]  # the last row of blocks, the same in every picture
 
 
@@ -79,25 +82,22 @@ ENCODINGS = {
     "WMV 2": Encoding(codec="wmv2"),
     "MJPEG": Encoding(codec="mjpeg", pixels="yuvj420p"),
     "ProRes": Encoding(codec="prores_ks", pixels="yuv422p10le"),
-    "DNxHR": Encoding(
-        codec="dnxhd", options={"profile": "dnxhr_sq"}, pixels="yuv422p", height=128, width=256
-    ),
+    "DNxHR": Encoding(codec="dnxhd", options={"profile": "dnxhr_sq"}, pixels="yuv422p", height=128, width=256),
     "FFV1": Encoding(codec="ffv1"),
     "HuffYUV": Encoding(codec="huffyuv", pixels="yuv422p"),
     "Ut Video": Encoding(codec="utvideo"),
     "PNG": Encoding(codec="png", pixels="rgb24"),
 }
 _TEN_BIT = replace(_x264(), pixels="yuv420p10le")
-_ODD = {"height": 65, "width": 97}
 PECULIAR = {
     "irregular times, H.264": (replace(ENCODINGS["H.264, open groups"], times=IRREGULAR), ("mp4", "mkv", "ts", "flv")),
     "irregular times, H.265": (replace(_x265(1), times=IRREGULAR), ("mp4", "mkv", "ts")),
     "irregular times, AV1": (replace(ENCODINGS["AV1"], times=IRREGULAR), ("mp4", "mkv", "webm")),
     "irregular times, VP9": (replace(ENCODINGS["VP9, alternate references"], times=IRREGULAR), ("mp4", "webm")),
-    "odd size, H.264 4:4:4": (replace(_x264(), pixels="yuv444p", **_ODD), ("mp4", "mkv")),
-    "odd size, VP9": (replace(ENCODINGS["VP9, alternate references"], **_ODD), ("webm", "mp4")),
-    "odd size, MPEG-4": (replace(ENCODINGS["MPEG-4"], **_ODD), ("mp4", "avi")),
-    "odd size, MJPEG": (replace(ENCODINGS["MJPEG"], **_ODD), ("avi", "mov")),
+    "odd size, H.264 4:4:4": (replace(_x264(), pixels="yuv444p", height=65, width=97), ("mp4", "mkv")),
+    "odd size, VP9": (replace(ENCODINGS["VP9, alternate references"], height=65, width=97), ("webm", "mp4")),
+    "odd size, MPEG-4": (replace(ENCODINGS["MPEG-4"], height=65, width=97), ("mp4", "avi")),
+    "odd size, MJPEG": (replace(ENCODINGS["MJPEG"], height=65, width=97), ("avi", "mov")),
     "turned by 90 degrees, H.264": (replace(_x264(), width=64, turned=90), ("mp4", "mov", "mkv")),
     "turned by 180 degrees, VP9": (replace(ENCODINGS["VP9, alternate references"], turned=180), ("mp4", "webm")),
     "turned by -90 degrees, MPEG-4": (replace(ENCODINGS["MPEG-4"], width=64, turned=-90), ("mp4", "mov")),
@@ -111,10 +111,11 @@ def picture(number: int, height: int = 64, width: int = 96) -> NDArray[np.uint8]
     bits = [number >> place & 1 for place in range(_NUM_BITS)]
     blocks = np.array(bits + [1 - bit for bit in bits] + _FRAME).reshape(4, 4)
     side = min(height, width) // 4
-    image = np.full((height, width, 3), 128, np.uint8)
+    rows, columns = np.mgrid[:height, :width]
+    image = np.stack([rows * 200 // height, columns * 200 // width, np.full_like(rows, 60)], axis=-1).astype(np.uint8)
     top, left = (height - 4 * side) // 2, (width - 4 * side) // 2
     large = np.repeat(np.repeat(blocks, side, 0), side, 1)
-    image[top : top + 4 * side, left : left + 4 * side] = np.where(large, 235, 16)[..., None]
+    image[top : top + 4 * side, left : left + 4 * side] = np.where(large[..., None], _BRIGHT, _DARK)
     return image
 
 
@@ -122,7 +123,11 @@ def number_of(clip_frame: NDArray[np.uint8]) -> int | None:
     """The number that a square frame (u8 [size, size, 3]) shows; None where it shows none."""
     side = len(clip_frame) / 4
     centres = (np.arange(4) * side + side / 2).astype(int)
-    bits = [int(clip_frame[row - 1 : row + 1, column - 1 : column + 1].mean() > 125) for row in centres for column in centres]
+    bits = [
+        int(clip_frame[row - 1 : row + 1, column - 1 : column + 1].mean() > 125)
+        for row in centres
+        for column in centres
+    ]
     number, complement = bits[:_NUM_BITS], bits[_NUM_BITS : 2 * _NUM_BITS]
     if bits[2 * _NUM_BITS :] != _FRAME or any(a == b for a, b in zip(number, complement, strict=True)):
         return None
@@ -136,10 +141,9 @@ def write_numbered(path: Path, encoding: Encoding, num_frames: int = NUM_FRAMES)
         The path; None where this PyAV lacks the encoder, or the container does not take the codec.
     """
     os.environ.setdefault("SVT_LOG", "1")  # errors only
-    form = {".3gp": "3gp"}.get(path.suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with av.open(str(path), "w", format=form) as container:
+        with av.open(str(path), "w", format=_FORMATS.get(path.suffix)) as container:
             stream = container.add_stream(encoding.codec, rate=RATE, options=dict(encoding.options))
             assert isinstance(stream, VideoStream)
             stream.height, stream.width, stream.pix_fmt = encoding.height, encoding.width, encoding.pixels
@@ -156,3 +160,24 @@ def write_numbered(path: Path, encoding: Encoding, num_frames: int = NUM_FRAMES)
         path.unlink(missing_ok=True)
         return None
     return path
+
+
+def remux(source: Path, target: Path, change: Callable[[int, Packet[Any]], Packet[Any] | None]) -> Path:
+    """Copy a video's packets into another file; `change` takes each packet with its place, and may leave it out."""
+    with av.open(str(source)) as old, av.open(str(target), "w", format=_FORMATS.get(target.suffix)) as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        packets = (packet for packet in old.demux(video=0) if packet.size)
+        for number, packet in enumerate(packets):
+            changed = change(number, packet)
+            if changed is not None:
+                changed.stream = stream
+                new.mux(changed)
+    return target
+
+
+def with_data(packet: Packet[Any], data: bytes) -> Packet[Any]:
+    """The same packet with other contents."""
+    changed: Packet[Any] = Packet(data)
+    changed.pts, changed.dts, changed.time_base = packet.pts, packet.dts, packet.time_base
+    changed.is_keyframe = packet.is_keyframe
+    return changed

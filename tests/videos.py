@@ -1,8 +1,9 @@
-"""Real videos for the builder's tests: encoded here, or the ones that REELSHARD_TEST_CLIPS points to."""
+"""Real videos for the builder's tests: encoded here, and the ones that REELSHARD_TEST_CLIPS points to."""
 
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import av
@@ -11,13 +12,17 @@ import pytest
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from shards.build.decode import Decoder
+
+DECODERS: tuple[Decoder, ...] = ("pyav", "decord") if find_spec("decord") else ("pyav",)
+needs_decord = pytest.mark.skipif("decord" not in DECODERS, reason="decord is not installed")
+
 
 def clips_folder() -> Path:
-    """The folder of real videos made by others; skips the test where there is none."""
-    folder = Path(os.environ.get("REELSHARD_TEST_CLIPS", Path(__file__).parents[2] / "shared" / "clips"))
-    if not folder.is_dir():
+    """The folder of real videos made by others; skips the test where none is given."""
+    if not (folder := os.environ.get("REELSHARD_TEST_CLIPS")):
         pytest.skip("no real videos here: set REELSHARD_TEST_CLIPS to a folder that holds them")
-    return folder
+    return Path(folder)
 
 
 def moving_square(num_frames: int = 24, height: int = 64, width: int = 96, seed: int = 0) -> NDArray[np.uint8]:

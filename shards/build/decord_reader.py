@@ -53,8 +53,9 @@ def read_view(path: Path, probe: Probe, view: ViewSpec) -> tuple[Shown, dict[int
     decoded = []
     with closing(decode_frames(path, timeline)) as frames:
         for packet, frame in frames:
-            if frame.rotation:
-                raise BuildFailure("not_exact", "decord does not turn frames exactly; build.decoder pyav reads it")
+            if frame.rotation or frame.interlaced_frame:
+                what = "turn frames" if frame.rotation else "convert interlaced frames"
+                raise BuildFailure("not_exact", f"decord does not {what} exactly; build.decoder pyav reads it")
             decoded.append(packet)
     shown = timeline.settle(decoded)
     if len(decoded) < len(timeline.packets):
@@ -92,5 +93,5 @@ def _read_in_order(path: Path, shown: Shown, view: ViewSpec) -> dict[int, Pictur
             if number in wanted:
                 pictures[shown.packets[number]] = view.resize(frame.asnumpy())
     except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:
-        raise BuildFailure("not_exact", f"decord cannot read it: {' '.join(str(error).split())[:200]}") from error
+        raise BuildFailure("not_exact", "decord cannot read all of it; build.decoder pyav reads it") from error
     return pictures

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import av
 import xxhash
-from av.codec.codec import Properties
 from av.container import InputContainer
 from av.packet import Packet as StoredPacket
 from av.video.stream import VideoStream
@@ -20,8 +19,11 @@ from shards.build.failure import BuildFailure
 from shards.build.timeline import Packet, Timeline
 
 _DURATION_TAG = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
+_MATROSKA = "matroska,webm"
 _READ_BYTES = 1 << 20
 _WITHOUT_PTS = {"avi", "asf"}  # they store when a frame is decoded, not when it is shown
+_WITHOUT_DURATION = {"mpeg", "mpegts"}  # FFmpeg estimates one from what is there
+_REORDERS = 8  # FFmpeg's AV_CODEC_PROP_REORDER
 _VP8_SHOWN = 0x10  # a bit of a VP8 packet's first byte
 MAX_FRAME_PIXELS = 7680 * 4320  # 8K; a frame is 100 MB as RGB
 
@@ -41,8 +43,6 @@ class Probe:
     Attributes:
         timeline: its packets, and with them its frames and their times.
         container: FFmpeg's name of the container format, such as "matroska,webm".
-        codec: FFmpeg's name of the codec, such as "h264".
-        intra_only: every frame of this codec can be decoded by itself.
         pixel_format: FFmpeg's name, such as "yuv420p".
         width: in pixels, as the container says.
         height: likewise.
@@ -50,8 +50,6 @@ class Probe:
 
     timeline: Timeline
     container: str
-    codec: str
-    intra_only: bool
     pixel_format: str
     width: int
     height: int
@@ -116,20 +114,17 @@ def probe_video(path: Path, file_bytes: int) -> Probe:
 def _probe_stream(container: InputContainer, stream: VideoStream) -> Probe:
     context = stream.codec_context
     _check_dimensions(context.width, context.height)
-    properties = context.codec.properties
-    codec, name = context.codec.canonical_name, container.format.name
+    name = container.format.name
     timeline = Timeline(
-        packets=_read_packets(container, stream, codec),
+        packets=_read_packets(container, stream, context.codec.canonical_name),
         tick_seconds=float(stream.time_base or 0),
         frame_seconds=float(1 / (stream.average_rate or stream.guessed_rate or Fraction(25))),
         has_pts=stream.time_base is not None and name not in _WITHOUT_PTS,
-        reorders=bool(properties & Properties.REORDER.value),
+        reorders=bool(context.codec.properties & _REORDERS),
     )
     return Probe(
         timeline=timeline,
         container=name,
-        codec=codec,
-        intra_only=bool(properties & Properties.INTRA_ONLY.value),
         pixel_format=context.pix_fmt or "",
         width=context.width,
         height=context.height,
@@ -142,7 +137,7 @@ def _check_dimensions(width: int, height: int) -> None:
         raise BuildFailure("bad_dimensions", f"the frames are {width} x {height} px; {allowed}")
 
 
-def stored_packets(container: InputContainer, stream: VideoStream) -> Iterator[StoredPacket]:
+def stored_packets(container: InputContainer, stream: VideoStream) -> Iterator[StoredPacket[VideoStream]]:
     """Yield the packets of a video stream that hold anything; a packet's place among them is its number."""
     return (packet for packet in container.demux(stream) if packet.size)
 
@@ -162,12 +157,17 @@ def _read_packets(container: InputContainer, stream: VideoStream, codec: str) ->
 
 def _expected_seconds(container: InputContainer, stream: VideoStream) -> float | None:
     """Return how long the video says it is; the container's duration counts where it holds nothing else."""
+    if container.format.name in _WITHOUT_DURATION:
+        return None
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
+    start = 0.0  # Matroska says when a video ends, which is not how long it is where it begins later
+    if container.format.name == _MATROSKA and stream.start_time and stream.time_base:
+        start = float(stream.start_time * stream.time_base)
     if tag := _DURATION_TAG.fullmatch(stream.metadata.get("DURATION", "").strip()):
-        return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+        return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]) - start
     if container.duration and len(container.streams) == 1:
-        return float(container.duration / av.time_base)
+        return float(container.duration / av.time_base) - start
     return None
 
 

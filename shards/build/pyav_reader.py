@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -33,28 +33,25 @@ def read_view(path: Path, timeline: Timeline, view: ViewSpec) -> tuple[Shown, di
     """
     expected, indices = timeline.expected, view.frame_indices(len(timeline.candidates))
     wanted, num_needed = set(indices), max(indices) + 1
-    to_rgb = RGB()
+    rgb = _RGB()
     pictures: dict[int, Picture] = {}
     decoded: list[int] = []
     with closing(decode_frames(path, timeline)) as frames:
         for packet, frame in frames:
             if len(decoded) in wanted:
-                pictures[packet] = view.resize(to_rgb(frame))
+                pictures[packet] = view.resize(rgb.convert(frame))
             decoded.append(packet)
             if len(decoded) == num_needed and expected and tuple(decoded) == expected.packets[:num_needed]:
                 return expected, pictures
     shown = timeline.settle(decoded)
     missing = {shown.packets[i] for i in view.frame_indices(len(shown.packets))} - pictures.keys()
-    with closing(decode_frames(path, timeline)) as frames:
-        while missing:
-            packet, frame = next(frames)
-            if packet in missing:
-                pictures[packet] = view.resize(to_rgb(frame))
-                missing.remove(packet)
+    if missing:
+        with closing(decode_frames(path, timeline)) as frames:
+            pictures |= {packet: view.resize(rgb.convert(frame)) for packet, frame in frames if packet in missing}
     return shown, pictures
 
 
-def decode_frames(path: Path, timeline: Timeline) -> Iterator[tuple[int, VideoFrame]]:
+def decode_frames(path: Path, timeline: Timeline) -> Generator[tuple[int, VideoFrame], None, None]:
     """Yield the frames of a video in the decoder's order, each with the number of the packet that it comes from.
 
     Raises:
@@ -79,7 +76,7 @@ def decode_frames(path: Path, timeline: Timeline) -> Iterator[tuple[int, VideoFr
 
 
 def _frames_from(first: int, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """Decode from packet `first` on. A decoder hands a packet's time on to its frame: the packet's number goes there."""
+    """Decode from packet `first` on. Decoders hand a packet's time on to its frame; the packet's number goes there."""
     for number, packet in enumerate(stored_packets(container, stream)):
         if number >= first:
             packet.pts = number
@@ -87,12 +84,13 @@ def _frames_from(first: int, container: InputContainer, stream: VideoStream) -> 
     yield from stream.codec_context.decode(None)
 
 
-class RGB:
+class _RGB:
     """Turns decoded frames into upright u8 [H, W, 3]; keeps what is prepared for frames of one format."""
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
-    def __call__(self, frame: VideoFrame) -> Picture:
-        rgb = np.asarray(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
-        return np.ascontiguousarray(np.rot90(rgb, frame.rotation // 90))
+    def convert(self, frame: VideoFrame) -> Picture:
+        """Convert one frame."""
+        pixels = np.asarray(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
+        return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90))

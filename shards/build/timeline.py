@@ -151,9 +151,13 @@ class Timeline:
 
     @cached_property
     def _clock(self) -> list[float]:
-        """A time for each packet that grows in the file's order: when it is decoded, or its place at a constant rate."""
-        ticks = [packet.dts for packet in self.packets]
-        known = [tick for tick in ticks if tick is not None]
-        if len(known) == len(ticks) and all(before < after for before, after in itertools.pairwise(known)):
-            return [tick * self.tick_seconds for tick in known]
-        return [number * self.frame_seconds for number in range(len(ticks))]
+        """A time for each packet, growing in the file's order: its decoding time, or its place at a constant rate.
+
+        Where presentation times grow in the file's order although frames are shown in another, they are decoding times
+        under a wrong name.
+        """
+        for ticks in ([packet.dts for packet in self.packets], [packet.pts for packet in self.packets]):
+            known = [tick for tick in ticks if tick is not None]
+            if len(known) == len(ticks) and all(before < after for before, after in itertools.pairwise(known)):
+                return [tick * self.tick_seconds for tick in known]
+        return [number * self.frame_seconds for number in range(len(self.packets))]
