@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from shards.build import BuildConfig, Item, Source, ViewSpec
 from shards.build.plan import make_plan, publish_plan
 from shards.errors import ShardError
+from tests.builds import start_python
 from tests.teachers import MeanTeacher
+from tests.videos import needs_decord, write_video
 
 VIEW = ViewSpec(num_frames=4, size=32)
 
@@ -34,6 +36,63 @@ def test_the_plan_depends_on_the_items_not_on_their_order(order: list[int], limi
     plans = [make_plan(s, VIEW, BuildConfig(), split="train", limit=limit) for s in (source, shuffled)]
     assert plans[0].items == plans[1].items
     assert plans[0].fingerprint == plans[1].fingerprint
+
+
+@given(st.integers(1, 40), st.integers(0, 3))
+def test_a_limit_takes_a_random_sample_or_the_first_of_the_source(limit: int, seed: int) -> None:
+    config = BuildConfig(seed=seed)
+    sample, first = (
+        make_plan(source_of(30), VIEW, config, split="train", limit=limit, limit_order=order)
+        for order in ("random", "source")
+    )
+    whole = make_plan(source_of(30), VIEW, config, split="train")
+    assert sample.items == whole.items[:limit]
+    assert sorted(int(item.id) for item in first.items) == list(range(min(limit, 30)))
+    assert ("limit_order" in first.fingerprint["source"]) == (limit < 30)
+    if limit >= 30:  # nothing is left out, so the order of choosing makes no difference
+        assert first.fingerprint == whole.fingerprint
+
+
+def test_what_a_limit_takes_is_part_of_the_plan(tmp_path: Path) -> None:
+    publish_plan(make_plan(source_of(9), VIEW, BuildConfig(), split="train", limit=1), tmp_path)
+    first = make_plan(source_of(9), VIEW, BuildConfig(), split="train", limit=1, limit_order="source")
+    with pytest.raises(ShardError, match=r'source.limit_order was null, is now "source"'):
+        publish_plan(first, tmp_path)
+    with pytest.raises(ValueError, match="the limit's order is 'last'; choose random or source"):
+        make_plan(source_of(9), VIEW, BuildConfig(), split="train", limit=1, limit_order="last")  # type: ignore[arg-type]
+
+
+def test_auto_gives_the_plan_of_pyav_and_only_what_decodes_is_part_of_it() -> None:
+    plans = [make_plan(source_of(3), VIEW, BuildConfig(decoder=name), split="train") for name in ("auto", "pyav")]
+    assert plans[0].fingerprint == plans[1].fingerprint
+    assert set(plans[0].fingerprint["decoder"]) == {"choice", "pyav", "pillow", "frames_by"}
+
+
+@needs_decord
+def test_decord_is_part_of_the_plan_that_asks_for_it() -> None:
+    plan = make_plan(source_of(3), VIEW, BuildConfig(decoder="decord"), split="train")
+    assert set(plan.fingerprint["decoder"]) == {"choice", "pyav", "decord", "pillow", "frames_by"}
+
+
+WITHOUT_DECORD = """
+import importlib.util, sys
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "decord" else found(name, *more)
+from tools.cli import main
+common = ["build", "--recipe", "demo", "--videos", sys.argv[1], "--teacher", "none", "--view.size", "32"]
+common += ["--build.patch", "16"]
+assert main([*common, "--out", sys.argv[2], "--build.decoder", "decord"]) == 1
+assert main([*common, "--out", sys.argv[2], "--build.decoder", "auto"]) == 0
+assert "decord" not in sys.modules
+"""
+
+
+def test_without_decord_builds_are_made_and_one_that_asks_for_it_is_refused_at_once(tmp_path: Path) -> None:
+    write_video(tmp_path / "videos" / "a.webm")
+    done = start_python(WITHOUT_DECORD, tmp_path / "videos", tmp_path / "out")
+    _, errors = done.communicate(timeout=120)
+    assert done.returncode == 0, errors
+    assert "build.decoder is 'decord', but decord is not installed here; choose pyav" in errors
 
 
 def test_another_seed_gives_another_order() -> None:

@@ -55,7 +55,7 @@ def test_the_test_split_has_labels_only_with_its_answers(tmp_path: Path) -> None
     assert [item.label for item in load_ssv2(tmp_path, tmp_path, "test").items] == [0, None]
 
 
-@pytest.mark.parametrize("missing", ["videos", "labels.json", "train.json"])
+@pytest.mark.parametrize("missing", ["videos", "train.json"])
 def test_a_missing_data_set_says_where_to_get_it_and_the_layout(tmp_path: Path, missing: str) -> None:
     annotations = write_annotations(tmp_path / "labels")
     videos = tmp_path / "videos"
@@ -67,6 +67,47 @@ def test_a_missing_data_set_says_where_to_get_it_and_the_layout(tmp_path: Path, 
         (annotations / missing).unlink()
         with pytest.raises(MissingDataError, match=rf"no {missing}.*Get it from"):
             load_ssv2(videos, annotations, "train")
+
+
+@pytest.mark.parametrize("prefix", ["", "something-something-v2-"])
+@pytest.mark.parametrize("folder", [".", "labels"])
+def test_ssv2_in_one_folder_needs_no_annotations_argument(tmp_path: Path, prefix: str, folder: str) -> None:
+    write_annotations(tmp_path / folder, prefix)
+    touch(tmp_path, "41775.webm", "7.webm", "8.webm")
+    for annotations in (None, tmp_path):
+        source = open_source(tmp_path, annotations, "train")
+        assert (source.kind, source.notes) == ("ssv2", ())
+        assert [(item.id, item.label) for item in source.items] == [("41775", 0), ("7", 1)]
+    with pytest.raises(MissingDataError, match=r"no validation.json .*Get it from https://www.qualcomm.com/"):
+        open_source(tmp_path, None, "validation")
+
+
+def test_ssv2_without_labels_json_is_unlabelled_which_is_said_in_a_line(tmp_path: Path) -> None:
+    write_annotations(tmp_path)
+    (tmp_path / "labels.json").unlink()
+    source = load_ssv2(tmp_path, tmp_path, "train")
+    assert [(item.label, item.label_name, item.problem) for item in source.items] == [(None, None, None)] * 2
+    assert source.items[0].text == "Moving a cup up"
+    assert source.label_names == ()
+    (note,) = source.notes
+    assert f"no labels.json in {tmp_path}" in note
+    assert "without labels" in note
+    assert "https://www.qualcomm.com/" in note
+
+
+def test_videos_beside_other_json_files_are_a_plain_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "a.webm", "b.webm")
+    (tmp_path / "notes.json").write_text("[]")
+    assert open_source(tmp_path, None, "train").kind == "folder"
+
+
+@pytest.mark.parametrize(
+    "entry", [{"id": 7, "label_id": 3}, {"label": "x"}, "7", {"id": "../7"}, {"id": "7", "template": 3}]
+)
+def test_annotations_that_only_bear_the_official_name_are_refused(tmp_path: Path, entry: object) -> None:
+    write_annotations(tmp_path, entries=[*ENTRIES, entry])
+    with pytest.raises(ShardError, match=r"train.json: an annotation is an object with an id in quotes.*qualcomm"):
+        load_ssv2(tmp_path, tmp_path, "train")
 
 
 def test_annotations_that_are_not_what_they_should_be_are_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tools.engines import (
     EXIT_TERMINATED,
@@ -35,9 +35,9 @@ EXIT_INTERRUPTED = 130
 
 _DESCRIPTION = """Decode videos, run the frozen teacher over the clips, and pack both into shards.
 
-Videos are Something-Something v2 (--annotations is the folder of its JSON files), a table (--annotations is a .csv or
-.tsv with a column 'path' and, optionally, 'id', 'label', 'text', 'split'), or a plain folder (no --annotations;
-subfolders are classes).
+Videos are Something-Something v2 (--annotations is the folder of its JSON files; they are found by themselves in the
+folder of videos and in `labels` there), a table (--annotations is a .csv or .tsv with a column 'path' and, optionally,
+'id', 'label', 'text', 'split'), or a plain folder (no --annotations; subfolders are classes).
 
 A build that was stopped goes on where it was when the same command is run again. A video that cannot be used is a line
 in OUT/failures.jsonl with its reason."""
@@ -56,7 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, help="folder of the data set, or s3://BUCKET/PREFIX, gs://..., az://..."
     )
     parser.add_argument("--scratch", type=Path, help="local folder for shards on their way to object storage")
-    parser.add_argument("--limit", type=int, help="build only so many clips, a repeatable random sample")
+    parser.add_argument("--limit", type=int, help="build only so many clips")
+    parser.add_argument(
+        "--limit-order",
+        choices=("random", "source"),
+        default="random",
+        help="what --limit takes: a repeatable random sample (default), or the first clips in the source's own order",
+    )
     parser.add_argument(
         "--teacher",
         metavar="ID_OR_PATH",
@@ -103,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
     refuse_other_width(recipe, look=False)
     partition = read_partition(args.partition)
     source = open_source(args.videos, args.annotations, args.split)
+    for note in source.notes:
+        sys.stderr.write(f"reelshard: {note}\n")
     name, remote = args.out, None
     if is_remote(name):
         remote = RemoteFolder(name, args.scratch or _scratch(name, partition))
@@ -157,12 +165,19 @@ def _preflight(args: argparse.Namespace, recipe: Recipe, source: Source) -> None
     begun = args.finalize or (args.out / PLAN_NAME).exists()
     if not args.preflight and (begun or recipe.build.max_failures is None):
         return
-    plan = make_plan(source, recipe.view, recipe.build, split=args.split, limit=args.limit)
+    plan = make_plan(source, recipe.view, recipe.build, **_which(args))
     dim = 0 if recipe.teacher.id == "none" else recipe.model.target_dim
     tokens = math.prod(recipe.view.clip_shape[:3]) // (recipe.build.tubelet * recipe.build.patch**2)
     found = preflight(plan, args.out, sample_bytes(plan.schema) + tokens * dim * 2)
     sys.stderr.write(f"preflight: {found.describe()}\n")
     check_preflight(found, plan)
+
+
+def _which(args: argparse.Namespace) -> dict[str, Any]:
+    """Which clips the plan takes."""
+    if args.limit is None and args.limit_order != "random":
+        raise ValueError(f"--limit-order {args.limit_order} has no meaning without --limit")
+    return {"split": args.split, "limit": args.limit, "limit_order": args.limit_order}
 
 
 def _build(
@@ -171,7 +186,7 @@ def _build(
     from shards.build import build_dataset, finalize_dataset
     from tools.progress import track
 
-    which = {"split": args.split, "limit": args.limit}
+    which = _which(args)
     if args.finalize:
         summary = finalize_dataset(source, args.out, recipe.view, recipe.build, **which)
     else:
@@ -223,5 +238,8 @@ def describe(summary: BuildSummary, out: str) -> str:
     lines.append(f"seconds in each stage: {stages}")
     if summary.num_failed:
         reasons = ", ".join(f"{reason} {count}" for reason, count in summary.failures.items())
-        lines.append(f"{summary.num_failed} failed: {reasons}; each one is a line of {out}/failures.jsonl")
+        where = f"{out}/failures.jsonl"
+        if not summary.digest and not Path(where).is_file():
+            where = f"{out}/.build/*.failures.jsonl, and of failures.jsonl once --finalize has written it"
+        lines.append(f"{summary.num_failed} failed: {reasons}; each one is a line of {where}")
     return "\n".join(lines) + "\n"

@@ -92,8 +92,24 @@ def describe_sample(dataset: ShardDataset, number: int) -> str:
             spread = f"{value.min():.4g} to {value.max():.4g}, mean {value.mean(dtype='float64'):.4g}"
             lines.append(f"  {name}: {value.dtype} {list(value.shape)}, {spread}")
     if "json" in dataset.schema:
-        lines += [f"  {line}" for line in _spell_tree(dataset.metadata(number))]
+        about = dataset.metadata(number)
+        lines += [f"  {line}" for line in _spell_tree(about)]
+        lines += [f"  {line}" for line in _spell_reader(dataset, about.get("decoder"))]
     return "\n".join(lines)
+
+
+def _spell_reader(dataset: ShardDataset, decoder: object) -> list[str]:
+    """Who read the sample's video, and what is known against it."""
+    facts = dataset.manifest.provenance.get("decoder")
+    if not isinstance(decoder, str) or not isinstance(facts, dict):
+        return []
+    lines = [f"read by: {decoder} {facts.get(decoder) or '(version not recorded)'}"]
+    if decoder == "decord" and "frames_by" not in facts:
+        lines[0] += (
+            ", by an older version that could take other frames than it says: "
+            f"`reelshard verify {dataset.directory} --sources VIDEOS` tells"
+        )
+    return lines
 
 
 def _sample_json(dataset: ShardDataset, number: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from shards.build.finish import finalize, finish_shards
 from shards.build.item import Source
 from shards.build.lock import build_lock
 from shards.build.partition import Partition
-from shards.build.plan import PLAN_NAME, Plan, make_plan, publish_plan, recorded_teacher
+from shards.build.plan import PLAN_NAME, LimitOrder, Plan, make_plan, publish_plan, recorded_teacher
 from shards.build.report import ShardReport, StageSeconds, count_failures, finished_shards
 from shards.build.view import ViewSpec
 from shards.build.worker import Progress
@@ -58,6 +58,7 @@ def build_dataset(
     engine: Engine | None = None,
     split: str = "train",
     limit: int | None = None,
+    limit_order: LimitOrder = "random",
     partition: Partition | None = None,
     retry_failures: bool = False,
     progress: Progress | None = None,
@@ -75,7 +76,8 @@ def build_dataset(
         teacher: makes the targets in this process; None for a data set of clips only, or with an `engine`.
         engine: runs the workers; None for one worker in this process.
         split: such as "train"; the shards' names begin with it.
-        limit: build only that many items, a random sample that depends on `config.seed`.
+        limit: build only that many items.
+        limit_order: which these are: "random", a sample that depends on `config.seed`, or "source", the first ones.
         partition: build only this share of the shards and no manifest; `finalize_dataset` completes them.
         retry_failures: decode failed videos again, and build the shards anew in which one has changed.
         progress: called with (items done, of which failed) since its last call.
@@ -87,7 +89,7 @@ def build_dataset(
     """
     engine = engine or InProcess(teacher)
     facts = engine.facts()
-    plan = make_plan(source, view, config, split=split, teacher=facts, limit=limit)
+    plan = make_plan(source, view, config, split=split, teacher=facts, limit=limit, limit_order=limit_order)
     _check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     with build_lock(out, partition) as alone:
@@ -106,7 +108,14 @@ def build_dataset(
 
 
 def finalize_dataset(
-    source: Source, out: Path, view: ViewSpec, config: BuildConfig, *, split: str = "train", limit: int | None = None
+    source: Source,
+    out: Path,
+    view: ViewSpec,
+    config: BuildConfig,
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    limit_order: LimitOrder = "random",
 ) -> BuildSummary:
     """Complete what partitions have built: check that every shard is there and write the manifest.
 
@@ -115,7 +124,8 @@ def finalize_dataset(
     Raises:
         ShardError: shards are missing, nothing was begun in `out`, or it holds another plan.
     """
-    plan = make_plan(source, view, config, split=split, teacher=recorded_teacher(out), limit=limit)
+    teacher = recorded_teacher(out)
+    plan = make_plan(source, view, config, split=split, teacher=teacher, limit=limit, limit_order=limit_order)
     with build_lock(out):
         start = time.perf_counter()
         publish_plan(plan, out)

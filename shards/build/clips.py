@@ -60,6 +60,7 @@ def sample_json(plan: Plan, item: Item, clip: DecodedClip) -> bytes:
     return canonical_json(
         {
             "video_id": item.id,
+            "path": item.path,
             "label": item.label,
             "label_name": item.label_name,
             "text": item.text,

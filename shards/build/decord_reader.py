@@ -67,6 +67,8 @@ def read_view(path: Path, probe: Probe, view: ViewSpec) -> tuple[Shown, dict[int
 def _why_not(probe: Probe) -> str | None:
     """Return what speaks against decord before anything is decoded, or None."""
     width, height = probe.width, probe.height
+    if _decord() is None:
+        return "decord is not installed"
     if probe.container not in _CONTAINERS:
         return f"decord loses frames in the container {probe.container}"
     if probe.pixel_format not in _PIXEL_FORMATS:
@@ -80,8 +82,7 @@ def _why_not(probe: Probe) -> str | None:
 
 def _read_in_order(path: Path, shown: Shown, view: ViewSpec) -> dict[int, Picture]:
     decord = _decord()
-    if decord is None:
-        raise BuildFailure("not_exact", "decord is not installed; build.decoder pyav reads it")
+    assert decord is not None
     wanted = set(view.frame_indices(len(shown.packets)))
     pictures = {}
     try:

@@ -52,6 +52,7 @@ class Source:
         items: in the source's own order.
         label_names: name of each class, by number.
         provenance: further facts for the manifest; no absolute paths, so that a copy builds the same bytes.
+        notes: lines that whoever builds it should read.
     """
 
     kind: str
@@ -59,6 +60,7 @@ class Source:
     items: tuple[Item, ...]
     label_names: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def items_digest(items: tuple[Item, ...]) -> str:

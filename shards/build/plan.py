@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import PIL
 import xxhash
 
 from shards.build.config import BuildConfig, TeacherDescription, TeacherFacts
-from shards.build.decode import decoder_versions
+from shards.build.decode import Decoder, decoder_versions
 from shards.build.item import Item, Source, items_digest
 from shards.build.view import ViewSpec
 from shards.errors import MissingDataError, ShardError
@@ -26,8 +26,10 @@ from shards.manifest import shard_name
 from shards.publish import publish_json
 from shards.schema import Schema
 
+LimitOrder = Literal["random", "source"]
+
 PLAN_NAME = "plan.json"
-BUILD_VERSION = 1  # raise it when the same plan would give other bytes
+BUILD_VERSION = 2  # raise it when the same plan would give other bytes; 1 named frames by counting them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,36 +77,59 @@ def make_plan(
     split: str,
     teacher: TeacherFacts | None = None,
     limit: int | None = None,
+    limit_order: LimitOrder = "random",
 ) -> Plan:
-    """Cut the items of a source into shards.
+    """Cut the items of a source into shards, ordered by a hash of seed and id.
 
-    Items are ordered by a hash of seed and id, and `limit` takes the first of that order: a random, repeatable sample.
+    Args:
+        source: the items.
+        view: how a clip is cut out of a video.
+        config: how shards are made.
+        split: such as "train".
+        teacher: what is known of the teacher; None for clips only.
+        limit: take only so many items.
+        limit_order: take the first of the hashed order, a random, repeatable sample, or of the source's own order.
 
     Raises:
-        ValueError: there are no items, or view, layout and teacher do not fit together.
+        ValueError: there are no items, view, layout and teacher do not fit together, or the decoder is not installed.
     """
     if not source.items:
         raise ValueError(f"the source has no items for split {split!r}; there is nothing to build")
     if limit is not None and limit < 1:
         raise ValueError(f"the limit is {limit}; it must be at least 1")
-    items = _mark_duplicates(_ordered(source.items, config.seed)[:limit])
+    if limit_order not in get_args(LimitOrder):
+        raise ValueError(f"the limit's order is {limit_order!r}; choose {' or '.join(get_args(LimitOrder))}")
+    takes_first = limit_order == "source" and limit is not None and limit < len(source.items)
+    items = source.items[:limit] if takes_first else source.items
+    items = _mark_duplicates(_ordered(items, config.seed)[:limit])
+    origin = {"kind": source.kind, **source.provenance, "items": len(items), "digest": items_digest(items)}
     schema = config.schema(view, None if teacher is None else teacher.output_shape)
     fingerprint = {
         "format": FORMAT,
         "build_version": BUILD_VERSION,
         "split": split,
-        "source": {"kind": source.kind, **source.provenance, "items": len(items), "digest": items_digest(items)},
+        "source": origin | ({"limit_order": limit_order} if takes_first else {}),
         "label_names": xxhash.xxh3_128_hexdigest("\n".join(source.label_names).encode()),
         "view": view.to_json() | {"hash": view.hash},
         "schema": [field.to_json() for field in schema],
         "seed": config.seed,
         "samples_per_shard": config.samples_per_shard,
-        "decoder": {"choice": config.decoder, **decoder_versions(), "pillow": PIL.__version__},
+        "decoder": _decoder_facts(config.decoder),
         "teacher": None if teacher is None else {**teacher.provenance, "batch": config.teacher_batch},
     }
     return Plan(
         split=split, root=source.root, items=items, schema=schema, view=view, config=config, fingerprint=fingerprint
     )
+
+
+def _decoder_facts(decoder: Decoder) -> dict[str, str]:
+    """Name what decides a clip's pixels, and not what else is installed: "auto" is PyAV."""
+    versions = decoder_versions()
+    names = ("pyav", "decord") if decoder == "decord" else ("pyav",)
+    if absent := [name for name in names if versions[name] is None]:
+        raise ValueError(f"build.decoder is {decoder!r}, but {absent[0]} is not installed here; choose pyav")
+    used = {name: str(versions[name]) for name in names}
+    return {"choice": names[-1], **used, "pillow": PIL.__version__, "frames_by": "presentation time"}
 
 
 def _ordered(items: tuple[Item, ...], seed: int) -> tuple[Item, ...]:

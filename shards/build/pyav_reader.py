@@ -33,7 +33,7 @@ def read_view(path: Path, timeline: Timeline, view: ViewSpec) -> tuple[Shown, di
     """
     expected, indices = timeline.expected, view.frame_indices(len(timeline.candidates))
     wanted, num_needed = set(indices), max(indices) + 1
-    rgb = _RGB()
+    rgb = RGB()
     pictures: dict[int, Picture] = {}
     decoded: list[int] = []
     with closing(decode_frames(path, timeline)) as frames:
@@ -84,7 +84,7 @@ def _frames_from(first: int, container: InputContainer, stream: VideoStream) -> 
     yield from stream.codec_context.decode(None)
 
 
-class _RGB:
+class RGB:
     """Turns decoded frames into upright u8 [H, W, 3]; keeps what is prepared for frames of one format."""
 
     def __init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shards.build.failure import BuildFailure
+from shards.errors import ShardError
 
 VIEW_VERSION = 1  # raise it when the same spec would give other pixels
 
@@ -78,6 +80,22 @@ class ViewSpec:
         if self.sampling == "stride":
             spec["stride"] = self.stride
         return spec
+
+    @classmethod
+    def from_json(cls, spec: Mapping[str, Any]) -> ViewSpec:
+        """Return the view that `to_json` described.
+
+        Raises:
+            ShardError: it is another version's, or not a view.
+        """
+        names = ("num_frames", "sampling", "size", "short_side", "short_video", "stride")
+        try:
+            view = cls(**{name: spec[name] for name in names if name in spec})
+        except (TypeError, ValueError) as error:
+            raise ShardError(f"the view that was built with is not understood: {error}") from None
+        if view.to_json() != {name: value for name, value in spec.items() if name != "hash"}:
+            raise ShardError(f"the view that was built with is one of another version: {dict(spec)}")
+        return view
 
     @property
     def hash(self) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shards.build.item import Source
 from shards.build.sources.folder import load_folder, load_table
-from shards.build.sources.ssv2 import load_ssv2
+from shards.build.sources.ssv2 import find_annotations, load_ssv2
 
 __all__ = ["load_folder", "load_ssv2", "load_table", "open_source"]
 
@@ -18,13 +18,15 @@ def open_source(videos: Path, annotations: Path | None, split: str) -> Source:
 
     Args:
         videos: folder of videos.
-        annotations: None for a plain folder, a .csv or .tsv table, or the folder (or split file) of SSv2 annotations.
+        annotations: a .csv or .tsv table, or the folder (or split file) of SSv2 annotations. None looks for those of
+            SSv2 beside the videos, and takes a plain folder where there are none.
         split: such as "train".
 
     Raises:
         MissingDataError: something is not there; the message says where to get it and the layout expected.
         ShardError: the annotations cannot be read.
     """
+    annotations = annotations or find_annotations(videos)
     if annotations is None:
         return load_folder(videos)
     if annotations.suffix.lower() in TABLE_SUFFIXES:
