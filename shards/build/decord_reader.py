@@ -73,8 +73,8 @@ def _why_not(probe: Probe) -> str | None:
         return f"decord loses frames in the container {probe.container}"
     if probe.pixel_format not in _PIXEL_FORMATS:
         return f"decord does not convert {probe.pixel_format or 'these pixels'} exactly"
-    if width % 2 or height % 2:
-        return f"decord does not convert frames of an odd size exactly, these are {width} x {height} px"
+    if height % 2:
+        return f"decord does not convert frames of an odd height exactly, these are {width} x {height} px"
     if width * height > _FRAME_PIXELS:
         return f"decord needs too much memory for frames of {width} x {height} px"
     return None

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.build import BuildConfig, Source, ViewSpec, build_dataset, decode_clip, load_folder
+from shards.build.decode import Decoder, decoder_versions
 from shards.build.isolate import DecodePool
 from shards.build.plan import make_plan
 from shards.schema import Field, Schema
@@ -29,7 +30,7 @@ class BuildRate:
     """One measurement: best of the rounds in wall-clock time, median of the rounds in CPU time.
 
     Attributes:
-        what: such as "decode, decord, threads".
+        what: such as "decode, PyAV, threads".
         workers: decoders at work at once.
         per_second: clips per second.
         cpu_milliseconds: CPU time of this process and its ended children, for each clip.
@@ -75,9 +76,9 @@ def _decode_jobs(source: Source, view: ViewSpec, out: Path, workers: int) -> Ite
     paths = [source.root / item.path for item in source.items]
     config = BuildConfig(workers=workers, samples_per_shard=-(-len(paths) // 8), layout="tubes")
 
-    def decode_with(decoder: str) -> None:
+    def decode_with(decoder: Decoder) -> None:
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(lambda path: decode_clip(path, view, decoder), paths))  # type: ignore[arg-type]
+            list(pool.map(lambda path: decode_clip(path, view, decoder), paths))
 
     def decode_in_processes() -> None:
         decoders = DecodePool(make_plan(source, view, config, split="train"), workers)
@@ -88,9 +89,10 @@ def _decode_jobs(source: Source, view: ViewSpec, out: Path, workers: int) -> Ite
     def build(limit_seconds: float | None) -> None:
         build_dataset(source, out, view, replace(config, time_limit_seconds=limit_seconds))
 
-    yield "decode, decord, threads", lambda: decode_with("decord")
     yield "decode, PyAV, threads", lambda: decode_with("pyav")
-    yield "decode, decord, processes", decode_in_processes
+    if decoder_versions()["decord"]:
+        yield "decode, decord checked by PyAV, threads", lambda: decode_with("decord")
+    yield "decode, PyAV, processes", decode_in_processes
     yield "whole build without teacher, threads", lambda: build(None)
     yield "whole build without teacher, processes", lambda: build(60.0)
 
