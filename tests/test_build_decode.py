@@ -160,3 +160,12 @@ def test_the_source_file_is_identified_by_size_and_digest(videos: Path, tmp_path
     first, second = decode_clip(videos / "a.webm", VIEW).source, decode_clip(copy, VIEW).source
     assert first == second
     assert first.num_bytes == copy.stat().st_size
+
+
+def test_the_readme_names_the_few_tests_that_need_videos_made_by_others() -> None:
+    root = Path(__file__).parents[1]
+    tests = (path.read_text() for path in (root / "tests").glob("test_*.py"))
+    bodies = [body for text in tests for body in re.split(r"^def ", text, flags=re.MULTILINE)[1:]]
+    needing = [body.partition("(")[0] for body in bodies if re.search(r"[^\"]clips_folder\(\)", body)]
+    assert 1 <= len(needing) <= 3
+    assert all(f"`{name}`" in (root / "README.md").read_text() for name in needing)

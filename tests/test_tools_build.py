@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +107,39 @@ def test_partitions_and_finalize_give_the_bytes_of_a_plain_build_the_recipe_incl
         assert done.returncode == 0, done.stderr
     assert files(tmp_path / "plain") == files(tmp_path / "parts")
     assert "recipe.yaml" in files(tmp_path / "parts")
+
+
+@pytest.mark.slow
+def test_a_partition_points_to_the_failures_that_are_there(ssv2: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = [*TINY, "--videos", ssv2 / "videos", "--annotations", ssv2, "--teacher", "none", "--out", out]
+    done = reelshard(*arguments, "--partition", "0/1")
+    assert done.returncode == 0, done.stderr
+    assert f"1 failed: missing_file 1; each one is a line of {out}/.build/*.failures.jsonl, and of" in done.stdout
+    assert not (out / "failures.jsonl").exists()
+    assert sum(len(path.read_text().splitlines()) for path in (out / ".build").glob("*.failures.jsonl")) == 1
+    assert f"each one is a line of {out}/failures.jsonl" in reelshard(*arguments, "--finalize").stdout
+    assert f"each one is a line of {out}/failures.jsonl" in reelshard(*arguments, "--partition", "0/1").stdout
+    assert len((out / "failures.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_ssv2_in_one_folder_builds_its_first_clips_without_labels(ssv2: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(ssv2 / "videos", tmp_path / "ssv2")
+    shutil.copy(ssv2 / "train.json", folder)
+    arguments = [*TINY, "--videos", folder, "--teacher", "none", "--out", tmp_path / "out", "--limit", 2]
+    done = reelshard(*arguments, "--limit-order", "source")
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "labels.json" in line]
+    assert line.startswith(f"reelshard: there is no labels.json in {folder}, so the data set is built without labels")
+    data = ShardDataset.open(tmp_path / "out")
+    assert {data.metadata(number)["video_id"] for number in range(len(data))} == {"0", "1"}
+    assert {data.metadata(number)["label"] for number in range(len(data))} == {None}
+    assert data.manifest.provenance["source"]["limit_order"] == "source"
+    assert 'source.limit_order was "source", is now null' in reelshard(*arguments).stderr
+    assert reelshard(*arguments, "--limit-order", "source", "--json").returncode == 0
+    without = [argument for argument in arguments if argument not in ("--limit", 2)]
+    assert "no meaning without --limit" in reelshard(*without, "--limit-order", "source").stderr
 
 
 @pytest.mark.slow

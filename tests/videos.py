@@ -19,7 +19,11 @@ needs_decord = pytest.mark.skipif("decord" not in DECODERS, reason="decord is no
 
 
 def clips_folder() -> Path:
-    """The folder of real videos made by others; skips the test where none is given."""
+    """The folder of real videos made by others; skips the test where none is given.
+
+    It holds `demo.mp4` of open-mmlab/mmaction2 as arm_wrestling.mp4, and test.avi of its tests; flipping_a_pancake.mkv,
+    video_90.mov, unordered.mov and corrupted.mp4 of dmlc/decord; h264_10bits.mp4, av1_video.mkv of pytorch/torchcodec.
+    """
     if not (folder := os.environ.get("REELSHARD_TEST_CLIPS")):
         pytest.skip("no real videos here: set REELSHARD_TEST_CLIPS to a folder that holds them")
     return Path(folder)
