@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from shards.build import BuildConfig, Item, load_folder, load_ssv2, open_source
-from shards.build.isolate import DecodePool
+from shards.build.isolate import DecodePool, DecoderProcess
 from shards.build.plan import make_plan
 from shards.build.preflight import check_preflight, preflight
 from shards.errors import ShardError
@@ -134,6 +134,20 @@ def test_stopping_does_not_wait_for_a_decoder_that_hangs(tmp_path: Path) -> None
         pool.submit(decoders.shutdown).result(30)
     with pytest.raises(ShardError, match="was stopped"):
         outcome.result(30)
+
+
+def test_a_decoder_that_starts_while_the_pool_is_stopped_takes_no_item(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.webm")
+    plan = make_plan(listed(tmp_path, "a.webm"), VIEW, LIMITED, split="train")
+    answers = iter([False])  # not stopped yet when the decoder is started, stopped from then on
+    decoder = DecoderProcess(plan)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            outcome = pool.submit(decoder.decode, 0, plan.items[0], lambda: next(answers, True))
+            with pytest.raises(ShardError, match="was stopped"):
+                outcome.result(30)
+    finally:
+        decoder.close()
 
 
 def test_failures_are_tried_again_and_only_shards_that_change_are_built(tmp_path: Path) -> None:

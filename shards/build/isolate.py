@@ -93,6 +93,8 @@ class DecoderProcess:
             if closed():
                 raise ShardError("the build was stopped")
             pipe = self._pipe if self._pipe is not None else self._start()
+            if closed():  # a process that was not yet there when the pool ended them
+                raise ShardError("the build was stopped")
             try:
                 pipe.send((shard, item))
                 outcome: Outcome = pipe.recv()
