@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -78,3 +80,13 @@ def test_the_hash_names_what_decides_the_pixels_and_nothing_else() -> None:
 def test_a_value_out_of_range_is_refused_by_name(values: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f"view.{next(iter(values))}"):
         ViewSpec(**values)  # type: ignore[arg-type]
+
+
+def test_the_page_says_which_frames_a_view_takes() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "building.md").read_text()
+    uniform = ViewSpec().frame_indices(48)
+    assert f"of 48 frames and T = 16, {uniform[0]} {uniform[1]} {uniform[2]} ... {uniform[-1]}" in page
+    strided = ViewSpec(sampling="stride", stride=2).frame_indices(48)
+    assert f"of 48 frames with T = 16 and stride 2, {strided[0]} {strided[1]} {strided[2]} ... {strided[-1]}" in page
+    short = ViewSpec(num_frames=8).frame_indices(5)
+    assert f"5 frames and T = 8 give {' '.join(map(str, short))}" in page
