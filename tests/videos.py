@@ -24,7 +24,8 @@ def clips_folder() -> Path:
     It holds `demo.mp4` of open-mmlab/mmaction2 as arm_wrestling.mp4, and test.avi of its tests; flipping_a_pancake.mkv,
     video_90.mov, unordered.mov and corrupted.mp4 of dmlc/decord; h264_10bits.mp4, av1_video.mkv of pytorch/torchcodec.
     """
-    if not (folder := os.environ.get("REELSHARD_TEST_CLIPS")):
+    folder = os.environ.get("REELSHARD_TEST_CLIPS")
+    if not folder or not Path(folder).is_dir():
         pytest.skip("no real videos here: set REELSHARD_TEST_CLIPS to a folder that holds them")
     return Path(folder)
 
