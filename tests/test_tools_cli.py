@@ -1,7 +1,6 @@
-import os
-import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -68,21 +67,25 @@ def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert str(blocker) in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_an_interrupt_is_one_line_and_status_130(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tools", "demo", "--out", str(tmp_path / "out"), "--train-videos", "9000"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "making videos" in line:  # the first line comes after some videos
-            break
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert rest.splitlines()[-1] == "reelshard: interrupted"
-    assert "Traceback" not in rest
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("tran", "train"), ("Verify", "verify"), ("evalute", "evaluate"), ("indx", "index"), ("prefligth", "preflight")],
+)
+def test_a_mistyped_command_is_answered_with_the_nearest_one(
+    given: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([given]) == 2
+    assert f"there is no command {given!r}; did you mean {meant!r}?" in capsys.readouterr().err
+
+
+def test_a_command_that_is_near_to_none_is_answered_with_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fly", "away"]) == 2
+    assert f"there are {', '.join(COMMANDS)}" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"reelshard {metadata.version('reelshard')}\n"
 
 
 def test_recipe_values_are_told_from_the_commands_own_arguments() -> None:

@@ -1,8 +1,11 @@
 import io
+import re
+import time
+from typing import TextIO
 
 import pytest
 
-from tools.progress import spell_seconds, track
+from tools.progress import PLAIN_INTERVAL_SECONDS, spell_rate, spell_seconds, track
 
 
 class Terminal(io.StringIO):
@@ -10,24 +13,63 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_pipe_gets_a_plain_last_line_with_count_and_failures() -> None:
-    file = io.StringIO()
-    with track("building", total=10, unit="clips", file=file) as progress:
-        progress(4)
-        progress(6, failed=1)
-    (line,) = file.getvalue().splitlines()
-    assert line.startswith("building: 10 of 10 clips, ")
-    assert line.endswith("1 failed")
-    assert "clips/s" in line
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-def test_counts_so_far_replace_the_count() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(time, "monotonic", found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("seconds", "total", "done", "failed", "line"),
+    [
+        (0.0, 10, 0, 0, "building: 0 of 10 clips"),
+        (0.0, 10, 4, 0, "building: 4 of 10 clips"),
+        (0.0, 10, 10, 1, "building: 10 of 10 clips, took under a second, 1 failed"),
+        (0.002, 541, 541, 0, "building: 541 of 541 clips, took under a second"),
+        (0.0, None, 3, 0, "building: 3 clips, took under a second"),
+        (0.0, 0, 0, 0, "building: 0 clips"),
+        (12.0, 10, 0, 0, "building: 0 of 10 clips, after 12 s"),
+        (20.0, 50, 40, 2, "building: 40 of 50 clips, 2.0 clips/s, 5 s left, 2 failed"),
+        (20.0, 40, 40, 0, "building: 40 of 40 clips, 2.0 clips/s, took 20 s"),
+        (90.0, 4, 3, 0, "building: 3 of 4 clips, 2.0 clips/min, 30 s left"),
+    ],
+)
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_the_last_line_says_what_was_done_and_no_rate_of_what_took_no_time(
+    clock: Clock, kind: type[TextIO], seconds: float, total: int | None, done: int, failed: int, line: str
+) -> None:
+    file = kind()
+    with track("building", total=total, unit="clips", file=file) as progress:
+        clock.now += seconds
+        progress.at(done, failed)
+    assert isinstance(file, io.StringIO)
+    if kind is io.StringIO:
+        assert file.getvalue().splitlines()[-1] == line
+    else:
+        plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue())
+        assert line in " ".join(plain.split())
+
+
+def test_a_pipe_gets_a_line_now_and_then_and_one_at_the_end(clock: Clock) -> None:
     file = io.StringIO()
-    with track("verifying", total=3, unit="shards", file=file) as progress:
-        progress.at(1)
-        progress.at(3, 2)
-    assert "3 of 3 shards" in file.getvalue()
-    assert "2 failed" in file.getvalue()
+    with track("building", total=30, unit="clips", file=file) as progress:
+        for _ in range(30):
+            clock.now += PLAIN_INTERVAL_SECONDS / 10
+            progress(1)
+    assert [line.split(",")[0] for line in file.getvalue().splitlines()] == [
+        f"building: {count} of 30 clips" for count in (10, 20, 30, 30)
+    ]
 
 
 def test_the_last_line_is_written_on_an_error_too() -> None:
@@ -43,15 +85,16 @@ def test_the_last_line_is_written_on_an_error_too() -> None:
     assert "2 of 9 clips" in file.getvalue()
 
 
-def test_a_terminal_gets_a_bar() -> None:
-    file = Terminal()
-    with track("building", total=None, unit="clips", file=file) as progress:
-        progress(2)
-    assert "building: 2 clips" in file.getvalue()
-
-
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0, "0 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")]
+    ("seconds", "words"),
+    [(0, "under a second"), (0.7, "1 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
 )
 def test_a_duration_is_spelled(seconds: float, words: str) -> None:
     assert spell_seconds(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("per_second", "words"), [(1234.5, "1,234.5 clips/s"), (0.5, "30.0 clips/min"), (0.001, "3.6 clips/h")]
+)
+def test_a_rate_is_spelled(per_second: float, words: str) -> None:
+    assert spell_rate(per_second, "clips") == words

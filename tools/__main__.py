@@ -1,7 +1,22 @@
-"""`python -m tools` is `reelshard`."""
+"""`reelshard` and `python -m tools` begin here: a signal has its answer before anything else is imported."""
 
+import os
 import sys
 
-from tools.cli import main
+try:
+    from tools.signals import answer_signals
+except KeyboardInterrupt:  # within the few milliseconds that this import takes
+    os.write(2, b"reelshard: interrupted\n")
+    os._exit(130)
 
-sys.exit(main())
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line in this process; None takes the arguments that the process was given."""
+    answer_signals()
+    from tools.cli import main as run
+
+    return run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

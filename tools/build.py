@@ -15,14 +15,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tools.engines import (
-    EXIT_TERMINATED,
-    Terminated,
-    open_engine,
-    read_partition,
-    refuse_other_width,
-    stop_on_sigterm,
-)
+from tools.engines import open_engine, read_partition, refuse_other_width
+from tools.signals import exit_status
 
 if TYPE_CHECKING:
     from shards.build import BuildSummary, Partition, Source
@@ -31,7 +25,6 @@ if TYPE_CHECKING:
 
 HELP = "turn videos into shards of clips and teacher targets"
 RECIPE_NAME = "recipe.yaml"
-EXIT_INTERRUPTED = 130
 
 _DESCRIPTION = """Decode videos, run the frozen teacher over the clips, and pack both into shards.
 
@@ -116,17 +109,16 @@ def run(args: argparse.Namespace) -> int:
         remote = RemoteFolder(name, args.scratch or _scratch(name, partition))
     args.out = remote.scratch if remote else Path(name)
     try:
-        with stop_on_sigterm():
-            if remote:
-                remote.pull()
-            _preflight(args, recipe, source)
-            if args.preflight:
-                return 0
-            refuse_other_width(recipe, look=not args.finalize)
-            summary = _build(args, recipe, source, partition, remote)
+        if remote:
+            remote.pull()
+        _preflight(args, recipe, source)
+        if args.preflight:
+            return 0
+        refuse_other_width(recipe, look=not args.finalize)
+        summary = _build(args, recipe, source, partition, remote)
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"reelshard: {stop or 'stopped; run the same command again to go on'}\n")
-        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+        return exit_status(stop)
     sys.stdout.write(json.dumps(asdict(summary)) + "\n" if args.json else describe(summary, name))
     return 0
 

@@ -7,15 +7,15 @@ it is asked for, and imports what is heavy (torch, transformers) inside `run`, s
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
-import os
 import re
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
-from shards.errors import ShardError
+from tools.endings import leave_cleanly
+from tools.revision import package_versions
 
 COMMANDS = {
     "demo": "tools.demo.command",
@@ -31,7 +31,6 @@ COMMANDS = {
 }
 SECTIONS = ("view", "build", "teacher", "data", "model", "objective", "optim", "train", "evaluate")
 TAKES_OVERRIDES = ("build", "preflight", "train", "evaluate", "demo")
-EXIT_INTERRUPTED = 130
 _OVERRIDE = re.compile(rf"--({'|'.join(SECTIONS)})\.[\w.]+(=.*)?", re.DOTALL)
 
 _DESCRIPTION = """Video clips and the frozen-teacher targets that go with them, packed once into WebDataset shards and
@@ -71,28 +70,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the program's name; None takes those of the process.
 
     Returns:
-        The exit status: 0, 1 for an error, 2 for wrong arguments, 130 when interrupted.
+        The exit status, see `tools.endings`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    try:
-        return _dispatch(arguments)
-    except SystemExit as exit_:  # argparse has said what there is to say
-        return exit_.code if isinstance(exit_.code, int) else 1
-    except KeyboardInterrupt:
-        return _fail("interrupted", debug, EXIT_INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output has left, such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (ShardError, ValueError, OSError, ImportError, FloatingPointError) as error:
-        return _fail(f"error: {_one_line(error)}", debug, 1)
+    return leave_cleanly(lambda: _dispatch(arguments), debug=debug)
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if not arguments or arguments[0] not in COMMANDS:
-        _overview().parse_args(arguments or ["--help"])
-    name = arguments[0]
+    name = arguments[0] if arguments else "--help"
+    if name not in COMMANDS:
+        if not name.startswith("-"):
+            nearest = difflib.get_close_matches(name, COMMANDS, n=1)
+            meant = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(COMMANDS)}"
+            _Parser(prog="reelshard").error(f"there is no command {name!r}; {meant}")
+        _overview().parse_args([name])
     module = _load(name)
     parser = _Parser(
         prog=f"reelshard {name}",
@@ -142,25 +135,8 @@ def _load(name: str) -> Command:
 def _overview() -> argparse.ArgumentParser:
     parser = _Parser(prog="reelshard", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=_HelpFormatter)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--version", action="version", version=f"reelshard {package_versions()['reelshard']}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND ...", required=True)
     for name in COMMANDS:
         commands.add_parser(name, help=_load(name).HELP, add_help=False)
     return parser
-
-
-def _fail(line: str, debug: bool, status: int) -> int:
-    if debug:
-        traceback.print_exc()
-    print(f"reelshard: {line}", file=sys.stderr)
-    return status
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        text = f"{error.filename}: {error.strerror}"
-    return text or type(error).__name__
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,27 +14,6 @@ if TYPE_CHECKING:
     from shards.build import Engine, Partition
     from shards.build.worker import Deliver
     from tools.recipe import Recipe
-
-EXIT_TERMINATED = 128 + signal.SIGTERM
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: stop as for Ctrl-C, with the exit status of a terminated process."""
-
-
-@contextmanager
-def stop_on_sigterm() -> Generator[None]:
-    """Raise `Terminated` in the main thread when SIGTERM comes: once, so that cleaning up is not interrupted."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

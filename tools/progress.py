@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Protocol, TextIO
 
 PLAIN_INTERVAL_SECONDS = 10.0
+SHORTEST_SECONDS = 0.5  # of less, a rate says nothing
 
 
 class _Display(Protocol):
@@ -39,19 +40,18 @@ class Progress:
         """Since the start."""
         return time.monotonic() - self._start
 
-    @property
-    def per_second(self) -> float:
-        """Items per second so far."""
-        return self.done / self.seconds if self.seconds > 0 else 0.0
-
     def line(self) -> str:
-        """The state in words: count, rate, time left, failures."""
+        """The state in words: count, rate, time left, failures; neither rate nor time left of what took no time."""
+        seconds = self.seconds
         parts = [f"{self.done:,}" + (f" of {self.total:,}" if self.total else "") + f" {self.unit}"]
-        parts.append(f"{self.per_second:,.1f} {self.unit}/s")
-        if self.total and 0 < self.done < self.total:
-            parts.append(f"{spell_seconds((self.total - self.done) / self.per_second)} left")
-        elif self.done:
-            parts.append(f"took {spell_seconds(self.seconds)}")
+        if not self.done:
+            parts += [f"after {spell_seconds(seconds)}"] if seconds >= SHORTEST_SECONDS else []
+        else:
+            parts += [spell_rate(self.done / seconds, self.unit)] if seconds >= SHORTEST_SECONDS else []
+            if not self.total or self.done >= self.total:
+                parts.append(f"took {spell_seconds(seconds)}")
+            elif seconds >= SHORTEST_SECONDS:
+                parts.append(f"{spell_seconds((self.total - self.done) * seconds / self.done)} left")
         if self.failed:
             parts.append(f"{self.failed:,} failed")
         return f"{self.title}: {', '.join(parts)}"
@@ -113,9 +113,19 @@ def _bar(title: str, total: int | None, stream: TextIO) -> Iterator[_Display]:
         yield _Bar(bar, bar.add_task(title, total=total, words=title))
 
 
+def spell_rate(per_second: float, unit: str) -> str:
+    """A rate in words, in the unit of time in which it is at least one, such as `12.5 clips/s` or `4.2 clips/min`."""
+    for time_unit, in_seconds in (("s", 1), ("min", 60)):
+        if per_second * in_seconds >= 1:
+            return f"{per_second * in_seconds:,.1f} {unit}/{time_unit}"
+    return f"{per_second * 3600:,.1f} {unit}/h"
+
+
 def spell_seconds(seconds: float) -> str:
-    """A duration in words, such as `42 s`, `3 min 20 s` or `2 h 05 min`."""
-    whole = round(seconds)
+    """A duration in words, such as `under a second`, `42 s`, `3 min 20 s` or `2 h 05 min`."""
+    if seconds < SHORTEST_SECONDS:
+        return "under a second"
+    whole = max(1, round(seconds))
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:

@@ -234,6 +234,6 @@ def _resume(trainer: Trainer, resume: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    from tools.cli import main
+    from tools.__main__ import main
 
     sys.exit(main(["train", *sys.argv[1:]]))

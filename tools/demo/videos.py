@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -58,8 +60,9 @@ def make_videos(
     folder.mkdir(parents=True, exist_ok=True)
     total = videos.num_train + videos.num_validation
     chunks = [range(start, min(start + CHUNK, total)) for start in range(0, total, CHUNK)]
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        with _interrupts_blocked():  # the workers inherit it: a Ctrl-C is this process's business
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+        with _signals_blocked():  # the workers inherit it: what a terminal sends to all is this process's business
             futures = [pool.submit(_make_chunk, videos.seed, numbers, folder) for numbers in chunks]
         try:
             for future in as_completed(futures):
@@ -70,9 +73,21 @@ def make_videos(
     write_annotations(videos, out / "labels")
 
 
+def _end_with_parent() -> None:
+    """Have this worker end when the process that started it was killed: it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _signals_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
