@@ -46,6 +46,7 @@ class ProbeResult:
         top1: mean over the seeds.
         top1_spread: standard deviation over the seeds (0 for one seed).
         top1_per_seed: one per seed.
+        top1_interval: 95 % interval of `top1` for the number of held-out samples (Wilson).
         train_top1: mean over the seeds, on the training features.
         num_train: training samples.
         num_val: held-out samples.
@@ -54,6 +55,7 @@ class ProbeResult:
     top1: float
     top1_spread: float
     top1_per_seed: tuple[float, ...]
+    top1_interval: tuple[float, float]
     train_top1: float
     num_train: int
     num_val: int
@@ -82,10 +84,22 @@ def linear_probe(
         top1=statistics.fmean(scores),
         top1_spread=statistics.stdev(scores) if len(scores) > 1 else 0.0,
         top1_per_seed=tuple(scores),
+        top1_interval=wilson_interval(statistics.fmean(scores), len(val_y)),
         train_top1=statistics.fmean(train_scores),
         num_train=len(train_y),
         num_val=len(val_y),
     )
+
+
+def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Where a share that was counted on `count` samples lies, with 95 % confidence: Wilson's score interval.
+
+    It stays within [0, 1] and has a width at 0 and 1 too (Wilson 1927). It is about which samples were held out; what
+    another training run or another machine would have given is not in it.
+    """
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def chance(train: Features, val: Features) -> float:

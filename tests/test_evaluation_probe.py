@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evaluation.features import Features, extract_features
-from evaluation.probe import ProbeConfig, chance, linear_probe
+from evaluation.probe import ProbeConfig, chance, linear_probe, wilson_interval
 from model.st_jepa import STJEPAEncoder
 from pipeline.config import LoaderConfig
 from pipeline.device import IMAGENET, DeviceLoader
@@ -106,3 +108,35 @@ def test_a_label_beyond_the_classes_is_refused() -> None:
 def test_a_probe_without_seeds_is_refused() -> None:
     with pytest.raises(ValueError, match="there has to be a seed"):
         ProbeConfig(seeds=())
+
+
+@given(count=st.integers(1, 2000), data=st.data())
+def test_the_interval_of_a_share_holds_it_within_zero_and_one_and_narrows_with_the_count(
+    count: int, data: st.DataObject
+) -> None:
+    share = data.draw(st.integers(0, count)) / count
+    low, high = wilson_interval(share, count)
+    assert 0 <= low <= share + 1e-12
+    assert share - 1e-12 <= high <= 1
+    closer_low, closer_high = wilson_interval(share, 4 * count)
+    assert closer_high - closer_low < high - low
+
+
+@pytest.mark.parametrize(
+    ("correct", "count", "expected"),
+    [(0, 10, (0.0, 0.2775)), (5, 10, (0.2366, 0.7634)), (81, 263, (0.2553, 0.3662)), (10, 10, (0.7225, 1.0))],
+)
+def test_the_interval_is_wilsons(correct: int, count: int, expected: tuple[float, float]) -> None:
+    assert wilson_interval(correct / count, count) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_interval_covers_the_true_share_in_95_of_100_draws() -> None:
+    counts = np.random.default_rng(0).binomial(240, 0.8, 4000)
+    covered = [low <= 0.8 <= high for low, high in (wilson_interval(count / 240, 240) for count in counts)]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.015)
+
+
+def test_a_probes_interval_is_for_its_held_out_samples() -> None:
+    result = linear_probe(blobs(100, 1.0, seed=0), blobs(90, 1.0, seed=1), 3, FAST)
+    assert result.top1_interval == wilson_interval(result.top1, 90)
+    assert result.top1_interval[0] < result.top1 < result.top1_interval[1]

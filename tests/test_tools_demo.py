@@ -8,6 +8,7 @@ import pytest
 
 from shards.build import load_ssv2
 from tools.cli import main
+from tools.demo.report import summary
 from tools.demo.scenes import MOTIONS, draw_scene, render
 from tools.demo.videos import FIRST_ID, HEIGHT, WIDTH, VideoSet, make_videos
 
@@ -80,7 +81,12 @@ def test_the_demo_runs_end_to_end_with_the_same_numbers_each_time(
     assert reports[0] == reports[1]
     assert reports[0]["readback"]["num_equal"] == 24
     assert reports[0]["datasets"]["validation"]["num_samples"] == 12
+    trained = report["probe"]["trained"]
+    assert 0 <= trained["top1_interval"][0] <= trained["top1"] <= trained["top1_interval"][1] <= 1
+    interval = "{:.1%} to {:.1%}".format(*trained["top1_interval"])
+    assert f"trained student {trained['top1']:.1%} ({interval})" in summary(report, out)
     page = (out / "report.html").read_text()
+    assert interval in page
     assert page.count("data:image/png;base64,") == 2 + len(MOTIONS)
     assert not re.search(r'(src|href)="(?!data:)', page)
 

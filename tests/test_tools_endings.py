@@ -146,7 +146,7 @@ def test_a_name_that_the_terminal_cannot_spell_is_no_error(tmp_path: Path, local
     folder = os.fsencode(tmp_path) + b"/caf\xe9 \xe2\x86\x92"  # not UTF-8, then an arrow in UTF-8
     make_dataset(Path(os.fsdecode(folder)))
     environment = {**os.environ, "LC_ALL": locale} | ({"PYTHONIOENCODING": encoding} if encoding else {})
-    command = [sys.executable, "-m", "tools", "show", folder]
+    command: list[str | bytes] = [sys.executable, "-m", "tools", "show", folder]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"20 samples in 4 shards" in done.stdout

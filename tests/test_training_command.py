@@ -255,6 +255,8 @@ def test_a_probe_reports_the_trained_student_beside_the_untrained_and_chance(
     assert "trained, step 6" in table
     assert "untrained" in table
     assert "most frequent label   33.3%" in table
+    for which in ("trained", "untrained"):
+        assert "[{:.1%}, {:.1%}]".format(*report[which]["top1_interval"]) in table
 
 
 @pytest.mark.parametrize(

@@ -83,10 +83,13 @@ class ProbeReport:
         num_seeds = len(self.trained.top1_per_seed)
         title = (
             f"linear probe, top-1 of {self.trained.num_val} clips in {self.num_classes} classes "
-            f"({self.trained.num_train} to train on, mean ± deviation of {num_seeds} seeds)"
+            f"({self.trained.num_train} to train on, mean ± deviation of {num_seeds} seeds, 95 % interval)"
         )
         rows = {f"trained, step {self.step}": self.trained, "untrained": self.untrained}
-        lines = [f"  {name:<20} {r.top1:6.1%} ± {r.top1_spread:.1%}" for name, r in rows.items()]
+        lines = [
+            f"  {name:<20} {r.top1:6.1%} ± {r.top1_spread:.1%}  [{r.top1_interval[0]:.1%}, {r.top1_interval[1]:.1%}]"
+            for name, r in rows.items()
+        ]
         return "\n".join([title, *lines, f"  {'most frequent label':<20} {self.chance:6.1%}"])
 
 

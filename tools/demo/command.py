@@ -12,7 +12,8 @@ _DESCRIPTION = """Run the main job end to end, in a few minutes on two CPU cores
 
 It makes real VP9 videos of moving shapes with annotations in the format of Something-Something v2, a tiny VideoMAE
 teacher, training and validation shards; verifies them; reads them back with stock webdataset too; trains a student;
-probes it; and writes report.html and report.json into OUT. All numbers but rates and seconds are the same each time."""
+probes it; and writes report.html and report.json into OUT. On one machine all numbers but rates and seconds are the
+same each time; another processor rounds differently, and its accuracies may lie some percent away."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ from shards.dataset import ShardDataset
 from shards.errors import ShardError
 from shards.publish import publish_json
 from shards.verify import verify_dataset
+from tools.bench import machine
 from tools.demo.readback import Readback, read_back
 from tools.demo.report import write_html
 from tools.demo.scenes import MOTIONS
@@ -33,7 +34,7 @@ from tools.train import train
 from training.loop import TrainSummary
 
 MARKER = ".reelshard-demo"  # says that a folder is the demo's own and may be replaced
-# Fixed, so that sums are added up in the same order on every machine; more do not pay at this size.
+# Fixed, so that sums are added up in the same order every time; more do not pay at this size.
 TORCH_THREADS = 1
 SPLITS = ("train", "validation")
 
@@ -57,7 +58,8 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
     """Run all steps into the folder `out`, replacing an earlier demo there.
 
     Returns:
-        The report, as in `out/report.json`: all of it but "rates", "seconds" and "machine" is the same in every run.
+        The report, as in `out/report.json`: all of it but "rates", "seconds" and "machine" is the same in every run on
+        one machine.
 
     Raises:
         ValueError: `out` holds something else than an earlier demo.
@@ -94,7 +96,12 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
         "probe": dataclasses.asdict(probed),
         "rates": _rates(builds, readback, trained, salt),
         "seconds": clock.seconds | {"total": sum(clock.seconds.values())},
-        "machine": {"cpus": len(os.sched_getaffinity(0)), "torch": torch.__version__, "threads": TORCH_THREADS},
+        "machine": {
+            "what": machine(),
+            "cpus": len(os.sched_getaffinity(0)),
+            "torch": torch.__version__,
+            "threads": TORCH_THREADS,
+        },
     }
     publish_json(out / "report.json", report)
     write_html(report, out, visible=1 - recipe.objective.mask_ratio)
