@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from shards.build import Source
@@ -17,6 +20,31 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would the programs they interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# How long an example takes depends on the machine.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
+
+
+@pytest.fixture
+def garbage_collected() -> Iterator[None]:
+    """Collects what a test leaves behind while its own filters of warnings hold."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def direct_reads(request: pytest.FixtureRequest) -> None:
+    """Skip what asks for the reader `direct` where the file system of temporary folders has no O_DIRECT."""
+    if getattr(request.node, "callspec", None) and request.node.callspec.params.get("reader") == "direct":
+        from pipeline.auto import supports_direct
+
+        probe = request.getfixturevalue("tmp_path") / "probe"
+        probe.touch()
+        if not supports_direct(probe):
+            pytest.skip("the file system of temporary folders has no O_DIRECT")
+        probe.unlink()
 
 
 @pytest.fixture(scope="session")

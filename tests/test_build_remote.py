@@ -1,6 +1,7 @@
 """Object storage, against a real S3-compatible server behind a network that loses, cuts and delays."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,11 @@ def store(server: int, request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     """An empty bucket, reached without the proxy."""
     import urllib.request
 
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    for name in ("no_proxy", "NO_PROXY"):  # the server is on this machine, whatever proxy the network has
+        monkeypatch.setenv(name, "127.0.0.1")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_REGION", "us-east-1")

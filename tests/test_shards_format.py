@@ -20,6 +20,7 @@ from shards.schema import Field, Schema
 from shards.verify import verify_dataset
 from shards.writer import ShardWriter, Value
 from tests.datasets import make_dataset, tubes_sample, tubes_schema
+from tests.marks import reads_with_stock_webdataset
 from tests.strategies import shard_contents
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -90,7 +91,7 @@ def test_overhead_at_the_reference_geometry_is_below_half_a_percent(tmp_path: Pa
     assert dataset.manifest.num_bytes < 4 * payload * 1.005
 
 
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # stock webdataset leaves files to the collector
+@reads_with_stock_webdataset
 def test_stock_webdataset_reads_the_same_arrays(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
     urls = [str(dataset.tar_path(shard)) for shard in range(dataset.num_shards)]

@@ -26,7 +26,7 @@ from tests.datasets import make_dataset
 
 
 def make_tar(path: Path, members: dict[str, bytes], tar_format: int = tarfile.GNU_FORMAT) -> None:
-    with tarfile.open(path, "w", format=tar_format) as tar:
+    with tarfile.open(path, "w", format=tar_format, encoding="utf-8") as tar:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from shards.build import load_ssv2
+from tests.marks import reads_with_stock_webdataset
 from tools.cli import main
 from tools.demo.report import summary
 from tools.demo.scenes import MOTIONS, draw_scene, render
@@ -67,7 +68,7 @@ def test_the_middle_frame_does_not_tell_the_class() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # stock webdataset leaves files to the collector
+@reads_with_stock_webdataset
 def test_the_demo_runs_end_to_end_with_the_same_numbers_each_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from shards.dataset import ShardDataset
 from tests.datasets import make_dataset
+from tests.marks import needs_torch_compile
 from tests.runs import MODEL, make_loader, make_trainer
 from training.checkpoint import (
     best_checkpoint,
@@ -212,7 +213,7 @@ def test_the_loss_on_held_out_data_is_the_same_whenever_it_is_measured(dataset: 
     assert losses[2] == losses[5]
     whole = next(iter(make_loader(held_out, batch_size=11, shuffle=False)))
     with torch.no_grad():
-        assert losses[2] == pytest.approx(trainer.objective(whole)["loss"].mean().item())
+        assert losses[2] == pytest.approx(trainer.objective(whole)["loss"].mean().item(), rel=1e-4)
 
 
 def test_the_checkpoint_with_the_lowest_validation_loss_outlives_the_newest(
@@ -244,8 +245,7 @@ def test_recomputing_activations_changes_no_bit(dataset: ShardDataset, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="torch.compile needs a C compiler on a CPU")
-@pytest.mark.filterwarnings("ignore")
+@needs_torch_compile
 def test_a_compiled_objective_gives_the_same_losses(dataset: ShardDataset, tmp_path: Path) -> None:
     make_trainer(dataset, tmp_path / "plain", steps=3).run()
     make_trainer(dataset, tmp_path / "compiled", steps=3, compile="default").run()
