@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -6,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from shards.dataset import ShardDataset
 from tests.test_model_teacher import save_backbone
 from tests.videos import moving_square, write_video
+from tools.recipe import load_recipe
 
 TINY = ["--recipe", "demo", "--view.num_frames", "4", "--view.size", "32", "--build.patch", "16"]
 
@@ -48,7 +51,12 @@ def test_the_command_builds_a_data_set_with_targets_and_says_what_failed(ssv2: P
     assert data.schema["target"].shape == (4, 2, 6)
     assert data.manifest.provenance["teacher"]["id"] == "teacher"
     assert data.metadata(0)["label_name"] == "Moving something right"
-    assert (out / "projection.npy").is_file()
+    projection = np.load(out / "projection.npy", allow_pickle=False)  # as docs/format.md has it
+    about = data.manifest.provenance["teacher"]["projection"]
+    assert (projection.dtype, list(projection.shape)) == (np.dtype("<f4"), about["shape"])
+    assert hashlib.sha256(projection.tobytes()).hexdigest() == about["sha256"]
+    recipe = load_recipe(out / "recipe.yaml")
+    assert (recipe.view.size, recipe.build.patch, recipe.build.workers) == (32, 16, None)
     again = reelshard(*arguments, "--projection-dim", 6, "--model.target_dim", 6, "--device", "cpu", "--json")
     assert json.loads(again.stdout)["num_resumed"] == 4
     other = reelshard(*arguments, "--projection-dim", 7, "--model.target_dim", 7, "--device", "cpu")
