@@ -75,7 +75,7 @@ def test_a_mistyped_command_is_answered_with_the_nearest_one(
     given: str, meant: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([given]) == 2
-    assert f"there is no command {given!r}; did you mean {meant!r}?" in capsys.readouterr().err
+    assert f"there is no command {given!r}, perhaps {meant!r} is meant" in capsys.readouterr().err
 
 
 def test_a_command_that_is_near_to_none_is_answered_with_all(capsys: pytest.CaptureFixture[str]) -> None:

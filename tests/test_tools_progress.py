@@ -38,7 +38,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         (0.0, 10, 10, 1, "building: 10 of 10 clips, took under a second, 1 failed"),
         (0.002, 541, 541, 0, "building: 541 of 541 clips, took under a second"),
         (0.0, None, 3, 0, "building: 3 clips, took under a second"),
-        (0.0, 0, 0, 0, "building: 0 clips"),
         (12.0, 10, 0, 0, "building: 0 of 10 clips, after 12 s"),
         (20.0, 50, 40, 2, "building: 40 of 50 clips, 2.0 clips/s, 5 s left, 2 failed"),
         (20.0, 40, 40, 0, "building: 40 of 40 clips, 2.0 clips/s, took 20 s"),
@@ -68,8 +67,15 @@ def test_a_pipe_gets_a_line_now_and_then_and_one_at_the_end(clock: Clock) -> Non
             clock.now += PLAIN_INTERVAL_SECONDS / 10
             progress(1)
     assert [line.split(",")[0] for line in file.getvalue().splitlines()] == [
-        f"building: {count} of 30 clips" for count in (10, 20, 30, 30)
+        f"building: {count} of 30 clips" for count in (10, 20, 30)
     ]
+
+
+def test_nothing_is_said_of_nothing() -> None:
+    file = io.StringIO()
+    with track("indexing", total=0, unit="tars", file=file):
+        pass
+    assert file.getvalue() == ""
 
 
 def test_the_last_line_is_written_on_an_error_too() -> None:

@@ -83,8 +83,8 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         if not name.startswith("-"):
             nearest = difflib.get_close_matches(name, COMMANDS, n=1)
-            meant = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(COMMANDS)}"
-            _Parser(prog="reelshard").error(f"there is no command {name!r}; {meant}")
+            meant = f"perhaps {nearest[0]!r} is meant" if nearest else f"there are {', '.join(COMMANDS)}"
+            _Parser(prog="reelshard").error(f"there is no command {name!r}, {meant}")
         _overview().parse_args([name])
     module = _load(name)
     parser = _Parser(
@@ -133,7 +133,13 @@ def _load(name: str) -> Command:
 
 
 def _overview() -> argparse.ArgumentParser:
-    parser = _Parser(prog="reelshard", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=_HelpFormatter)
+    parser = _Parser(
+        prog="reelshard",
+        usage="reelshard [-h] [--debug] [--version] COMMAND ...",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=_HelpFormatter,
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--version", action="version", version=f"reelshard {package_versions()['reelshard']}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND ...", required=True)

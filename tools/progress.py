@@ -77,20 +77,25 @@ def track(title: str, *, total: int | None, unit: str, file: TextIO | None = Non
     try:
         yield progress
     finally:
-        plain.write(progress)
+        if progress.done or total:
+            plain.write(progress)
 
 
 class _PlainLines:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._last = time.monotonic()
+        self._written: tuple[int, int] | None = None
 
     def show(self, progress: Progress) -> None:
         if time.monotonic() - self._last >= PLAIN_INTERVAL_SECONDS:
             self.write(progress)
 
     def write(self, progress: Progress) -> None:
-        self._last = time.monotonic()
+        counts = progress.done, progress.failed
+        if counts == self._written:  # the last line now and then was the last one too
+            return
+        self._last, self._written = time.monotonic(), counts
         print(progress.line(), file=self._stream, flush=True)
 
 
