@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 # Two test processes share two cores: one torch thread each, in the programs they start as well. Read when torch loads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What a scheduler tells the ranks of its own job is not meant for the tests.
+for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+    os.environ.pop(name, None)
+
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would the programs they interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
