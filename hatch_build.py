@@ -1,4 +1,4 @@
-"""Compiles pipeline/gather.c when the package is installed; without a C compiler the loader copies with numpy."""
+"""Compiles the copy out of mapped files at installation; without a C compiler files are read, not mapped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE, LIBRARY = "pipeline/gather.c", "pipeline/_gather.so"
+SOURCES, LIBRARY = ("pipeline/gather.c", "pipeline/guard.c"), "pipeline/_gather.so"
+FLAGS = ("-std=c11", "-O3", "-pthread", "-fvisibility=hidden", "-shared", "-fPIC")
 
 
 class CompileGather(BuildHookInterface):
@@ -22,12 +23,12 @@ class CompileGather(BuildHookInterface):
         root = Path(self.root)
         unfinished = root / f"{LIBRARY}.tmp"
         compiler = shlex.split(os.environ.get("CC", "cc"))
-        flags = ["-std=c11", "-O3", "-shared", "-fPIC", "-o", str(unfinished), str(root / SOURCE)]
+        command = [*compiler, *FLAGS, "-o", str(unfinished), *(str(root / source) for source in SOURCES)]
         try:
-            subprocess.run([*compiler, *flags], check=True, capture_output=True, text=True)
+            subprocess.run(command, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
             reason = str(getattr(error, "stderr", None) or error).strip()
-            self.app.display_warning(f"{SOURCE} was not compiled, the loader will copy with numpy: {reason}")
+            self.app.display_warning(f"{SOURCES[0]} was not compiled, the loader will not map files: {reason}")
             (root / LIBRARY).unlink(missing_ok=True)
             return
         unfinished.replace(root / LIBRARY)

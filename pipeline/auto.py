@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.gather import COMPILED, NO_LIBRARY
 from pipeline.readers import ReaderName, open_for_reading
 from shards.dataset import ShardDataset
+from shards.errors import MissingDataError
 
 NUM_PROBES = 32
 MOSTLY_RESIDENT = 0.8
@@ -18,44 +20,52 @@ REMOTE_FILE_SYSTEMS = ("nfs", "cifs", "smb", "lustre", "ceph", "gpfs", "beegfs",
 def choose_reader(dataset: ShardDataset) -> tuple[ReaderName, str]:
     """A reader for `dataset`, and why.
 
-    mmap where nearly all of a sample of pages is in the page cache (asked of the kernel without reading any), or where
-    they will be after one pass; O_DIRECT where the data set does not fit into memory; pread on network file systems,
-    where a file that becomes shorter under a mapping would kill the process.
+    mmap where nearly all of a sample of pages is in the page cache (asked of the kernel without reading any) and the
+    copy out of mappings was compiled; pread where they will be after one pass, and on network file systems, where a
+    mapping asks for page after page; O_DIRECT where the data set does not fit into memory.
 
-    Raises:
-        MissingDataError: a shard is not there.
+    Shards that are not there are passed over: what becomes of their samples is decided where they are read.
     """
     kind = file_system(dataset.directory)
     if kind.startswith(REMOTE_FILE_SYSTEMS):
         return "pread", f"the file system is {kind}, which is not local"
     resident = resident_share(dataset)
     if resident >= MOSTLY_RESIDENT:
-        return "mmap", f"{resident:.0%} of the pages looked at are in the page cache"
+        reason = f"{resident:.0%} of the pages looked at are in the page cache"
+        return ("mmap", reason) if COMPILED else ("pread", f"{reason}, but {NO_LIBRARY}")
     available, size = available_memory_bytes(), dataset.manifest.num_bytes
     where = f"{resident:.0%} of the pages looked at are in the page cache, "
     sizes = f"{size / 1e9:.1f} GB of data, {available / 1e9:.1f} GB of memory available"
     if size < available:
         return "pread", f"{where}but all will fit: {sizes}"
-    if not supports_direct(dataset.tar_path(0)):
+    if not any(supports_direct(dataset.tar_path(shard)) for shard in _spread(dataset)):
         return "pread", f"{where}{sizes}, and the file system {kind} has no O_DIRECT"
     return "direct", f"{where}{sizes}"
 
 
 def resident_share(dataset: ShardDataset) -> float:
     """Share of some pages, spread over the data set, that the page cache holds; nothing is read from storage."""
-    shards = np.linspace(0, dataset.num_shards - 1, NUM_PROBES).astype(int).tolist()
     buffer = bytearray(1)
-    resident = 0
-    for probe, shard in enumerate(shards):
+    resident, looked_at = 0, 0
+    for probe, shard in enumerate(_spread(dataset)):
         size = dataset.manifest.shards[shard].num_bytes
-        descriptor = open_for_reading(dataset.tar_path(shard))
+        try:
+            descriptor = open_for_reading(dataset.tar_path(shard))
+        except (MissingDataError, OSError):
+            continue
+        looked_at += 1
         try:
             resident += os.preadv(descriptor, [buffer], size * (2 * probe + 1) // (2 * NUM_PROBES), os.RWF_NOWAIT)
         except OSError:  # not in the cache, or a kernel or file system that cannot say
             pass
         finally:
             os.close(descriptor)
-    return resident / len(shards)
+    return resident / max(looked_at, 1)
+
+
+def _spread(dataset: ShardDataset) -> list[int]:
+    """Some shards, spread over the data set."""
+    return [int(shard) for shard in np.linspace(0, dataset.num_shards - 1, NUM_PROBES)]
 
 
 def file_system(path: Path) -> str:
@@ -87,6 +97,6 @@ def supports_direct(path: Path) -> bool:
     """Whether `path` can be opened with O_DIRECT."""
     try:
         os.close(open_for_reading(path, os.O_DIRECT))
-    except (ValueError, OSError):
+    except (ValueError, OSError, MissingDataError):
         return False
     return True

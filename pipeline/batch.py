@@ -39,6 +39,28 @@ class Batch(dict[str, torch.Tensor]):
         super().__init__(tensors)
         self.epoch, self.number, self.memory, self.layout = epoch, number, memory, layout
 
+    def __repr__(self) -> str:
+        lines = [f"Batch {self.number} of epoch {self.epoch}: {len(self)} fields"]
+        width = max(map(len, self), default=0)
+        for name, tensor in self.items():
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            lines.append(f"  {name:<{width}}  {dtype:<8} {list(tensor.shape)} on {tensor.device}")
+        return "\n".join(lines)
+
+    def __copy__(self) -> Batch:
+        """The same tensors in another dictionary; it knows no block, since its tensors may be exchanged."""
+        return self.replace(dict(self))
+
+    copy = __copy__
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Batch:
+        """Copies of the tensors, which need neither the slab nor the loader."""
+        return self.replace({name: tensor.clone() for name, tensor in self.items()})
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """The tensors alone cross a process border, not the block that they lie in."""
+        return (_batch, ({name: tensor.clone() for name, tensor in self.items()}, self.epoch, self.number))
+
     def replace(self, tensors: dict[str, torch.Tensor]) -> Batch:
         """The same position in the epoch, with other tensors."""
         return Batch(tensors, epoch=self.epoch, number=self.number)
@@ -69,6 +91,10 @@ class Batch(dict[str, torch.Tensor]):
         return [name for name in self if f"{name}_offsets" in self and len(self[f"{name}_offsets"]) == num_offsets]
 
 
+def _batch(tensors: dict[str, torch.Tensor], epoch: int, number: int) -> Batch:
+    return Batch(tensors, epoch=epoch, number=number)
+
+
 @dataclass
 class BatchPlan:
     """A batch in the making: which sample goes to which row.
@@ -79,6 +105,7 @@ class BatchPlan:
         samples: sample number per row, -1 for padding.
         shards: shard per row.
         rows: row in that shard.
+        drawn: whether a row is read whole and compared with its checksums, whatever was read of it before.
         memory: the slab.
         layout: where each array lies in it.
         arrays: views of it by name, each `[B, ...]`.
@@ -91,6 +118,7 @@ class BatchPlan:
     samples: list[int]
     shards: list[int]
     rows: list[int]
+    drawn: list[bool]
     memory: NDArray[np.uint8]
     layout: SlabLayout
     arrays: dict[str, NDArray[Any]]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 Reader = Literal["auto", "mmap", "pread", "direct"]
-Verify = Literal["never", "first", "always"]
+Verify = Literal["never", "sample", "first", "always"]
 OnError = Literal["raise", "quarantine"]
 
 
@@ -25,9 +26,12 @@ class LoaderConfig:
         threads: reader threads.
         reader: `mmap`, `pread`, `direct`, or `auto` to choose at the start of each epoch.
         slabs: batches in the making or in use; memory is bounded by them.
-        verify: compare payloads with their checksums: `never`, the `first` time a sample is read, or `always`.
+        verify: which rows are read whole and compared with their checksums, even where a mask needs only a part:
+            `never`; `sample`, one in 128, so that a shard that is damaged throughout is found within an epoch; the
+            `first` time a sample is read; or `always`. docs/training.md says what each finds and costs.
         on_error: `raise`, or `quarantine`: leave a sample that cannot be read out of `valid`.
-        max_quarantined: stop with an error when more samples than this were left out.
+        max_quarantined: stop with an error when more samples than this were left out, each counted once: a count from 1
+            on, or a share of the data set below 1, which allows one sample at least; 0 allows none.
         length_budget: the most frames or tokens that a global batch may hold, padding included; samples of like length
             are then batched together, and `global_batch_size` and `drop_last` do not count.
         pin_memory: page-lock the slabs for copies to a GPU.
@@ -42,19 +46,27 @@ class LoaderConfig:
     threads: int = 4
     reader: Reader = "auto"
     slabs: int = 4
-    verify: Verify = "never"
+    verify: Verify = "sample"
     on_error: OnError = "raise"
-    max_quarantined: int = 100
+    max_quarantined: float = 0.01
     length_budget: int | None = None
     pin_memory: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("global_batch_size", 1), ("threads", 1), ("slabs", 2), ("max_quarantined", 0)):
+        for name, least in (("global_batch_size", 1), ("threads", 1), ("slabs", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 <= self.max_quarantined < math.inf:
+            raise ValueError(f"max_quarantined must be a count, or a share below 1, got {self.max_quarantined}")
         allowed = {"reader": get_args(Reader), "verify": get_args(Verify), "on_error": get_args(OnError)}
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}")
         if not self.fields:
             raise ValueError("fields must name at least one field to read")
+
+    def most_quarantined(self, num_samples: int) -> int:
+        """How many samples of a data set may be left out."""
+        if 0 < self.max_quarantined < 1:
+            return max(int(self.max_quarantined * num_samples), 1)
+        return int(self.max_quarantined)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from pipeline.decoders import Decoder
-from pipeline.gather import COMPILED, beyond_last_piece, gather
+from pipeline.gather import beyond_last_piece, gather
+from pipeline.labels import label_of
 from pipeline.readers import OpenShard
 from shards.errors import DamagedShardError
 from shards.index import Extents
@@ -27,16 +26,12 @@ class Source:
     is not what it was when it was written.
     """
 
-    path: Path
     shard: OpenShard
     extents: Extents
 
-    def address(self, row: int, check: bool) -> int | None:
-        """Where a payload is in memory as long as this object lives, or None if it must be read."""
-        address = self.shard.address(int(self.extents.offsets[row]), int(self.extents.sizes[row]))
-        if check and address is not None:
-            self.view(row, check)
-        return address
+    def address(self, row: int) -> int | None:
+        """Where a payload is mapped as long as this object lives, or None if it must be read."""
+        return self.shard.address(int(self.extents.offsets[row]), int(self.extents.sizes[row]))
 
     def view(self, row: int, check: bool) -> NDArray[np.uint8]:
         """A payload, u8 `[size]`, good until this thread asks for another."""
@@ -51,12 +46,17 @@ class Source:
 
     def _checked(self, payload: NDArray[np.uint8], row: int) -> NDArray[np.uint8]:
         if xxhash.xxh3_64_intdigest(payload.data) != int(self.extents.checksums[row]):
-            raise DamagedShardError("the payload's checksum is wrong: its bytes were changed", shard=self.path.name)
+            problem = "the payload's checksum is wrong: its bytes were changed"
+            raise DamagedShardError(problem, shard=self.shard.path.name)
         return payload
 
 
 class Rows:
-    """Rows of bytes, whole or only at the positions of a mask. Mapped payloads are copied all at once, at the end."""
+    """Rows of bytes, whole or only at the positions of a mask.
+
+    Mapped payloads are copied all at once, at the end. What is to be checked is read whole, and what is given out is
+    what was checked, not what the file holds a moment later.
+    """
 
     def __init__(
         self, field: Field, rows: NDArray[np.uint8], positions: NDArray[np.int64] | None, start: int, stop: int
@@ -77,7 +77,7 @@ class Rows:
 
     def fill(self, row: int, source: Source, source_row: int, check: bool) -> None:
         """Put one payload into its row, at once or with `finish`."""
-        if COMPILED and (address := source.address(source_row, check)) is not None:
+        if not check and (address := source.address(source_row)) is not None:
             self._addresses[row - self._start] = address
             self._held.append(source)
         elif self._positions is None:
@@ -94,14 +94,15 @@ class Rows:
 
     def blank(self, row: int) -> None:
         """Zero a row, so that nothing of an earlier batch shows."""
-        self._addresses[row - self._start] = 0
         self._rows[row] = 0
 
-    def finish(self) -> None:
-        """Copy what `fill` only took note of."""
-        if self._held:
-            chosen = None if self._positions is None else self._positions[self._start : self._stop]
-            gather(self._rows[self._start : self._stop], self._addresses, chosen, self._num_pieces)
+    def finish(self) -> list[int]:
+        """Copy what `fill` only took note of; returns the rows whose mapped bytes were not there any more."""
+        if not self._held:
+            return []
+        chosen = None if self._positions is None else self._positions[self._start : self._stop]
+        lost = gather(self._rows[self._start : self._stop], self._addresses, chosen, self._num_pieces)
+        return [self._start + row for row in lost.nonzero()[0].tolist()] if lost.any() else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,10 @@ class Ragged:
             except ValueError as error:
                 raise DamagedShardError(f"does not decode: {error}", shard="") from None
         if self.labels is not None:
-            self.labels[row] = _label(data)
+            try:
+                self.labels[row] = label_of(data)
+            except ValueError as error:
+                raise DamagedShardError(f"the JSON member has no readable label: {error}", shard="") from None
 
     def blank(self, row: int) -> None:
         """Zero a row, so that nothing of an earlier batch shows."""
@@ -136,16 +140,9 @@ class Ragged:
         if self.labels is not None:
             self.labels[row] = -1
 
-    def finish(self) -> None:
-        """Nothing is left to do."""
+    def finish(self) -> list[int]:
+        """Nothing is left to do, and nothing lost."""
+        return []
 
 
 Destination = Rows | Ragged
-
-
-def _label(data: bytes) -> int:
-    try:
-        label = json.loads(data).get("label")
-        return -1 if label is None else int(label)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise DamagedShardError(f"the JSON member has no readable label: {error}", shard="") from None

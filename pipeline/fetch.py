@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -14,23 +13,17 @@ from pipeline.batch import BatchPlan
 from pipeline.config import LoaderConfig
 from pipeline.decoders import Decoder
 from pipeline.destinations import Destination, Ragged, Rows, Source
-from pipeline.gather import COMPILED, NO_LIBRARY
-from pipeline.readers import ReaderName, ShardFiles
+from pipeline.files import ShardFiles
+from pipeline.quarantine import Quarantine
+from pipeline.readers import Identity, ReaderName
 from pipeline.stats import StageClock
 from shards.dataset import ShardDataset
 from shards.errors import DamagedShardError, ShardError
 from shards.schema import Field
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Quarantined:
-    """A sample that was left out of a batch, and why."""
-
-    sample: int
-    epoch: int
-    reason: str
+Sources = tuple[Source, ...]
+Failures = dict[int, ShardError | OSError]
+NOT_THERE = "a part of the mapped file is not there (SIGBUS): it was cut off, or its storage failed"
 
 
 class Fetcher:
@@ -39,26 +32,27 @@ class Fetcher:
     def __init__(self, dataset: ShardDataset, config: LoaderConfig, decoders: Mapping[str, Decoder]) -> None:
         """Prepare to read the fields of `config`; those in its `gather` only at the positions of the named mask."""
         self._dataset, self._config, self._decoders = dataset, config, decoders
-        self._files = ShardFiles("pread")
-        self._sources: dict[int, tuple[Source, ...]] = {}
+        self._identities: dict[Path, Identity] = {}
+        self._files = ShardFiles("pread", self._identities)
+        self._sources: dict[int, Sources] = {}
         needed = dict.fromkeys("json" if name == "label" else name for name in config.fields)
         self._fields = tuple(dataset.schema[name] for name in needed)
         self._verified = np.zeros(len(dataset), np.bool_)
-        self.quarantined: list[Quarantined] = []
+        self.num_checked = 0
+        self.quarantine = Quarantine(config.most_quarantined(len(dataset)), str(dataset.directory))
         self._lock = threading.Lock()
 
     def use(self, reader: ReaderName) -> None:
         """Read with `reader` from now on."""
         if reader != self._files.reader:
-            self.close()
-            self._files = ShardFiles(reader)
-            if reader == "mmap" and not COMPILED:
-                log.warning("copying with numpy, at two thirds of the speed: %s", NO_LIBRARY)
+            self._sources.clear()
+            self._files = ShardFiles(reader, self._identities)
 
     def close(self) -> None:
-        """Close all files; they are opened again when needed."""
+        """Close all files; they are opened again when needed, and may be others then."""
         self._sources.clear()
         self._files.close()
+        self._identities.clear()
 
     def fill(self, plan: BatchPlan, start: int, stop: int, clock: StageClock) -> None:
         """Fill rows `start` to `stop` of a batch.
@@ -68,21 +62,35 @@ class Fetcher:
         """
         began = perf_counter()
         destinations = [self._destination(plan, field, start, stop) for field in self._fields]
-        valid = plan.arrays["valid"]
+        used: dict[int, Sources] = {}
+        failed: Failures = {}
         for row in range(start, stop):
-            valid[row] = plan.samples[row] >= 0
-            try:
-                if valid[row]:
-                    self._fill_row(plan, row, destinations)
-                    continue
-            except (ShardError, OSError) as error:
-                self._set_aside(plan.samples[row], plan.epoch, error)
-                valid[row] = False
-            for destination in destinations:
-                destination.blank(row)
-        for destination in destinations:
-            destination.finish()
+            if plan.samples[row] >= 0:
+                try:
+                    self._fill_row(plan, row, destinations, used)
+                except (ShardError, OSError) as error:
+                    failed[row] = error
+        lost = [(row, number) for number, destination in enumerate(destinations) for row in destination.finish()]
+        changed = _changed(used)
+        for row in range(start, stop):
+            if row not in failed and plan.shards[row] in changed:
+                failed[row] = changed[plan.shards[row]]
+        for row, number in lost:
+            source, field = used[plan.shards[row]][number], self._fields[number]
+            failed.setdefault(row, self._damaged(plan, row, source, field, NOT_THERE))
+        self._leave_out(plan, failed)
+        for row in range(start, stop):
+            plan.arrays["valid"][row] = good = plan.samples[row] >= 0 and row not in failed
+            if not good:
+                for destination in destinations:
+                    destination.blank(row)
         clock.add("read", perf_counter() - began)
+
+    def _leave_out(self, plan: BatchPlan, failed: Failures) -> None:
+        for row, error in failed.items():
+            if self._config.on_error == "raise":
+                raise error
+            self.quarantine.add(plan.samples[row], plan.epoch, error)
 
     def _destination(self, plan: BatchPlan, field: Field, start: int, stop: int) -> Destination:
         if not field.is_array:
@@ -95,49 +103,53 @@ class Fetcher:
         num_pieces = 1 if positions is None else positions.shape[1]
         return Rows(field, array.view(np.uint8).reshape(len(array), num_pieces, -1), positions, start, stop)
 
-    def _fill_row(self, plan: BatchPlan, row: int, destinations: list[Destination]) -> None:
+    def _fill_row(self, plan: BatchPlan, row: int, destinations: list[Destination], used: dict[int, Sources]) -> None:
         sample, shard, shard_row = plan.samples[row], plan.shards[row], plan.rows[row]
-        verify = self._config.verify
-        check = verify != "never" and (verify == "always" or not self._verified[sample])
-        sources = self._sources.get(shard) or self._open(shard)
+        check = plan.drawn[row] or (self._config.verify == "first" and not self._verified[sample])
+        sources = used.get(shard)
+        if sources is None:
+            sources = used[shard] = self._sources.get(shard) or self._open(shard)
         for source, destination in zip(sources, destinations, strict=True):
             try:
                 destination.fill(row, source, shard_row, check)
             except DamagedShardError as error:
-                raise DamagedShardError(
-                    error.problem,
-                    shard=source.path.name,
-                    key=self._dataset.key(sample),
-                    field=destination.field.name,
-                    offset=int(source.extents.offsets[shard_row]),
-                ) from None
+                raise self._damaged(plan, row, source, destination.field, error.problem) from None
         if check:
             self._verified[sample] = True
+            with self._lock:
+                self.num_checked += 1
 
-    def _open(self, shard: int) -> tuple[Source, ...]:
-        """Open what is needed of a shard; those opened first are forgotten first when there are too many."""
-        paths = [self._dataset.tar_path(shard, field.group) for field in self._fields]
-        sources = tuple(
-            Source(path, self._files.get(path), self._dataset.extents(shard, field.name))
-            for path, field in zip(paths, self._fields, strict=True)
+    def _damaged(self, plan: BatchPlan, row: int, source: Source, field: Field, problem: str) -> DamagedShardError:
+        return DamagedShardError(
+            problem,
+            shard=source.shard.path.name,
+            key=self._dataset.key(plan.samples[row]),
+            field=field.name,
+            offset=int(source.extents.offsets[plan.rows[row]]),
         )
+
+    def _open(self, shard: int) -> Sources:
+        """Open what is needed of a shard; those opened first are forgotten first when there are too many."""
+        sources = tuple(self._source(shard, field) for field in self._fields)
         with self._lock:
             while len(self._sources) >= self._files.limit:
                 del self._sources[next(iter(self._sources))]
             self._sources[shard] = sources
         return sources
 
-    def _set_aside(self, sample: int, epoch: int, error: ShardError | OSError) -> None:
-        if self._config.on_error == "raise":
-            raise error
-        with self._lock:
-            self.quarantined.append(Quarantined(sample, epoch, str(error)))
-            count = len(self.quarantined)
-        thread = threading.current_thread().name
-        where = self._dataset.directory
-        log.warning("sample %d of %s left out by %s (%d so far): %s", sample, where, thread, count, error)
-        if count > self._config.max_quarantined:
-            raise ShardError(
-                f"{count} samples could not be read, more than max_quarantined = {self._config.max_quarantined}; "
-                f"the last: {error}"
-            )
+    def _source(self, shard: int, field: Field) -> Source:
+        index = self._dataset.index(shard, field.group)
+        tar = self._files.get(self._dataset.tar_path(shard, field.group), index)
+        return Source(tar, index.extents[field.name])
+
+
+def _changed(used: Mapping[int, Sources]) -> Failures:
+    """Shards that are not what they were when they were opened; asked after the last byte was copied."""
+    changed: Failures = {}
+    for shard, sources in used.items():
+        try:
+            for tar in {source.shard for source in sources}:
+                tar.check_unchanged()
+        except (ShardError, OSError) as error:
+            changed[shard] = error
+    return changed

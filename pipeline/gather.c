@@ -2,7 +2,12 @@
  * kilobytes make it faster: it writes past the caches, so that the batch's old contents are not read first, and it
  * fetches the next piece while it copies this one, which no hardware prefetcher can foresee.
  *
- * Built by hatch_build.py, called through gather.py; the same in numpy is there for machines without a C compiler. */
+ * Nothing else in the project reads a mapping: here alone a page that is not there any more is survived (guard.c).
+ *
+ * Built by hatch_build.py, called through gather.py; without a C compiler files are read, not mapped. */
+#define _GNU_SOURCE
+#include "guard.h"
+
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -30,41 +35,76 @@ static void finish(void) {}
 #endif
 
 /* Copies `size` bytes while it fetches as many from `next` on into the cache; fetching from nowhere does no harm. */
-static void copy(uint8_t *to, const uint8_t *from, size_t size, const uint8_t *next) {
+static void copy(uint8_t *to, const uint8_t *from, size_t size, uintptr_t next) {
     size_t done = 0;
     if (can_stream(to))
         for (; done + LINE_BYTES <= size; done += LINE_BYTES) {
-            __builtin_prefetch(next + done);
+            __builtin_prefetch((const void *)(next + done));
             copy_line(to + done, from + done);
         }
     memcpy(to + done, from + done, size - done);
+}
+
+struct job {
+    uint8_t *out;
+    const uint64_t *sources;
+    const int64_t *positions;
+    size_t num_rows, num_chosen, num_pieces, piece_bytes;
+};
+
+/* Copies one row; false if it names a piece that does not exist. */
+static int copy_row(const struct job *job, size_t row, const uint8_t *source) {
+    uint8_t *to = job->out + row * job->num_chosen * job->piece_bytes;
+    if (job->positions == NULL) {
+        copy(to, source, job->num_pieces * job->piece_bytes, (uintptr_t)source + AHEAD_BYTES);
+        return 1;
+    }
+    const int64_t *chosen = job->positions + row * job->num_chosen;
+    for (size_t i = 0; i < job->num_chosen; i++, to += job->piece_bytes) {
+        if (chosen[i] < 0 || (size_t)chosen[i] >= job->num_pieces)
+            return 0;
+        size_t next = i + 1 < job->num_chosen ? i + 1 : i;
+        uintptr_t ahead = (uintptr_t)source + (size_t)chosen[next] * job->piece_bytes;
+        copy(to, source + (size_t)chosen[i] * job->piece_bytes, job->piece_bytes, ahead);
+    }
+    return 1;
+}
+
+/* Copies rows from `*row` on, which always says which row is being read; false if that one names a missing piece. */
+static int copy_rows(const struct job *job, struct guard *guard, volatile size_t *row) {
+    for (; *row < job->num_rows; (*row)++) {
+        const uint8_t *source = (const uint8_t *)(uintptr_t)job->sources[*row];
+        if (source == NULL)
+            continue;
+        guard_watch(guard, source, job->num_pieces * job->piece_bytes);
+        if (!copy_row(job, *row, source))
+            return 0;
+    }
+    return 1;
 }
 
 /* Fills `out`, num_rows x num_chosen x piece_bytes.
  *
  * sources:   address of each row's payload, num_pieces x piece_bytes; 0 leaves the row of `out` as it is.
  * positions: num_rows x num_chosen, which pieces to take; NULL takes all, and num_chosen is num_pieces.
+ * lost:      num_rows; set to 1 for each row whose source was not there (SIGBUS), which is then undefined in `out`.
  *
- * Returns 0, or 1 + the row that names a piece which does not exist. */
-int reelshard_gather(uint8_t *out, const uint64_t *sources, const int64_t *positions, size_t num_rows,
-                     size_t num_chosen, size_t num_pieces, size_t piece_bytes) {
-    for (size_t row = 0; row < num_rows; row++) {
-        const uint8_t *source = (const uint8_t *)(uintptr_t)sources[row];
-        uint8_t *to = out + row * num_chosen * piece_bytes;
-        if (source == NULL)
-            continue;
-        if (positions == NULL) {
-            copy(to, source, num_pieces * piece_bytes, source + AHEAD_BYTES);
-            continue;
-        }
-        const int64_t *chosen = positions + row * num_chosen;
-        for (size_t i = 0; i < num_chosen; i++, to += piece_bytes) {
-            if (chosen[i] < 0 || (size_t)chosen[i] >= num_pieces)
-                return (int)row + 1;
-            size_t next = i + 1 < num_chosen ? i + 1 : i;
-            copy(to, source + chosen[i] * piece_bytes, piece_bytes, source + chosen[next] * piece_bytes);
-        }
+ * Returns 0; 1 + the row that names a piece which does not exist; or -1 if SIGBUS cannot be had. */
+__attribute__((visibility("default"))) int reelshard_copy_rows(uint8_t *out, const uint64_t *sources,
+                                                            const int64_t *positions, uint8_t *lost, size_t num_rows,
+                                                            size_t num_chosen, size_t num_pieces, size_t piece_bytes) {
+    const struct job job = {out, sources, positions, num_rows, num_chosen, num_pieces, piece_bytes};
+    struct guard *guard = guard_enter();
+    if (guard == NULL)
+        return -1;
+    volatile size_t row = 0;
+    if (sigsetjmp(guard->back, 0)) { /* a fault in this row: go on with the next */
+        guard_again(guard);
+        lost[row] = 1;
+        row++;
     }
+    int all_exist = copy_rows(&job, guard, &row);
     finish();
-    return 0;
+    guard_leave(guard);
+    return all_exist ? 0 : (int)row + 1;
 }

@@ -7,7 +7,6 @@ at a damaged tar header, so for files on disk `reelshard index` and `ShardLoader
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 
 import braceexpand
@@ -17,6 +16,7 @@ import webdataset
 from numpy.typing import NDArray
 
 from pipeline.batch import Batch
+from pipeline.labels import label_of
 from pipeline.world import World
 from shards.errors import ShardError, UnsafeMemberError
 from shards.schema import PICKLE_SUFFIXES
@@ -92,8 +92,7 @@ class StreamLoader:
             if not isinstance(data, bytes):
                 raise ShardError(f"sample {key} has no member {member!r}; it has {sorted(raw)}")
             if name == "label":
-                label = json.loads(data).get("label")
-                sample[name] = np.array(-1 if label is None else label, np.int64)
+                sample[name] = np.array(_label(key, data), np.int64)
             else:
                 sample[name] = _array(key, member, data) if f"{member}.npy" in raw or member == "npy" else data
         return sample
@@ -123,3 +122,10 @@ def _array(key: str, member: str, data: bytes) -> NDArray[np.generic]:
     except ValueError as error:
         raise UnsafeMemberError(f"sample {key}, member {member!r}: {error}") from None
     return array
+
+
+def _label(key: str, data: bytes) -> int:
+    try:
+        return label_of(data)
+    except ValueError as error:
+        raise ShardError(f"sample {key}: the JSON member has no readable label: {error}") from None

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -28,10 +26,12 @@ from pipeline.batch import Batch, BatchPlan
 from pipeline.config import LoaderConfig
 from pipeline.decoders import Decoder, pad
 from pipeline.fetch import Fetcher
+from pipeline.iteration import Iteration
 from pipeline.masking import Mask
 from pipeline.planner import Planner
 from pipeline.readers import ReaderName
 from pipeline.slab import SlabRing
+from pipeline.state import NUM_EPOCHS, refuse_other, whole_number
 from pipeline.stats import LoaderStats, StageClock
 from pipeline.world import World
 from shards.dataset import ShardDataset
@@ -39,15 +39,6 @@ from shards.dataset import ShardDataset
 log = logging.getLogger(__name__)
 
 STATE_FORMAT = 1
-ROWS_PER_TASK = 16
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """A batch that reader threads are filling."""
-
-    plan: BatchPlan
-    futures: list[Future[None]]
 
 
 class ShardLoader(IterableDataset[Batch]):
@@ -87,15 +78,27 @@ class ShardLoader(IterableDataset[Batch]):
         self.world = world or World()
         self.epoch = 0
         self._batch = 0
-        self._pool: ThreadPoolExecutor | None = None
-        self._pool_process = os.getpid()
         self._decoders = dict(decoders or {})
         self._planner = Planner(dataset, self.config, mask, self.world, decoders=self._decoders, lengths=lengths)
+        self._reader: str = self.config.reader
+        self._make_own()
+
+    def _make_own(self) -> None:
+        """All that belongs to one process: threads, files, memory, counts, and the locks around them.
+
+        A forked child makes its own and leaves alone what it inherited, since a thread that is not in the child may
+        have held a lock at that moment.
+        """
+        self._process = os.getpid()
+        self._iteration: Iteration | None = None
         self._clock = StageClock()
         self._counts = {"batches": 0, "samples": 0, "padded": 0}
         self._ring = SlabRing(self._planner.slab_bytes, self.config.slabs, self.config.pin_memory)
-        self._reader: str = self.config.reader
-        self._fetcher = Fetcher(dataset, self.config, self._decoders)
+        self._fetcher = Fetcher(self.dataset, self.config, self._decoders)
+
+    def _after_fork(self) -> None:
+        if os.getpid() != self._process:
+            self._make_own()
 
     @property
     def batch_size(self) -> int:
@@ -117,26 +120,26 @@ class ShardLoader(IterableDataset[Batch]):
                 "ShardLoader reads with threads of its own and must not run in DataLoader workers: use it directly, or "
                 "DataLoader(loader, batch_size=None, num_workers=0)"
             )
+        self._after_fork()
+        self._end_iteration("a newer one over the same loader")
         if self._batch >= len(self):
             self.epoch, self._batch = self.epoch + 1, 0
         self._fetcher.use(self._choose_reader())
-        self._shut_down()
-        self._pool_process = os.getpid()
-        self._pool = pool = ThreadPoolExecutor(self.config.threads, thread_name_prefix="reelshard-reader")
-        pending: deque[_Pending] = deque()
+        parts = (self._planner, self._fetcher, self._ring, self._clock)
+        self._iteration = iteration = Iteration(*parts, threads=self.config.threads, epoch=self.epoch)
         try:
             for number in range(self._batch, len(self)):
-                self._hand_out(pool, pending, number)
-                self._wait(pending[0])
+                iteration.fill(number)
                 self._batch = number + 1
                 yielded = perf_counter()
-                yield self._finish(pending.popleft().plan)  # no name holds the batch here: only its user does
+                yield self._finish(iteration.take())  # no name holds the batch here: only its user does
+                iteration.check()
                 self._clock.add("consumer", perf_counter() - yielded)
-                if self._pool is not pool:
-                    raise RuntimeError("this iteration was ended by a newer one over the same loader, or by close()")
             self.epoch, self._batch = self.epoch + 1, 0
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            iteration.end("its own loop")
+            if self._iteration is iteration:
+                self._iteration = None
 
     def _choose_reader(self) -> ReaderName:
         if self.config.reader != "auto":
@@ -147,28 +150,6 @@ class ShardLoader(IterableDataset[Batch]):
             log.info("reader %s", said)
         self._reader = said
         return reader
-
-    def _hand_out(self, pool: ThreadPoolExecutor, pending: deque[_Pending], number: int) -> None:
-        """Plan batches into all free slabs and give them to the threads; at least batch `number` is under way then."""
-        began = perf_counter()
-        while (upcoming := number + len(pending)) < len(self):
-            memory = self._ring.take(grow=not pending)
-            if memory is None:
-                break
-            plan = self._planner.plan(self.epoch, upcoming, memory)
-            size = len(plan.samples)
-            futures = [
-                pool.submit(self._fetcher.fill, plan, start, min(start + ROWS_PER_TASK, size), self._clock)
-                for start in range(0, size, ROWS_PER_TASK)
-            ]
-            pending.append(_Pending(plan, futures))
-        self._clock.add("plan", perf_counter() - began)
-
-    def _wait(self, pending: _Pending) -> None:
-        began = perf_counter()
-        for future in pending.futures:
-            future.result()
-        self._clock.add("wait", perf_counter() - began)
 
     def _finish(self, plan: BatchPlan) -> Batch:
         tensors = {name: torch.from_numpy(array) for name, array in plan.arrays.items()}
@@ -205,30 +186,29 @@ class ShardLoader(IterableDataset[Batch]):
         """Go to the position of `state`; takes effect when the next iteration begins.
 
         Raises:
-            ValueError: the state is of another data set, seed or global batch size; both values are named.
+            ValueError: it is no state, or of another data set, seed or global batch size; both values are named.
         """
-        for name, mine in self._identity().items():
-            if state.get(name) != mine:
-                raise ValueError(
-                    f"the loader's state does not fit: {name} is {state.get(name)!r} in the state and {mine!r} here"
-                )
-        epoch, batch = int(state["epoch"]), int(state["batch"])
+        refuse_other(state, self._identity(), "the loader")
+        epoch = whole_number(state, "epoch", NUM_EPOCHS, "the loader")
+        batch = whole_number(state, "batch", NUM_EPOCHS, "the loader")
         num_batches = self._planner.schedule.num_batches(epoch)
-        if epoch < 0 or not 0 <= batch < num_batches:
+        if batch >= num_batches:
             raise ValueError(
                 f"the loader's state names batch {batch} of epoch {epoch}; the epoch has {num_batches} batches"
             )
         self.epoch, self._batch = epoch, batch
 
     def stats(self) -> LoaderStats:
-        """What was done so far, and where the time went."""
+        """What was done so far in this process, and where the time went."""
+        self._after_fork()
         return LoaderStats(
             reader=self._reader,
             num_batches=self._counts["batches"],
             num_samples=self._counts["samples"],
             num_bytes=self._counts["samples"] * self._planner.bytes_per_sample,
             num_padded=self._counts["padded"],
-            num_quarantined=len(self._fetcher.quarantined),
+            num_checked=self._fetcher.num_checked,
+            num_quarantined=len(self._fetcher.quarantine),
             num_slabs=self._ring.num_allocated,
             wait_seconds=self._clock.seconds("wait"),
             plan_seconds=self._clock.seconds("plan"),
@@ -237,15 +217,21 @@ class ShardLoader(IterableDataset[Batch]):
         )
 
     def close(self) -> None:
-        """End a running iteration and close all files. Iterating again opens them anew."""
-        self._shut_down()
+        """End a running iteration and close all files; from any thread. Iterating again opens them anew."""
+        self._after_fork()
+        self._end_iteration("close()")
         self._fetcher.close()
 
-    def _shut_down(self) -> None:
-        """Stop the reader threads of the current iteration, unless a fork left them behind in another process."""
-        if self._pool is not None and self._pool_process == os.getpid():
-            self._pool.shutdown(wait=True, cancel_futures=True)
-        self._pool = None
+    def _end_iteration(self, by: str) -> None:
+        iteration, self._iteration = self._iteration, None
+        if iteration is not None:
+            iteration.end(by)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a ShardLoader has threads, open files and memory of its own and cannot be pickled or copied: make one in "
+            "each process and hand over its state_dict(). It needs no DataLoader workers (num_workers=0)"
+        )
 
     def __enter__(self) -> ShardLoader:
         return self

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.batch import Batch
 from pipeline.loader import ShardLoader
 from pipeline.order import permute
+from pipeline.state import NUM_EPOCHS, refuse_other, shown, whole_number
 
 
 class MixedLoader:
@@ -85,14 +86,22 @@ class MixedLoader:
         Raises:
             ValueError: the state is of another mixture, or does not fit a source.
         """
-        for name, mine in self._identity().items():
-            if state.get(name) != mine:
-                raise ValueError(
-                    f"the mixture's state does not fit: {name} is {state.get(name)!r} there and {mine!r} here"
-                )
-        for name, loader in self.loaders.items():
-            loader.load_state_dict(state["sources"][name])
-        self.epoch, self._batch = int(state["epoch"]), int(state["batch"])
+        refuse_other(state, self._identity(), "the mixture")
+        epoch = whole_number(state, "epoch", NUM_EPOCHS, "the mixture")
+        batch = whole_number(state, "batch", self.num_batches, "the mixture")
+        sources = state.get("sources")
+        if not isinstance(sources, Mapping) or set(sources) != set(self.loaders):
+            got = sorted(sources) if isinstance(sources, Mapping) else sources
+            raise ValueError(f"the mixture's state needs the states of {sorted(self.loaders)}, got {shown(got)}")
+        before = {name: loader.state_dict() for name, loader in self.loaders.items()}
+        try:
+            for name, loader in self.loaders.items():
+                loader.load_state_dict(sources[name])
+        except ValueError:
+            for name, loader in self.loaders.items():
+                loader.load_state_dict(before[name])
+            raise
+        self.epoch, self._batch = epoch, batch
 
     def close(self) -> None:
         """Close all sources."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.batch import BatchPlan
+from pipeline.checks import is_drawn
 from pipeline.config import LoaderConfig
 from pipeline.decoders import Decoder
 from pipeline.masking import Mask
@@ -16,6 +17,8 @@ from pipeline.schedule import FixedSize, LengthBudget, Schedule
 from pipeline.slab import SlabLayout
 from pipeline.world import World
 from shards.dataset import ShardDataset
+
+Numbers = NDArray[np.int64]
 
 
 class Planner:
@@ -41,6 +44,7 @@ class Planner:
         self.schedule = _schedule(dataset, config, world, lengths)
         _check_fields(dataset, config, mask, decoders)
         self._layouts: dict[int, SlabLayout] = {}
+        self._counts = np.array([info.num_samples for info in dataset.manifest.shards])
 
     @property
     def slab_bytes(self) -> int:
@@ -96,12 +100,20 @@ class Planner:
             samples=index.tolist(),
             shards=shards.tolist() + padding,
             rows=rows.tolist() + padding,
+            drawn=self._drawn(epoch, real, shards, rows) + [False] * len(padding),
             memory=memory,
             layout=layout,
             arrays=arrays,
             ragged={name: [b""] * size for name in ragged if name not in self._decoders},
             decoded={name: _nothing(size) for name in ragged if name in self._decoders},
         )
+
+    def _drawn(self, epoch: int, samples: Numbers, shards: Numbers, rows: Numbers) -> list[bool]:
+        verify = self._config.verify
+        if verify != "sample":
+            return [verify == "always"] * len(samples)
+        drawn: list[bool] = is_drawn(self._config.seed, epoch, samples, rows, self._counts[shards]).tolist()
+        return drawn
 
 
 def _nothing(size: int) -> list[NDArray[Any] | None]:

@@ -3,6 +3,8 @@
 - `mmap`: for data in the page cache; gathers straight from the mapping, one copy in all.
 - `pread`: for any file system; one copy by the kernel.
 - `direct`: O_DIRECT, for data beyond memory; the device writes into the batch, no copy and no page cache.
+
+A mapping is touched by `pipeline.gather` alone, which survives a page that is not there any more. All else is read.
 """
 
 from __future__ import annotations
@@ -10,10 +12,9 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import resource
 import threading
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +25,44 @@ from shards.npy import PAGE_BYTES
 
 Bytes = NDArray[np.uint8]
 ReaderName = Literal["mmap", "pread", "direct"]
-MAX_OPEN_FILES = 4096
 SECTOR_BYTES = 512
+
+
+class Identity(NamedTuple):
+    """What changes when a file is overwritten, cut or replaced."""
+
+    size: int
+    inode: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        """From what the kernel says of a file."""
+        return cls(status.st_size, status.st_ino, status.st_mtime_ns)
+
+    def changed(self, now: Identity, path: Path) -> DamagedShardError:
+        """The error that says what became of the file."""
+        what = "it was written to"
+        if now.inode != self.inode:
+            what = "another file took its place"
+        elif now.size < self.size:
+            what = f"it was cut off, from {self.size} to {now.size} bytes"
+        problem = f"the file was changed since it was opened: {what}; restore it, and check with `reelshard verify`"
+        return DamagedShardError(problem, shard=path.name)
 
 
 class OpenShard(Protocol):
     """A tar opened by one of the readers; safe to use from several threads."""
+
+    @property
+    def path(self) -> Path:
+        """The tar."""
+        ...
+
+    @property
+    def identity(self) -> Identity:
+        """Of the file, when it was opened."""
+        ...
 
     def view(self, offset: int, size: int) -> Bytes:
         """Bytes of the file, u8 `[size]`, good until this thread calls again.
@@ -48,12 +81,28 @@ class OpenShard(Protocol):
         ...
 
     def address(self, offset: int, size: int) -> int | None:
-        """Where these bytes of the file are in memory as long as this object lives, or None if they must be read.
+        """Where these bytes of the file are mapped as long as this object lives, or None if they must be read.
 
         Raises:
-            DamagedShardError: the file ends before.
+            DamagedShardError: the file ended before when it was opened.
         """
         ...
+
+    def check_unchanged(self) -> None:
+        """Compare the file's size, inode and time of change with those it had when it was opened.
+
+        What was read before this call and after the opening is what was there at the opening: the kernel sets the time
+        of change before it changes a byte.
+
+        Raises:
+            DamagedShardError: they differ.
+            MissingDataError: the file is gone.
+        """
+        ...
+
+
+def _missing(path: Path) -> MissingDataError:
+    return MissingDataError(f"shard {path} is missing; restore it, or build it again")
 
 
 def _cut_off(path: Path, offset: int, size: int) -> DamagedShardError:
@@ -71,47 +120,11 @@ def open_for_reading(path: Path, flags: int = 0) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     except FileNotFoundError:
-        raise MissingDataError(f"shard {path} is missing; restore it, or build it again") from None
+        raise _missing(path) from None
     except OSError as error:
         if flags and error.errno == errno.EINVAL:
             raise ValueError(f"{path.parent} is on a file system without O_DIRECT: use reader pread or auto") from None
         raise
-
-
-class MappedShard:
-    """A memory-mapped tar."""
-
-    def __init__(self, path: Path) -> None:
-        """Map the whole file."""
-        self._path = path
-        descriptor = open_for_reading(path)
-        try:
-            self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        except ValueError:
-            raise DamagedShardError("the file is empty", shard=path.name) from None
-        finally:
-            os.close(descriptor)
-        self._bytes = np.frombuffer(self._map, np.uint8)
-        self._address: int = self._bytes.ctypes.data
-
-    def view(self, offset: int, size: int) -> Bytes:
-        """A view of the mapping: nothing is copied."""
-        self._check_end(offset, size)
-        return self._bytes[offset : offset + size]
-
-    def address(self, offset: int, size: int) -> int:
-        """Inside the mapping."""
-        self._check_end(offset, size)
-        return self._address + offset
-
-    def _check_end(self, offset: int, size: int) -> None:
-        # A page beyond the end of a file that became shorter is SIGBUS, so ask for its size now.
-        if offset + size > self._map.size():
-            raise _cut_off(self._path, offset, size)
-
-    def read_into(self, offset: int, out: Bytes) -> None:
-        """Copy from the mapping."""
-        np.copyto(out, self.view(offset, len(out)))
 
 
 class Scratch(threading.local):
@@ -136,15 +149,28 @@ class DescriptorShard:
 
     def __init__(self, path: Path, scratch: Scratch) -> None:
         """Open the file."""
-        self._path, self._scratch = path, scratch
+        self.path, self._scratch = path, scratch
+        self._name = os.fspath(path)
         self._descriptor = open_for_reading(path, self.flags)
+        self.identity = Identity.of(os.fstat(self._descriptor))
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
 
-    def address(self, offset: int, size: int) -> None:
+    def check_unchanged(self) -> None:
+        """Ask by name, so that a file which took this one's place is noticed too."""
+        try:
+            now = Identity.of(os.stat(self._name))  # noqa: PTH116
+        except FileNotFoundError:
+            raise _missing(self.path) from None
+        if now != self.identity:
+            raise self.identity.changed(now, self.path)
+
+    def address(self, offset: int, size: int) -> int | None:
         """Not in memory."""
+        del offset, size
+        return None
 
     def view(self, offset: int, size: int) -> Bytes:
         """Bytes read into this thread's scratch memory."""
@@ -163,7 +189,26 @@ class DescriptorShard:
             count = os.preadv(self._descriptor, [out[done:].data], offset + done)
             done += count
             if done < needed and (count == 0 or (self.flags and count % SECTOR_BYTES)):
-                raise _cut_off(self._path, offset, needed)
+                raise _cut_off(self.path, offset, needed)
+
+
+class MappedShard(DescriptorShard):
+    """A tar in the page cache: mapped for `gather`, and read for everything else."""
+
+    def __init__(self, path: Path, scratch: Scratch) -> None:
+        """Map the whole file."""
+        super().__init__(path, scratch)
+        try:
+            self._map = mmap.mmap(self._descriptor, self.identity.size, access=mmap.ACCESS_READ)
+        except ValueError:
+            raise DamagedShardError("the file is empty, or was cut off just now", shard=path.name) from None
+        self._address: int = np.frombuffer(self._map, np.uint8).ctypes.data
+
+    def address(self, offset: int, size: int) -> int:
+        """Inside the mapping; where the file has become shorter since, `gather` says so."""
+        if offset + size > self.identity.size:
+            raise _cut_off(self.path, offset, size)
+        return self._address + offset
 
 
 class DirectShard(DescriptorShard):
@@ -185,42 +230,3 @@ class DirectShard(DescriptorShard):
             np.copyto(out, self.view(offset, len(out)))
         else:
             self._read(offset, out, len(out))
-
-
-class ShardFiles:
-    """Open shards of one reader, at most so many at a time; those opened first are closed first."""
-
-    def __init__(self, reader: ReaderName) -> None:
-        """Raise this process's limit of open files as far as it may be, and stay well below it."""
-        self.reader = reader
-        self._scratch = Scratch()
-        self._open: dict[Path, OpenShard] = {}
-        self._lock = threading.Lock()
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = 2 * MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, 2 * MAX_OPEN_FILES)
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            soft = wanted
-        self.limit = MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, soft // 2)
-
-    def get(self, path: Path) -> OpenShard:
-        """The shard at `path`, opened if it is not."""
-        shard = self._open.get(path)
-        if shard is None:
-            with self._lock:
-                shard = self._open.get(path)
-                if shard is None:
-                    while len(self._open) >= self.limit:
-                        del self._open[next(iter(self._open))]
-                    shard = self._open[path] = self._open_shard(path)
-        return shard
-
-    def _open_shard(self, path: Path) -> OpenShard:
-        if self.reader == "mmap":
-            return MappedShard(path)
-        return (DirectShard if self.reader == "direct" else DescriptorShard)(path, self._scratch)
-
-    def close(self) -> None:
-        """Forget all open shards; each is closed when its last user is done."""
-        with self._lock:
-            self._open.clear()

@@ -35,7 +35,8 @@ class LoaderStats:
         num_samples: valid samples yielded.
         num_bytes: bytes of array fields put into batches.
         num_padded: rows of padding yielded.
-        num_quarantined: samples left out because they could not be read.
+        num_checked: rows that were compared with their checksums.
+        num_quarantined: samples left out because they could not be read, each counted once.
         num_slabs: slabs allocated at present.
         wait_seconds: time the consumer waited for a batch.
         plan_seconds: time spent on order, masks and hand-out, in the consumer's thread.
@@ -48,6 +49,7 @@ class LoaderStats:
     num_samples: int
     num_bytes: int
     num_padded: int
+    num_checked: int
     num_quarantined: int
     num_slabs: int
     wait_seconds: float

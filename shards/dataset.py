@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -24,7 +21,7 @@ class ShardDataset:
     """Random access to the samples of one split. Opening reads the manifest only; sidecars are read when needed.
 
     `dataset[number]` and `dataset[key]` give a dict of arrays (in the layout they have on disk) and bytes.
-    Safe to use from several threads.
+    Safe to use from several threads without any lock, which a fork could leave locked in the child.
     """
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
@@ -34,7 +31,7 @@ class ShardDataset:
         counts = [info.num_samples for info in manifest.shards]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._indices: dict[tuple[int, str], ShardIndex] = {}
-        self._lock = Lock()
+        self._numbers: dict[str, int] | None = None
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> ShardDataset:
@@ -97,8 +94,7 @@ class ShardDataset:
                 )
             if list(index.schema) != list(self.schema.of_group(group)):
                 raise ManifestError(f"shard {path.name} has fields {index.schema}, the manifest says {self.schema}")
-            with self._lock:
-                self._indices[(shard, group)] = index
+            self._indices[(shard, group)] = index
         return index
 
     @property
@@ -125,15 +121,13 @@ class ShardDataset:
         Raises:
             KeyError: there is none.
         """
+        if self._numbers is None:
+            main = self.schema.groups[0]
+            keys = (key for shard in range(self.num_shards) for key in self.index(shard, main).keys)
+            self._numbers = {key: number for number, key in enumerate(keys)}
         if key not in self._numbers:
             raise KeyError(f"no sample {key!r} in {self.directory}; keys look like {self.key(0)!r}")
         return self._numbers[key]
-
-    @cached_property
-    def _numbers(self) -> Mapping[str, int]:
-        main = self.schema.groups[0]
-        keys = (key for shard in range(self.num_shards) for key in self.index(shard, main).keys)
-        return {key: number for number, key in enumerate(keys)}
 
     def __getitem__(self, which: int | str) -> dict[str, NDArray[Any] | bytes]:
         """All fields of one sample, every payload compared with its checksum.

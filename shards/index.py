@@ -63,15 +63,18 @@ class ShardIndex:
         self.info = info
         self.schema = schema
         self._joined_keys = keys
+        self._keys: list[str] | None = None
         self.extents = dict(extents)
 
     def __len__(self) -> int:
         return self.info.num_samples
 
-    @cached_property
+    @property
     def keys(self) -> Sequence[str]:
         """The samples' keys in file order."""
-        return self._joined_keys.decode().split("\n") if self.info.num_samples else []
+        if self._keys is None:  # no cached_property: in Python 3.11 it holds a lock, which a fork could leave locked
+            self._keys = self._joined_keys.decode().split("\n") if self.info.num_samples else []
+        return self._keys
 
     @cached_property
     def rows(self) -> Mapping[str, int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -63,10 +66,11 @@ def make_dataset(
     patch: int = PATCH,
     num_classes: int = 3,
     spoiled: int | None = None,
+    records: Mapping[int, bytes] | None = None,
 ) -> ShardDataset:
     """Write a data set of `num_samples` random samples (the last shard may be shorter) and open it.
 
-    The target of sample `spoiled` has a value that is not a number.
+    The target of sample `spoiled` has a value that is not a number. `records` are JSON members in the place of others.
     """
     directory.mkdir(parents=True, exist_ok=True)
     schema = tubes_schema(frames, size, dim, patch)
@@ -78,8 +82,30 @@ def make_dataset(
                 sample = tubes_sample(number, frames, size, dim, patch, num_classes)
                 if number == spoiled:
                     sample["target"] = np.full_like(sample["target"], np.nan)
+                if records and number in records:
+                    sample["json"] = records[number]
                 writer.write(f"{number:06d}", sample)
         infos.append(writer.info)
     names = tuple(f"class {label}" for label in range(num_classes))
     Manifest(split=split, schema=schema, shards=tuple(infos), label_names=names).write(directory)
     return ShardDataset.open(directory)
+
+
+def damage(dataset: ShardDataset, number: int, field: str, at: int = 3) -> int:
+    """Flip a byte of a payload as a failing disk does, which sets no time of change; returns the payload's offset."""
+    (shard,), (row,) = dataset.locate(np.array([number]))
+    offset = int(dataset.extents(int(shard), field).offsets[row])
+    path = dataset.tar_path(int(shard))
+    with unnoticed(path) as content:
+        content[offset + at] ^= 0xFF
+    return offset
+
+
+@contextmanager
+def unnoticed(path: Path) -> Iterator[bytearray]:
+    """A file's content, written back without a trace in its size, inode and time of change."""
+    before, content = path.stat(), bytearray(path.read_bytes())
+    yield content
+    assert len(content) == before.st_size
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,25 +18,15 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from pipeline.config import LoaderConfig, Reader
+from pipeline.config import LoaderConfig, Reader, Verify
+from pipeline.general import StreamLoader
 from pipeline.loader import ShardLoader
 from pipeline.masking import TubeMask
 from shards.dataset import ShardDataset
 from shards.errors import DamagedShardError, MissingDataError, ShardError
-from tests.datasets import POSITIONS, make_dataset, tubes_sample
+from tests.datasets import POSITIONS, damage, make_dataset, tubes_sample
 
 readers = pytest.mark.parametrize("reader", ["mmap", "pread", "direct"])
-
-
-def damage(dataset: ShardDataset, number: int, field: str) -> int:
-    """Flip a byte of a payload; returns the payload's offset."""
-    (shard,), (row,) = dataset.locate(np.array([number]))
-    offset = int(dataset.extents(int(shard), field).offsets[row])
-    path = dataset.tar_path(int(shard))
-    content = bytearray(path.read_bytes())
-    content[offset + 3] ^= 0xFF
-    path.write_bytes(content)
-    return offset
 
 
 def reader_threads() -> list[str]:
@@ -69,7 +60,7 @@ def test_quarantine_leaves_the_bad_sample_out_and_keeps_the_rest(
     damage(dataset, 8, "target")
     config = LoaderConfig(global_batch_size=5, reader=reader, verify="always", on_error="quarantine", slabs=2)
     loader = ShardLoader(dataset, config)
-    for epoch in (1, 2):
+    for _ in range(2):
         left_out = []
         for batch in loader:
             for row, number in enumerate(batch["index"].tolist()):
@@ -81,9 +72,16 @@ def test_quarantine_leaves_the_bad_sample_out_and_keeps_the_rest(
                     assert not batch["clip"][row].any()
                     assert not batch["target"][row].any()
         assert left_out == [8]
-        assert loader.stats().num_quarantined == epoch
+        assert loader.stats().num_quarantined == 1
     assert "key 000008, field target, offset" in caplog.text
     assert "left out by reelshard-reader" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed"), [(0, 0), (2, 2), (0.01, 1), (0.05, 1), (0.1, 2), (0.99, 19), (19, 19), (1e6, 1000000)]
+)
+def test_the_limit_of_quarantine_is_a_count_or_a_share_of_the_set(limit: float, allowed: int) -> None:
+    assert LoaderConfig(max_quarantined=limit).most_quarantined(20) == allowed
 
 
 def test_quarantine_stops_past_its_limit(tmp_path: Path) -> None:
@@ -91,8 +89,70 @@ def test_quarantine_stops_past_its_limit(tmp_path: Path) -> None:
     for number in (1, 8, 15):
         damage(dataset, number, "clip")
     config = LoaderConfig(global_batch_size=4, verify="always", on_error="quarantine", max_quarantined=2)
-    with pytest.raises(ShardError, match="more than max_quarantined = 2"):
+    with pytest.raises(ShardError, match="3 samples could not be read, more than the 2 that max_quarantined allows"):
         list(ShardLoader(dataset, config))
+
+
+def test_a_sample_that_is_bad_in_every_epoch_counts_once(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    for number in (1, 8):
+        damage(dataset, number, "clip")
+    config = LoaderConfig(global_batch_size=4, verify="always", on_error="quarantine", max_quarantined=2)
+    loader = ShardLoader(dataset, config)
+    for _ in range(5):
+        assert sum(int((~batch["valid"]).sum()) for batch in loader) == 2
+    assert loader.stats().num_quarantined == 2
+
+
+@pytest.mark.parametrize("reader", ["auto", "mmap", "pread", "direct"])
+def test_the_samples_of_a_missing_shard_are_quarantined_whatever_the_reader(tmp_path: Path, reader: Reader) -> None:
+    dataset = make_dataset(tmp_path)
+    dataset.tar_path(0).unlink()
+    config = LoaderConfig(global_batch_size=4, reader=reader, on_error="quarantine", max_quarantined=0.5)
+    left_out = [n for b in ShardLoader(dataset, config) for n in b["index"][~b["valid"]].tolist()]
+    assert sorted(left_out) == list(range(6))
+
+
+LABELS = [
+    b'{"label": 9223372036854775808}',
+    b'{"label": -9223372036854775809}',
+    b'{"label": 1' + b"0" * 5000 + b"}",
+    b'{"label": 1e400}',
+    b'{"label": NaN}',
+    b'{"label": 1.5}',
+    b'{"label": "seven"}',
+    b'{"label": [1]}',
+    b'{"label": true}',
+    b"[1]",
+    b"[" * 100_000,
+    b"\xff",
+]
+
+
+@pytest.mark.parametrize("record", LABELS, ids=[str(record[:40]) for record in LABELS])
+def test_a_label_that_is_no_number_of_64_bits_is_damage_like_any_other(tmp_path: Path, record: bytes) -> None:
+    dataset = make_dataset(tmp_path, num_samples=6, records={3: record})
+    config = LoaderConfig(global_batch_size=6, fields=("label",))
+    with pytest.raises(DamagedShardError, match=r"key 000003, field json, offset .* no readable label") as caught:
+        list(ShardLoader(dataset, config))
+    assert len(str(caught.value)) < 300
+    (batch,) = ShardLoader(dataset, replace(config, on_error="quarantine"))
+    assert batch["index"][~batch["valid"]].tolist() == [3]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # stock webdataset leaves files open
+@pytest.mark.parametrize("record", LABELS, ids=[str(record[:40]) for record in LABELS])
+def test_the_general_path_refuses_the_same_labels(tmp_path: Path, record: bytes) -> None:
+    dataset = make_dataset(tmp_path, num_samples=6, records={3: record})
+    with pytest.raises(ShardError, match=r"000003.*no readable label"):
+        list(StreamLoader([str(dataset.tar_path(0))], 6, fields=("label",)))
+
+
+def test_a_label_may_be_any_number_of_64_bits_or_none(tmp_path: Path) -> None:
+    members = (b'{"label": 9223372036854775807}', b'{"label": -9223372036854775808}', b'{"label": null}', b"{}")
+    dataset = make_dataset(tmp_path, num_samples=4, records=dict(enumerate(members)))
+    (batch,) = ShardLoader(dataset, LoaderConfig(global_batch_size=4, fields=("label",), shuffle=False))
+    assert batch["label"].tolist() == [2**63 - 1, -(2**63), -1, -1]
 
 
 def test_verify_first_checks_a_sample_once(tmp_path: Path) -> None:
@@ -104,6 +164,19 @@ def test_verify_first_checks_a_sample_once(tmp_path: Path) -> None:
     loader = ShardLoader(dataset, LoaderConfig(global_batch_size=4, verify="first"))
     with pytest.raises(DamagedShardError):
         list(loader)
+
+
+@readers
+@pytest.mark.parametrize("verify", ["first", "always"])
+def test_a_byte_that_the_mask_does_not_keep_is_checked_too(tmp_path: Path, reader: Reader, verify: Verify) -> None:
+    dataset = make_dataset(tmp_path)
+    mask = TubeMask(num_positions=POSITIONS)
+    hidden = int(mask.draw(0, 0, np.array([8]))["masked"][0, 0])
+    damage(dataset, 8, "clip", at=hidden * dataset.schema["clip"].num_bytes // POSITIONS)
+    config = LoaderConfig(global_batch_size=4, reader=reader, gather={"clip": "visible", "target": "masked"})
+    assert sum(len(batch["index"]) for batch in ShardLoader(dataset, replace(config, verify="never"), mask)) == 20
+    with pytest.raises(DamagedShardError, match="key 000008, field clip"):
+        list(ShardLoader(dataset, replace(config, verify=verify), mask))
 
 
 @readers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pipeline.auto import choose_reader
 from pipeline.config import LoaderConfig, Reader
 from pipeline.gather import COMPILED, NO_LIBRARY, gather
 from pipeline.loader import ShardLoader
@@ -53,7 +55,7 @@ def test_it_equals_numpy(num_rows: int, num_pieces: int, piece_bytes: int, shift
     memory = np.full(shift + num_rows * num_chosen * piece_bytes + 64, 7, np.uint8)
     out = memory[shift:-64].reshape(num_rows, num_chosen, piece_bytes)
 
-    gather(out, addresses, positions, num_pieces)
+    assert not gather(out, addresses, positions, num_pieces).any()
 
     for row in range(num_rows):
         expected = payloads[row] if positions is None else payloads[row][positions[row]]
@@ -85,12 +87,27 @@ def test_a_mask_that_names_a_position_too_many_is_refused(dataset: ShardDataset,
         list(ShardLoader(dataset, config, _Beyond(num_positions=POSITIONS)))
 
 
-def test_a_loader_that_copies_with_numpy_says_so(
+def test_without_the_compiled_copy_nothing_is_mapped_and_the_loader_says_so(
     dataset: ShardDataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for compiled, num_warnings in ((True, 0), (False, 1)):
-        monkeypatch.setattr("pipeline.fetch.COMPILED", compiled)
+        monkeypatch.setattr("pipeline.files.COMPILED", compiled)
         loader = ShardLoader(dataset, LoaderConfig(global_batch_size=5, reader="mmap"))
         for _ in range(2):
-            list(loader)
-        assert sum("copying with numpy" in record.message for record in caplog.records) == num_warnings
+            for batch in loader:
+                assert (".tar" in Path("/proc/self/maps").read_text()) == compiled
+                del batch
+        loader.close()
+        assert sum("reading with pread instead of mmap" in record.message for record in caplog.records) == num_warnings
+
+
+def test_auto_does_not_choose_a_mapping_without_the_compiled_copy(
+    dataset: ShardDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for shard in range(dataset.num_shards):
+        dataset.tar_path(shard).read_bytes()  # now in the page cache
+    assert choose_reader(dataset)[0] == "mmap"
+    monkeypatch.setattr("pipeline.auto.COMPILED", False)
+    reader, reason = choose_reader(dataset)
+    assert reader == "pread"
+    assert "not compiled" in reason

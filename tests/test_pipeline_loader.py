@@ -149,7 +149,7 @@ def test_the_state_is_small_and_names_everything_it_depends_on(dataset: ShardDat
 
 
 @pytest.mark.parametrize("gather", [{}, GATHER])
-@pytest.mark.parametrize("verify", ["never", "first", "always"])
+@pytest.mark.parametrize("verify", ["never", "sample", "first", "always"])
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("reader", ["mmap", "pread", "direct", "auto"])
 def test_every_reader_yields_what_was_written(
@@ -161,7 +161,8 @@ def test_every_reader_yields_what_was_written(
     gather: dict[str, str],
 ) -> None:
     if not compiled:
-        monkeypatch.setattr("pipeline.destinations.COMPILED", False)
+        monkeypatch.setattr("pipeline.files.COMPILED", False)
+        monkeypatch.setattr("pipeline.auto.COMPILED", False)
     config = LoaderConfig(
         global_batch_size=5,
         fields=("clip", "target", "label", "json"),

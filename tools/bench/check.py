@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.readers import MappedShard
+from pipeline.readers import DescriptorShard, Scratch
 from shards.dataset import ShardDataset
 
 HEAD_BYTES = 8
@@ -48,7 +48,7 @@ class Checker:
             heads = np.empty((len(dataset), field.num_positions), np.uint64)
             first = 0
             for shard in range(dataset.num_shards):
-                tar = MappedShard(dataset.tar_path(shard, field.group))
+                tar = DescriptorShard(dataset.tar_path(shard, field.group), Scratch())
                 for row, offset in enumerate(dataset.extents(shard, name).offsets.tolist()):
                     payload = tar.view(offset, field.num_bytes).reshape(field.num_positions, -1)
                     heads[first + row] = np.ascontiguousarray(payload[:, :HEAD_BYTES]).view(np.uint64)[:, 0]

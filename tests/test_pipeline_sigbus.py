@@ -1,0 +1,386 @@
+"""A mapped file that is cut or overwritten is an error, never a signal; and the signals of others stay theirs."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from mmap import ACCESS_READ, PAGESIZE, mmap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.gather import COMPILED, NO_LIBRARY, gather
+from tests.datasets import make_dataset
+
+CC = shlex.split(os.environ.get("CC", "cc"))
+COMPILER = shutil.which(CC[0])
+pytestmark = pytest.mark.skipif(not COMPILED, reason=NO_LIBRARY)
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler here")
+ROOT = Path(__file__).parent.parent
+
+NUM_PIECES, PIECE_BYTES = 3, PAGESIZE
+ROW_BYTES = NUM_PIECES * PIECE_BYTES
+
+
+class Mapped:
+    """A mapped file of some payloads, of which the last ones were cut off."""
+
+    def __init__(self, path: Path, num_rows: int, num_kept: float) -> None:
+        self.content = np.random.default_rng(0).integers(0, 256, (num_rows, NUM_PIECES, PIECE_BYTES), np.uint8)
+        path.write_bytes(self.content.tobytes())
+        with path.open("rb") as file:
+            self._map = mmap(file.fileno(), 0, access=ACCESS_READ)
+        first = np.frombuffer(self._map, np.uint8).ctypes.data
+        self.addresses = np.arange(num_rows, dtype=np.uint64) * ROW_BYTES + np.uint64(first)
+        os.truncate(path, round(num_kept * ROW_BYTES))
+
+    def gather(self, positions: NDArray[np.int64] | None = None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        count = NUM_PIECES if positions is None else positions.shape[1]
+        out = np.full((len(self.addresses), count, PIECE_BYTES), 7, np.uint8)
+        return out, gather(out, self.addresses, positions, NUM_PIECES)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_rows_whose_pages_are_gone_are_lost_and_the_others_arrive(
+    tmp_path: Path, masked: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert faulthandler.is_enabled()  # pytest's
+    mapped = Mapped(tmp_path / "file", num_rows=4, num_kept=2)
+    mapped.addresses = mapped.addresses[[0, 3, 1, 2]]
+    positions = np.array([[2, 0]] * 4) if masked else None
+    for _ in range(3):
+        out, lost = mapped.gather(positions)
+        assert lost.tolist() == [False, True, False, True]
+        for place, row in ((0, 0), (2, 1)):
+            assert np.array_equal(out[place], mapped.content[row][[2, 0]] if masked else mapped.content[row])
+    assert "Fatal" not in "".join(capfd.readouterr())
+
+
+def test_a_page_that_the_mask_does_not_ask_for_is_not_missed(tmp_path: Path) -> None:
+    mapped = Mapped(tmp_path / "file", num_rows=1, num_kept=2 / 3)
+    out, lost = mapped.gather(np.array([[1, 0]]))
+    assert not lost.any()
+    assert np.array_equal(out[0], mapped.content[0][[1, 0]])
+
+
+def test_many_threads_lose_rows_at_once_without_harm_to_each_other(tmp_path: Path) -> None:
+    files = [Mapped(tmp_path / str(number), num_rows=8, num_kept=number) for number in range(9)]
+    with ThreadPoolExecutor(9) as pool:
+        for mapped, (out, lost) in zip(files * 50, pool.map(Mapped.gather, files * 50), strict=True):
+            kept = ~lost
+            assert kept.sum() == files.index(mapped)
+            assert np.array_equal(out[kept], mapped.content[kept])
+
+
+def test_it_holds_in_a_thread_that_has_all_signals_blocked(tmp_path: Path) -> None:
+    mapped = Mapped(tmp_path / "file", num_rows=4, num_kept=2)
+
+    def lose() -> tuple[int, set[signal.Signals | int]]:
+        signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+        _, lost = mapped.gather()
+        return int(lost.sum()), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    with ThreadPoolExecutor(1) as pool:
+        num_lost, blocked = pool.submit(lose).result()
+    assert num_lost == 2
+    assert signal.SIGBUS in blocked
+
+
+# What follows happens to a process of its own. `lose()` is a fault of ours; `touch()` one of somebody else.
+PROLOGUE = """
+import ctypes, faulthandler, mmap, os, signal, sys, threading, warnings
+from pathlib import Path
+from tests.test_pipeline_sigbus import Mapped
+
+folder = Path(sys.argv[1])
+
+def lose():
+    _, lost = Mapped(folder / "ours", num_rows=4, num_kept=2).gather()
+    assert lost.tolist() == [False, False, True, True], lost
+
+def touch():
+    path = folder / "theirs"
+    path.write_bytes(bytes(8192))
+    with path.open("rb") as file:
+        theirs = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    os.truncate(path, 0)
+    return theirs[0]
+
+library = ctypes.CDLL(sys.argv[2]) if len(sys.argv) > 2 else None
+"""
+FAULTHANDLER = "faulthandler.enable()"
+
+
+def run(code: str, folder: Path, library: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PROLOGUE + code, str(folder), *([str(library)] if library else [])]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Handlers as other libraries have them, with SA_SIGINFO: one ends the process, one calls who was there before."""
+    folder = tmp_path_factory.mktemp("library")
+    (folder / "theirs.c").write_text(
+        """
+        #define _GNU_SOURCE
+        #include <signal.h>
+        #include <string.h>
+        #include <unistd.h>
+        static struct sigaction before;
+        static void say(const char *text) { if (write(1, text, strlen(text)) < 0) _exit(1); }
+        static void ends(int number, siginfo_t *info, void *context) {
+            say(info->si_code == BUS_ADRERR && info->si_addr ? "theirs, with its address\\n" : "theirs\\n");
+            _exit(42);
+        }
+        static void chains(int number, siginfo_t *info, void *context) {
+            say("theirs\\n");
+            if (before.sa_flags & SA_SIGINFO) before.sa_sigaction(number, info, context);
+            else { sigaction(number, &before, NULL); raise(number); }
+        }
+        static void install(void (*handler)(int, siginfo_t *, void *), int flags) {
+            struct sigaction action = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | flags};
+            sigaction(SIGBUS, &action, &before);
+        }
+        void install_ends(void) { install(ends, 0); }
+        void install_once(void) { install(chains, SA_RESETHAND); }
+        void install_chains(void) { install(chains, 0); }
+        void restore(void) { sigaction(SIGBUS, &before, NULL); }
+        """
+    )
+    target = folder / "theirs.so"
+    subprocess.run([*CC, "-shared", "-fPIC", "-o", str(target), str(folder / "theirs.c")], check=True)
+    return target
+
+
+def around(install: str, order: str) -> str:
+    """Somebody installs a handler before our first fault, after it, or where there is none of ours."""
+    code = {"before": f"{install}; lose(); lose()", "after": f"lose(); {install}; lose()", "only": install}
+    return code[order] + "\n"
+
+
+orders = pytest.mark.parametrize("order", ["before", "after", "only"])
+
+
+def test_without_any_handler_a_fault_of_others_ends_the_process_as_always(tmp_path: Path) -> None:
+    result = run("lose(); print('recovered', flush=True); touch()", tmp_path)
+    assert (result.returncode, result.stdout) == (-signal.SIGBUS, "recovered\n")
+
+
+@orders
+def test_faulthandler_reports_faults_of_others_and_none_of_ours(tmp_path: Path, order: str) -> None:
+    quiet = run(around(FAULTHANDLER, order), tmp_path)
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    result = run(around(FAULTHANDLER, order) + "touch()", tmp_path)
+    assert result.returncode == -signal.SIGBUS
+    assert result.stderr.count("Fatal Python error: Bus error") == 1
+    assert "in touch" in result.stderr
+
+
+@orders
+def test_faulthandler_can_be_switched_off_and_on_around_our_faults(tmp_path: Path, order: str) -> None:
+    toggle = "faulthandler.disable(); lose(); faulthandler.enable(); lose()"
+    toggled = around(FAULTHANDLER, order) + f"for _ in range(50): {toggle}\n"
+    result = run(toggled + "touch()", tmp_path)
+    assert result.returncode == -signal.SIGBUS
+    assert result.stderr.count("Fatal Python error: Bus error") == 1
+    result = run(toggled + "faulthandler.disable(); touch()", tmp_path)
+    assert (result.returncode, result.stderr) == (-signal.SIGBUS, "")
+
+
+@needs_compiler
+@orders
+def test_a_users_handler_with_siginfo_gets_faults_of_others_with_their_address(
+    tmp_path: Path, library: Path, order: str
+) -> None:
+    result = run(around("library.install_ends()", order) + "print('recovered', flush=True); touch()", tmp_path, library)
+    assert (result.returncode, result.stdout) == (42, "recovered\ntheirs, with its address\n")
+
+
+@needs_compiler
+@orders
+@pytest.mark.parametrize("install", ["install_chains", "install_once"])
+def test_a_users_handler_that_calls_the_one_before_it_does_not_run_in_a_circle(
+    tmp_path: Path, library: Path, order: str, install: str
+) -> None:
+    result = run(around(f"library.{install}()", order) + "touch()", tmp_path, library)
+    assert (result.returncode, result.stdout) == (-signal.SIGBUS, "theirs\n")
+
+
+@needs_compiler
+def test_handlers_of_several_libraries_are_called_in_the_order_they_agreed_on(tmp_path: Path, library: Path) -> None:
+    code = "lose(); library.install_chains(); lose(); faulthandler.enable(); lose()\n"
+    result = run(code + "touch()", tmp_path, library)
+    assert (result.returncode, result.stdout) == (-signal.SIGBUS, "theirs\n")
+    assert result.stderr.count("Fatal Python error: Bus error") == 1
+    result = run(code + "faulthandler.disable(); library.restore(); touch()", tmp_path, library)
+    assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGBUS, "", "")
+
+
+@orders
+def test_a_handler_of_pythons_signal_module_gets_signals_of_others(tmp_path: Path, order: str) -> None:
+    install = "calls = []; signal.signal(signal.SIGBUS, lambda *_: calls.append(1))"
+    result = run(around(install, order) + "os.kill(os.getpid(), signal.SIGBUS); lose(); print(calls)", tmp_path)
+    assert (result.returncode, result.stdout) == (0, "[1]\n"), result.stderr
+
+
+@orders
+def test_a_handler_of_pythons_signal_module_gets_faults_of_others(tmp_path: Path, order: str) -> None:
+    """Python only takes note of them and lets the fault come again, for ever, with us or without."""
+    install = "signal.signal(signal.SIGBUS, print); signal.set_wakeup_fd(1, warn_on_full_buffer=False)"
+    code = "os.set_blocking(1, False)\n" + around(install, order) + "os.write(1, b'recovered'); touch()"
+    command = [sys.executable, "-c", PROLOGUE + code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+        assert process.stdout is not None
+        noted = process.stdout.read(10)
+        process.kill()
+    assert noted == b"recovered" + bytes([signal.SIGBUS])
+
+
+@orders
+@pytest.mark.parametrize(("handler", "status"), [("SIG_IGN", 0), ("SIG_DFL", -signal.SIGBUS)])
+def test_a_signal_that_was_sent_is_ignored_or_ends_the_process_as_set(
+    tmp_path: Path, order: str, handler: str, status: int
+) -> None:
+    install = f"signal.signal(signal.SIGBUS, signal.{handler})"
+    result = run(around(install, order) + "os.kill(os.getpid(), signal.SIGBUS); lose(); print('recovered')", tmp_path)
+    assert (result.returncode, result.stdout) == (status, "" if status else "recovered\n")
+
+
+def test_more_handlers_than_can_be_kept_apart_are_a_clear_error(tmp_path: Path) -> None:
+    code = """
+class SigAction(ctypes.Structure):
+    _fields_ = [("handler", ctypes.c_void_p), ("mask", ctypes.c_ulong * 16), ("rest", ctypes.c_long * 2)]
+kept = []
+for number in range(40):
+    kept.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: None))
+    action = SigAction(ctypes.cast(kept[-1], ctypes.c_void_p).value)
+    assert ctypes.CDLL(None).sigaction(signal.SIGBUS, ctypes.byref(action), None) == 0
+    lose()
+"""
+    result = run(code, tmp_path)
+    assert "RuntimeError: more than 16 different handlers of SIGBUS" in result.stderr
+
+
+def test_a_fork_in_the_middle_of_copies_leaves_a_child_that_is_guarded_too(tmp_path: Path) -> None:
+    code = """
+warnings.simplefilter("ignore")
+lose()
+stop = threading.Event()
+def copy_on():
+    mapped = Mapped(folder / threading.current_thread().name, num_rows=64, num_kept=60)
+    while not stop.is_set():
+        mapped.gather()
+threads = [threading.Thread(target=copy_on) for _ in range(4)]
+for thread in threads: thread.start()
+statuses = set()
+for _ in range(100):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        lose()
+        os._exit(0)
+    statuses.add(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+stop.set()
+print(statuses)
+"""
+    result = run(code, tmp_path)
+    assert result.stdout == "{0}\n", result.stderr
+
+
+@needs_compiler
+def test_the_kernel_does_nothing_that_c_leaves_undefined(tmp_path: Path) -> None:
+    """Compiled again so that undefined behaviour traps, it passes the tests of this file and of the copy."""
+    target = tmp_path / "_gather.so"
+    flags = ["-std=c11", "-O1", "-pthread", "-shared", "-fPIC"]
+    flags += ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
+    sources = [str(ROOT / "pipeline" / name) for name in ("gather.c", "guard.c")]
+    subprocess.run([*CC, *flags, "-o", str(target), *sources], check=True)
+    plugin = tmp_path / "sanitized.py"
+    plugin.write_text(f"from pipeline import gather\ngather._library = gather._load({str(target)!r})\n")
+    tests = ["tests/test_pipeline_gather.py", "tests/test_pipeline_sigbus.py"]
+    chosen = "equals_numpy or position or pages_are_gone or many_threads or blocked"
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "sanitized", "-k", chosen, *tests]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+READER = """
+import sys
+import numpy as np
+from pipeline.config import LoaderConfig
+from pipeline.loader import ShardLoader
+from pipeline.masking import TubeMask
+from shards.dataset import ShardDataset
+from shards.errors import ShardError
+from tests.datasets import POSITIONS, tubes_sample
+
+masked = sys.argv[2] == "masked"
+config = LoaderConfig(
+    global_batch_size=3, reader="mmap", threads=3, gather={"clip": "visible", "target": "masked"} if masked else {}
+)
+loader = ShardLoader(ShardDataset.open(sys.argv[1]), config, TubeMask(num_positions=POSITIONS))
+rows = errors = 0
+for line in sys.stdin:  # one epoch, or as much of it as there is, for each
+    try:
+        for batch in loader:
+            for row, number in enumerate(batch["index"].tolist()):
+                sample = tubes_sample(number, dim=512)
+                for name, mask in (("clip", "visible"), ("target", "masked")):
+                    expected = sample[name][batch[mask][row]] if masked else sample[name]
+                    assert np.array_equal(batch[name][row].numpy(), expected), "a wrong row"
+                rows += 1
+            print("a batch", flush=True)
+    except ShardError as error:
+        errors += 1
+        loader.close()
+    print("an epoch", flush=True)
+print(rows, errors, flush=True)
+"""
+NUM_OVERWRITES = 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("masked", ["masked", "whole"])
+def test_fifty_overwrites_in_place_while_reading_leave_no_core_and_no_wrong_row(tmp_path: Path, masked: str) -> None:
+    dataset = make_dataset(tmp_path / "set", num_samples=24, dim=512)
+    paths = [dataset.tar_path(shard) for shard in range(dataset.num_shards)]
+    kept = tmp_path / "kept"
+    shutil.copytree(dataset.directory, kept)
+    command = [sys.executable, "-c", READER, str(dataset.directory), masked]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        for number in range(NUM_OVERWRITES):
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+            reader.stdout.readline()  # in the middle of reading
+            path, other = paths[number % 4], kept / paths[(number + 1) % 4].name
+            if number % 3 == 0:
+                os.truncate(path, number * 512)
+            elif number % 3 == 1:
+                subprocess.run(["cp", str(other), str(path)], check=True)
+            else:
+                shutil.copy(other, tmp_path / "aside")
+                (tmp_path / "aside").replace(path)
+            if number % 2:
+                while reader.stdout.readline() == "a batch\n":
+                    pass  # to the end of the epoch, or to the error
+            subprocess.run(["cp", str(kept / path.name), str(path)], check=True)
+        output, errors = reader.communicate(timeout=120)
+    assert reader.returncode == 0, errors
+    num_rows, num_errors = map(int, output.splitlines()[-1].split())
+    assert num_rows > 0
+    assert num_errors >= NUM_OVERWRITES / 4
