@@ -19,7 +19,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from pipeline.config import LoaderConfig, Reader, Verify
-from pipeline.general import StreamLoader
 from pipeline.loader import ShardLoader
 from pipeline.masking import TubeMask
 from shards.dataset import ShardDataset
@@ -111,48 +110,6 @@ def test_the_samples_of_a_missing_shard_are_quarantined_whatever_the_reader(tmp_
     config = LoaderConfig(global_batch_size=4, reader=reader, on_error="quarantine", max_quarantined=0.5)
     left_out = [n for b in ShardLoader(dataset, config) for n in b["index"][~b["valid"]].tolist()]
     assert sorted(left_out) == list(range(6))
-
-
-LABELS = [
-    b'{"label": 9223372036854775808}',
-    b'{"label": -9223372036854775809}',
-    b'{"label": 1' + b"0" * 5000 + b"}",
-    b'{"label": 1e400}',
-    b'{"label": NaN}',
-    b'{"label": 1.5}',
-    b'{"label": "seven"}',
-    b'{"label": [1]}',
-    b'{"label": true}',
-    b"[1]",
-    b"[" * 100_000,
-    b"\xff",
-]
-
-
-@pytest.mark.parametrize("record", LABELS, ids=[str(record[:40]) for record in LABELS])
-def test_a_label_that_is_no_number_of_64_bits_is_damage_like_any_other(tmp_path: Path, record: bytes) -> None:
-    dataset = make_dataset(tmp_path, num_samples=6, records={3: record})
-    config = LoaderConfig(global_batch_size=6, fields=("label",))
-    with pytest.raises(DamagedShardError, match=r"key 000003, field json, offset .* no readable label") as caught:
-        list(ShardLoader(dataset, config))
-    assert len(str(caught.value)) < 300
-    (batch,) = ShardLoader(dataset, replace(config, on_error="quarantine"))
-    assert batch["index"][~batch["valid"]].tolist() == [3]
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # stock webdataset leaves files open
-@pytest.mark.parametrize("record", LABELS, ids=[str(record[:40]) for record in LABELS])
-def test_the_general_path_refuses_the_same_labels(tmp_path: Path, record: bytes) -> None:
-    dataset = make_dataset(tmp_path, num_samples=6, records={3: record})
-    with pytest.raises(ShardError, match=r"000003.*no readable label"):
-        list(StreamLoader([str(dataset.tar_path(0))], 6, fields=("label",)))
-
-
-def test_a_label_may_be_any_number_of_64_bits_or_none(tmp_path: Path) -> None:
-    members = (b'{"label": 9223372036854775807}', b'{"label": -9223372036854775808}', b'{"label": null}', b"{}")
-    dataset = make_dataset(tmp_path, num_samples=4, records=dict(enumerate(members)))
-    (batch,) = ShardLoader(dataset, LoaderConfig(global_batch_size=4, fields=("label",), shuffle=False))
-    assert batch["label"].tolist() == [2**63 - 1, -(2**63), -1, -1]
 
 
 def test_verify_first_checks_a_sample_once(tmp_path: Path) -> None:
