@@ -105,7 +105,7 @@ class BatchPlan:
         samples: sample number per row, -1 for padding.
         shards: shard per row.
         rows: row in that shard.
-        drawn: whether a row is read whole and compared with its checksums, whatever was read of it before.
+        checked: whether a row is read whole and compared with its checksums, whatever was read of it before.
         memory: the slab.
         layout: where each array lies in it.
         arrays: views of it by name, each `[B, ...]`.
@@ -118,7 +118,7 @@ class BatchPlan:
     samples: list[int]
     shards: list[int]
     rows: list[int]
-    drawn: list[bool]
+    checked: list[bool]
     memory: NDArray[np.uint8]
     layout: SlabLayout
     arrays: dict[str, NDArray[Any]]

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,15 +16,21 @@ from pipeline.decoders import Decoder
 from pipeline.destinations import Destination, Ragged, Rows, Source
 from pipeline.files import ShardFiles
 from pipeline.quarantine import Quarantine
-from pipeline.readers import Identity, ReaderName
+from pipeline.readers import Identity, OpenShard, ReaderName
 from pipeline.stats import StageClock
 from shards.dataset import ShardDataset
 from shards.errors import DamagedShardError, ShardError
 from shards.schema import Field
 
-Sources = tuple[Source, ...]
 Failures = dict[int, ShardError | OSError]
 NOT_THERE = "a part of the mapped file is not there (SIGBUS): it was cut off, or its storage failed"
+
+
+class _Opened(NamedTuple):
+    """What is needed of a shard: a source for each field, and the tars that these lie in."""
+
+    sources: tuple[Source, ...]
+    tars: tuple[OpenShard, ...]
 
 
 class Fetcher:
@@ -34,7 +41,7 @@ class Fetcher:
         self._dataset, self._config, self._decoders = dataset, config, decoders
         self._identities: dict[Path, Identity] = {}
         self._files = ShardFiles("pread", self._identities)
-        self._sources: dict[int, Sources] = {}
+        self._opened: dict[int, _Opened] = {}
         needed = dict.fromkeys("json" if name == "label" else name for name in config.fields)
         self._fields = tuple(dataset.schema[name] for name in needed)
         self._verified = np.zeros(len(dataset), np.bool_)
@@ -45,12 +52,12 @@ class Fetcher:
     def use(self, reader: ReaderName) -> None:
         """Read with `reader` from now on."""
         if reader != self._files.reader:
-            self._sources.clear()
+            self._opened.clear()
             self._files = ShardFiles(reader, self._identities)
 
     def close(self) -> None:
         """Close all files; they are opened again when needed, and may be others then."""
-        self._sources.clear()
+        self._opened.clear()
         self._files.close()
         self._identities.clear()
 
@@ -62,7 +69,9 @@ class Fetcher:
         """
         began = perf_counter()
         destinations = [self._destination(plan, field, start, stop) for field in self._fields]
-        used: dict[int, Sources] = {}
+        valid = plan.arrays["valid"]
+        valid[start:stop] = [sample >= 0 for sample in plan.samples[start:stop]]
+        used: dict[int, _Opened] = {}
         failed: Failures = {}
         for row in range(start, stop):
             if plan.samples[row] >= 0:
@@ -71,19 +80,18 @@ class Fetcher:
                 except (ShardError, OSError) as error:
                     failed[row] = error
         lost = [(row, number) for number, destination in enumerate(destinations) for row in destination.finish()]
-        changed = _changed(used)
-        for row in range(start, stop):
-            if row not in failed and plan.shards[row] in changed:
-                failed[row] = changed[plan.shards[row]]
+        if changed := _changed(used):
+            rows = (row for row in range(start, stop) if plan.shards[row] in changed)
+            failed = {row: changed[plan.shards[row]] for row in rows} | failed
         for row, number in lost:
-            source, field = used[plan.shards[row]][number], self._fields[number]
+            source, field = used[plan.shards[row]].sources[number], self._fields[number]
             failed.setdefault(row, self._damaged(plan, row, source, field, NOT_THERE))
         self._leave_out(plan, failed)
-        for row in range(start, stop):
-            plan.arrays["valid"][row] = good = plan.samples[row] >= 0 and row not in failed
-            if not good:
-                for destination in destinations:
-                    destination.blank(row)
+        padding = (row for row in range(start, stop) if plan.samples[row] < 0)
+        for row in (*failed, *padding):
+            valid[row] = False
+            for destination in destinations:
+                destination.blank(row)
         clock.add("read", perf_counter() - began)
 
     def _leave_out(self, plan: BatchPlan, failed: Failures) -> None:
@@ -103,13 +111,13 @@ class Fetcher:
         num_pieces = 1 if positions is None else positions.shape[1]
         return Rows(field, array.view(np.uint8).reshape(len(array), num_pieces, -1), positions, start, stop)
 
-    def _fill_row(self, plan: BatchPlan, row: int, destinations: list[Destination], used: dict[int, Sources]) -> None:
+    def _fill_row(self, plan: BatchPlan, row: int, destinations: list[Destination], used: dict[int, _Opened]) -> None:
         sample, shard, shard_row = plan.samples[row], plan.shards[row], plan.rows[row]
-        check = plan.drawn[row] or (self._config.verify == "first" and not self._verified[sample])
-        sources = used.get(shard)
-        if sources is None:
-            sources = used[shard] = self._sources.get(shard) or self._open(shard)
-        for source, destination in zip(sources, destinations, strict=True):
+        check = plan.checked[row] or (self._config.verify == "first" and not self._verified[sample])
+        opened = used.get(shard)
+        if opened is None:
+            opened = used[shard] = self._opened.get(shard) or self._open(shard)
+        for source, destination in zip(opened.sources, destinations, strict=True):
             try:
                 destination.fill(row, source, shard_row, check)
             except DamagedShardError as error:
@@ -128,14 +136,15 @@ class Fetcher:
             offset=int(source.extents.offsets[plan.rows[row]]),
         )
 
-    def _open(self, shard: int) -> Sources:
+    def _open(self, shard: int) -> _Opened:
         """Open what is needed of a shard; those opened first are forgotten first when there are too many."""
         sources = tuple(self._source(shard, field) for field in self._fields)
+        opened = _Opened(sources, tuple({source.shard for source in sources}))
         with self._lock:
-            while len(self._sources) >= self._files.limit:
-                del self._sources[next(iter(self._sources))]
-            self._sources[shard] = sources
-        return sources
+            while len(self._opened) >= self._files.limit:
+                del self._opened[next(iter(self._opened))]
+            self._opened[shard] = opened
+        return opened
 
     def _source(self, shard: int, field: Field) -> Source:
         index = self._dataset.index(shard, field.group)
@@ -143,12 +152,12 @@ class Fetcher:
         return Source(tar, index.extents[field.name])
 
 
-def _changed(used: Mapping[int, Sources]) -> Failures:
+def _changed(used: Mapping[int, _Opened]) -> Failures:
     """Shards that are not what they were when they were opened; asked after the last byte was copied."""
     changed: Failures = {}
-    for shard, sources in used.items():
+    for shard, opened in used.items():
         try:
-            for tar in {source.shard for source in sources}:
+            for tar in opened.tars:
                 tar.check_unchanged()
         except (ShardError, OSError) as error:
             changed[shard] = error

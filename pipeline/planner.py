@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.batch import BatchPlan
-from pipeline.checks import is_drawn
+from pipeline.checks import draw_checked
 from pipeline.config import LoaderConfig
 from pipeline.decoders import Decoder
 from pipeline.masking import Mask
@@ -17,8 +17,6 @@ from pipeline.schedule import FixedSize, LengthBudget, Schedule
 from pipeline.slab import SlabLayout
 from pipeline.world import World
 from shards.dataset import ShardDataset
-
-Numbers = NDArray[np.int64]
 
 
 class Planner:
@@ -44,7 +42,7 @@ class Planner:
         self.schedule = _schedule(dataset, config, world, lengths)
         _check_fields(dataset, config, mask, decoders)
         self._layouts: dict[int, SlabLayout] = {}
-        self._counts = np.array([info.num_samples for info in dataset.manifest.shards])
+        self._drawn: tuple[int, frozenset[int]] = (-1, frozenset())
 
     @property
     def slab_bytes(self) -> int:
@@ -100,7 +98,7 @@ class Planner:
             samples=index.tolist(),
             shards=shards.tolist() + padding,
             rows=rows.tolist() + padding,
-            drawn=self._drawn(epoch, real, shards, rows) + [False] * len(padding),
+            checked=self._checked(epoch, index.tolist()),
             memory=memory,
             layout=layout,
             arrays=arrays,
@@ -108,12 +106,13 @@ class Planner:
             decoded={name: _nothing(size) for name in ragged if name in self._decoders},
         )
 
-    def _drawn(self, epoch: int, samples: Numbers, shards: Numbers, rows: Numbers) -> list[bool]:
-        verify = self._config.verify
-        if verify != "sample":
-            return [verify == "always"] * len(samples)
-        drawn: list[bool] = is_drawn(self._config.seed, epoch, samples, rows, self._counts[shards]).tolist()
-        return drawn
+    def _checked(self, epoch: int, samples: list[int]) -> list[bool]:
+        if self._config.verify != "sample":
+            return [self._config.verify == "always"] * len(samples)
+        if self._drawn[0] != epoch:
+            counts = np.array([info.num_samples for info in self._dataset.manifest.shards])
+            self._drawn = (epoch, frozenset(draw_checked(self._config.seed, epoch, counts).tolist()))
+        return [sample in self._drawn[1] for sample in samples]
 
 
 def _nothing(size: int) -> list[NDArray[Any] | None]:

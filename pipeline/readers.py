@@ -161,11 +161,11 @@ class DescriptorShard:
     def check_unchanged(self) -> None:
         """Ask by name, so that a file which took this one's place is noticed too."""
         try:
-            now = Identity.of(os.stat(self._name))  # noqa: PTH116
+            now = os.stat(self._name)  # noqa: PTH116
         except FileNotFoundError:
             raise _missing(self.path) from None
-        if now != self.identity:
-            raise self.identity.changed(now, self.path)
+        if (now.st_size, now.st_ino, now.st_mtime_ns) != self.identity:
+            raise self.identity.changed(Identity.of(now), self.path)
 
     def address(self, offset: int, size: int) -> int | None:
         """Not in memory."""

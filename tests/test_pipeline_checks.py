@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.checks import ROWS_PER_CHECK, is_drawn
+from pipeline.checks import SAMPLES_PER_CHECK, draw_checked
 from pipeline.config import LoaderConfig, Reader
 from pipeline.loader import ShardLoader
 from pipeline.masking import TubeMask
@@ -28,23 +28,25 @@ readers = pytest.mark.parametrize("reader", ["mmap", "pread", "direct"])
 
 
 @given(
-    counts=st.lists(st.integers(1, 700), min_size=1, max_size=4),
+    counts=st.lists(st.integers(0, 700), min_size=1, max_size=4),
     seed=st.integers(0, 2**64),
     epoch=st.integers(0, 2**62),
 )
-def test_sample_draws_one_row_in_128_of_each_shard_another_one_every_epoch(
+def test_sample_draws_one_in_128_of_each_shard_another_one_every_epoch(
     counts: list[int], seed: int, epoch: int
 ) -> None:
     shards = np.repeat(np.arange(len(counts)), counts)
-    rows = np.concatenate([np.arange(count) for count in counts])
-    samples, sizes = np.arange(len(rows)), np.array(counts)[shards]
-    drawn = is_drawn(seed, epoch, samples, rows, sizes)
-    for shard, count in enumerate(counts):
-        assert drawn[shards == shard].sum() == max(1, (count + ROWS_PER_CHECK // 2) // ROWS_PER_CHECK)
-    some = np.random.default_rng(0).permutation(len(rows))[: len(rows) // 2]  # whatever else is in the batch
-    assert np.array_equal(is_drawn(seed, epoch, samples[some], rows[some], sizes[some]), drawn[some])
-    turns = [is_drawn(seed, epoch + turn, samples, rows, sizes) for turn in range(192)]
-    assert np.any(turns, axis=0).all()
+    turns = np.zeros(len(shards), np.int64)
+    for turn in range(192):
+        drawn = draw_checked(seed, epoch + turn, np.array(counts))
+        expected = [(count + 64) // 128 or min(count, 1) for count in counts]
+        assert np.bincount(shards[drawn], minlength=len(counts)).tolist() == expected
+        turns[drawn] += 1
+    assert (turns >= 1).all()
+
+
+def test_which_samples_are_drawn_is_the_same_everywhere_and_for_ever() -> None:
+    assert draw_checked(0, 0, np.array([256, 256, 100])).tolist() == [109, 217, 302, 430, 545]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def test_sample_is_the_default_and_reads_less_than_two_per_cent_more(large: Shar
     for _ in loader:
         pass
     read = read_bytes_of_this_process() - before
-    assert loader.stats().num_checked - stats.num_checked == 512 // ROWS_PER_CHECK
+    assert loader.stats().num_checked - stats.num_checked == 512 // SAMPLES_PER_CHECK
     sample_bytes = sum(large.schema[name].num_bytes for name in GATHER)
     assert 4 * sample_bytes <= read < 0.02 * (loader.stats().num_bytes - stats.num_bytes)
 
@@ -97,7 +99,7 @@ def test_a_damaged_row_is_found_by_sample_when_its_turn_comes(large: ShardDatase
     dataset = ShardDataset.open(tmp_path)
     damage(dataset, 300, "clip")
     loader = ShardLoader(dataset, LoaderConfig(global_batch_size=256, on_error="quarantine"))
-    found = [epoch for epoch in range(ROWS_PER_CHECK) for b in loader if not b["valid"].all()]
+    found = [epoch for epoch in range(SAMPLES_PER_CHECK) for b in loader if not b["valid"].all()]
     assert len(found) == 1
 
 

@@ -42,10 +42,18 @@ def test_the_benchmark_ranks_the_loader_a_bare_loop_and_stock_webdataset(
 ) -> None:
     quick = ["--seconds", "0.1", "--rounds", "1", "--threads", "2", "--batch-size", "8"]
     output = ["--json", str(tmp_path / "b.json"), "--png", str(tmp_path / "b.png")]
-    assert run_bench(str(dataset.directory), *mask, *quick, *output, "--against", "webdataset") == 0
+    extra = ["--against", "webdataset", "--verify", "never,first,always"]
+    assert run_bench(str(dataset.directory), *mask, *quick, *output, *extra) == 0
     results = json.loads((tmp_path / "b.json").read_bytes())
     kinds = {name.split(" ")[0] for name in results["contenders"]}
     assert kinds == {"reelshard", "bare", "webdataset"}
+    ways = {
+        way: results["contenders"][f"reelshard (mmap, verify {way}, 2 threads)"] for way in ("never", "first", "always")
+    }
+    assert ways["never"]["stats"]["num_checked"] == 0
+    assert ways["first"]["stats"]["num_checked"] == 24  # each of its epochs is a first one
+    assert ways["always"]["stats"]["num_checked"] == ways["always"]["stats"]["num_samples"]
+    assert "--verify never,first,always" in results["command"]
     assert all(result["rate"] > 0 for result in results["contenders"].values())
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out

@@ -59,7 +59,7 @@ def launch_lines(trainer: Trainer, dataset: ShardDataset, recipe: Recipe, val: P
         f"targets  {_targets(dataset, recipe)}",
         f"held out {val.resolve() if val else 'none; give one with --val'}",
         f"loader   reader {data.reader}, {data.threads} threads, {data.slabs} slabs, seed {data.seed}, verify "
-        f"{data.verify}, on error {data.on_error} (at most {data.max_quarantined})",
+        f"{data.verify}, on error {data.on_error} (at most {data.most_quarantined(len(dataset)):,} samples)",
         f"batch    {data.global_batch_size} = {world.size} rank(s) x {per_rank}{chunks}",
         f"student  {recipe.system}, {num_parameters:,} parameters, {_precision(trainer)} on {trainer.device}",
         f"run      {trainer.num_steps:,} steps = {trainer.num_steps / len(trainer.loader):.1f} epochs, into "

@@ -37,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against", type=_names, default=(), metavar="NAME,...", help="webdataset,dali,mosaicml,litdata"
     )
+    parser.add_argument(
+        "--verify", type=_settings, default=(), metavar="NAME,...", help="also with these: never,sample,first,always"
+    )
     parser.add_argument("--ranks", type=int, default=1, metavar="N", help="N loader processes at once on one data set")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each contender and round (default: 3)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured, in turn (default: 3)")
@@ -60,6 +63,17 @@ def _names(text: str) -> tuple[str, ...]:
     names = tuple(part for part in text.split(",") if part)
     if unknown := set(names) - set(PEERS):
         raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))} is not one of {', '.join(PEERS)}")
+    return names
+
+
+def _settings(text: str) -> tuple[str, ...]:
+    from typing import get_args
+
+    from pipeline.config import Verify
+
+    names, allowed = tuple(part for part in text.split(",") if part), get_args(Verify)
+    if unknown := set(names) - set(allowed):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))} is not one of {', '.join(allowed)}")
     return names
 
 
@@ -161,7 +175,7 @@ def command(args: argparse.Namespace) -> str:
     """The command line that repeats this run."""
     words = ["reelshard bench", str(args.data)]
     defaults: Mapping[str, Any] = {"batch_size": 32, "ranks": 1, "seconds": 3.0, "rounds": 3, "threads": (1, 2, 4)}
-    for name in ("synthesize", "mask", "threads", "batch_size", "against", "ranks", "seconds", "rounds"):
+    for name in ("synthesize", "mask", "threads", "batch_size", "against", "verify", "ranks", "seconds", "rounds"):
         value = getattr(args, name)
         if value not in (None, (), defaults.get(name)):
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

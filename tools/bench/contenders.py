@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import LoaderConfig, Reader
+from pipeline.config import LoaderConfig, Reader, Verify
 from pipeline.gather import COMPILED, gather
 from pipeline.loader import ShardLoader
 from pipeline.masking import TubeMask
@@ -21,6 +21,7 @@ from tools.bench.check import Arrived
 from tools.bench.storage import in_threads
 
 GATHER = {"clip": "visible", "target": "masked"}
+DEFAULT_VERIFY = LoaderConfig().verify
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +56,18 @@ class Contender(Protocol):
 
 
 class Reelshard:
-    """This project's loader."""
+    """This project's loader. With `verify: first` each epoch is the first of a new one, which is what that costs."""
 
-    def __init__(self, dataset: ShardDataset, case: Case, reader: Reader = "auto", world: World | None = None) -> None:
+    def __init__(
+        self,
+        dataset: ShardDataset,
+        case: Case,
+        reader: Reader = "auto",
+        world: World | None = None,
+        verify: Verify = DEFAULT_VERIFY,
+    ) -> None:
         """Construct the loader; files are opened with the first batch."""
-        self._mask = case.mask(dataset)
+        self._dataset, self._mask = dataset, case.mask(dataset)
         world = world or World()
         config = LoaderConfig(
             global_batch_size=case.batch_size * world.size,
@@ -67,11 +75,15 @@ class Reelshard:
             threads=case.threads,
             reader=reader,
             gather=GATHER if self._mask else {},
+            verify=verify,
         )
         self.loader = ShardLoader(dataset, config, self._mask, world)
 
     def epoch(self) -> Iterator[Arrived | int]:
         """Batches of one epoch."""
+        if self.loader.config.verify == "first":
+            self.loader.close()
+            self.loader = ShardLoader(self._dataset, self.loader.config, self._mask, self.loader.world)
         for batch in self.loader:
             arrays = {name: tensor.numpy() for name, tensor in batch.items()}
             yield Arrived(

@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from pipeline.config import LoaderConfig
 from pipeline.loader import ShardLoader
@@ -74,9 +75,10 @@ def _epochs_of_small_samples(case: Case, count: int) -> Iterator[float]:
 
 def synthesize_sidecars(directory: Path, num_shards: int = NUM_SHARDS) -> ShardDataset:
     """A data set of `num_shards` x 295 samples: real sidecars and manifest, sparse tars that hold nothing but zeros."""
+    zeros = np.full(SAMPLES_PER_SHARD, xxhash.xxh3_64_intdigest(bytes(4096)), "<u8")
     schema = Schema((Field(name="clip", dtype="|u1", shape=(4096,)),))
     offsets = np.arange(SAMPLES_PER_SHARD, dtype="<u8") * SLOT_BYTES + SLOT_BYTES // 2
-    extents = Extents(offsets, np.full(SAMPLES_PER_SHARD, 4096, "<u8"), np.zeros(SAMPLES_PER_SHARD, "<u8"))
+    extents = Extents(offsets, np.full(SAMPLES_PER_SHARD, 4096, "<u8"), zeros)
     infos = []
     for shard in range(num_shards):
         path = directory / shard_name("train", shard, num_shards)

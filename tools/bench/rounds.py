@@ -74,6 +74,7 @@ def _own_settings(args: argparse.Namespace) -> list[tuple[str, int]]:
 
 def _title(name: str, threads: int) -> str:
     kind, _, setting = name.partition(":")
+    setting = setting.replace(":", ", verify ")
     if kind in PEERS:
         return f"{kind} ({setting} {'threads' if kind == 'dali' else 'workers'})"
     return f"{kind} ({setting + ', ' if setting else ''}{threads} threads)"
@@ -98,9 +99,11 @@ def _run(
     task = _task(args, setting, seconds)
     if not with_loops:
         return _collect(_start(task))
+    verified = [f"{setting[0]}:{verify}" for verify in args.verify]
     if not args.cold:  # in turn, epoch by epoch: the speed of memory changes within seconds on a shared machine
-        return _collect(_start(task | {"contenders": [setting[0], "bare", "copy"]}))
-    return _collect(_start(task)) + _collect(_start(task | {"contenders": ["copy"], "cold": False}))
+        return _collect(_start(task | {"contenders": [setting[0], *verified, "bare", "copy"]}))
+    own = [result for name in (setting[0], *verified) for result in _collect(_start(task | {"contenders": [name]}))]
+    return own + _collect(_start(task | {"contenders": ["copy"], "cold": False}))
 
 
 def _start(task: dict[str, Any]) -> subprocess.Popen[str]:

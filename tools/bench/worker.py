@@ -21,7 +21,7 @@ import torch
 from pipeline.world import World
 from shards.dataset import ShardDataset
 from tools.bench.check import Arrived, Checker
-from tools.bench.contenders import Bare, Case, Contender, MemoryCopy, Reelshard
+from tools.bench.contenders import DEFAULT_VERIFY, Bare, Case, Contender, MemoryCopy, Reelshard
 from tools.bench.peers import PEERS
 from tools.bench.storage import drop_cache
 
@@ -34,7 +34,8 @@ class Task:
 
     Attributes:
         data: the data set.
-        contenders: names such as "reelshard:auto", "bare", "copy" or "webdataset:2" (peer and setting), taken in turn.
+        contenders: names such as "reelshard:auto", "reelshard:mmap:always" (reader and verify), "bare", "copy" or
+            "webdataset:2" (peer and setting), taken in turn.
         case: fields of `Case`.
         seconds: how long to go on, at least one epoch each after the first.
         cold: drop the page cache before each epoch, and measure one epoch.
@@ -77,7 +78,8 @@ def make(name: str, dataset: ShardDataset, case: Case, world: World) -> Contende
     """
     kind, _, setting = name.partition(":")
     if kind == "reelshard":
-        return Reelshard(dataset, case, setting or "auto", world)  # type: ignore[arg-type]
+        reader, _, verify = setting.partition(":")
+        return Reelshard(dataset, case, reader or "auto", world, verify or DEFAULT_VERIFY)  # type: ignore[arg-type]
     if kind in LOOPS:
         return LOOPS[kind](dataset, case)
     if kind in PEERS:
