@@ -42,9 +42,11 @@ class Batch(dict[str, torch.Tensor]):
     def __repr__(self) -> str:
         lines = [f"Batch {self.number} of epoch {self.epoch}: {len(self)} fields"]
         width = max(map(len, self), default=0)
-        for name, tensor in self.items():
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            lines.append(f"  {name:<{width}}  {dtype:<8} {list(tensor.shape)} on {tensor.device}")
+        for name, value in self.items():
+            what = f"a {type(value).__name__}"  # put there by its user
+            if isinstance(value, torch.Tensor):
+                what = f"{str(value.dtype).removeprefix('torch.'):<8} {list(value.shape)} on {value.device}"
+            lines.append(f"  {name:<{width}}  {what}")
         return "\n".join(lines)
 
     def __copy__(self) -> Batch:

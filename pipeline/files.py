@@ -34,7 +34,7 @@ class ShardFiles:
         self._identities = identities
         self._scratch = Scratch()
         self._open: dict[Path, OpenShard] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may close what its own thread is closing
         wanted = (DESCRIPTORS_PER_FILE + 1) * MAX_OPEN_FILES
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -38,7 +40,8 @@ class Iteration:
         self._process = os.getpid()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="reelshard-reader")
         self._pending: deque[_Pending] = deque()
-        self._planning = threading.Lock()
+        self._pool_lock = threading.RLock()
+        self._inside = 0  # the thread that is using the pool, whose own locks are not reentrant
         self._ended_by = ""
 
     def fill(self, number: int) -> None:
@@ -71,18 +74,30 @@ class Iteration:
             raise RuntimeError(f"this iteration was ended by {self._ended_by}")
 
     def end(self, by: str) -> None:
-        """Stop the threads and wait for them. In a forked child there are none, and their locks are left alone."""
+        """Stop the threads and wait for them. In a forked child there are none, and their locks are left alone.
+
+        Called by a signal's handler that interrupted this very object, it returns at once; what it interrupted ends.
+        """
         if os.getpid() != self._process:
             return
         self._ended_by = self._ended_by or by
-        with self._planning:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-        self._pool.shutdown(wait=True)
+        if self._inside != threading.get_ident():
+            with self._using_the_pool():
+                self._pool.shutdown(wait=True, cancel_futures=True)
+
+    @contextlib.contextmanager
+    def _using_the_pool(self) -> Iterator[None]:
+        with self._pool_lock:
+            self._inside = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._inside = 0
 
     def _hand_out(self, number: int) -> None:
         """Plan batches into all free slabs and give them to the threads; at least batch `number` is under way then."""
         began = perf_counter()
-        with self._planning:
+        with self._using_the_pool():
             while (upcoming := number + len(self._pending)) < self._num_batches and not self._ended_by:
                 memory = self._ring.take(grow=not self._pending)
                 if memory is None:

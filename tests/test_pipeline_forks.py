@@ -91,7 +91,7 @@ def locks(thing, seen):
         return
     seen.add(id(thing))
     for value in vars(thing).values():
-        if isinstance(value, type(threading.Lock())):
+        if isinstance(value, (type(threading.Lock()), type(threading.RLock()))):
             yield value
         else:
             yield from locks(value, seen)

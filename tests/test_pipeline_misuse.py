@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -101,6 +102,22 @@ def test_closing_again_and_again_from_many_threads_does_no_harm(loader: ShardLoa
         for thread in threads:
             thread.join()
     assert list(loader)
+
+
+def test_a_signals_handler_may_close_a_loader_that_its_own_thread_is_using(loader: ShardLoader) -> None:
+    before = signal.signal(signal.SIGPROF, lambda *_: loader.close())
+    messages = set()
+    try:
+        for number in range(300):  # after so much processor time: anywhere in planning, waiting and closing
+            signal.setitimer(signal.ITIMER_PROF, 1e-5 * (1 + number))
+            try:
+                list(loader)
+            except RuntimeError as error:
+                messages.add(str(error))
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+    assert messages == {"this iteration was ended by close()"}
 
 
 @pytest.mark.parametrize("copy_it", [pickle.dumps, copy.copy, copy.deepcopy])
@@ -251,4 +268,6 @@ def test_a_mixed_and_a_device_batch_print_likewise(loader: ShardLoader) -> None:
     device = next(iter(DeviceLoader(loader, "cpu", normalize={"clip": ((0.5,) * 3, (0.5,) * 3)})))
     assert "  clip     float32  [2, 16, 2, 2, 8, 8, 3] on cpu" in str(device).splitlines()
     assert "on meta" in repr(device.replace({"clip": torch.empty(2, device="meta")}))
+    device["clip"] = [1, 2]  # type: ignore[assignment]
+    assert "  clip     a list" in str(device).splitlines()
     assert str(Batch({})) == "Batch 0 of epoch 0: 0 fields"

@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from model.salt import SALTConfig
 from tools.recipe import RECIPES, Recipe, find_recipe, load_recipe, save_resolved
@@ -15,6 +16,12 @@ def test_every_recipe_loads_and_its_geometry_agrees(name: str) -> None:
     assert recipe.view.num_frames == recipe.model.num_frames
     assert recipe.view.size == recipe.model.image_size
     assert (recipe.build.tubelet, recipe.build.patch) == (recipe.model.tubelet, recipe.model.patch)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_says_that_training_checks_a_sample_of_what_it_reads(name: str) -> None:
+    written = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    assert written["data"]["verify"] == load_recipe(name).data.verify == "sample"
 
 
 def test_the_reference_recipe_has_the_reference_contract() -> None:

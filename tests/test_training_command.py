@@ -66,7 +66,7 @@ def test_the_launch_says_where_the_data_is_how_it_is_read_and_what_a_rank_gets(
     for part in (
         f"{place.train}, split train: 20 samples in 4 shards",
         f"held out {place.val}",
-        "reader auto, 1 threads, 4 slabs, seed 0, verify never, on error raise",
+        "reader auto, 1 threads, 4 slabs, seed 0, verify sample, on error raise",
         "8 = 1 rank(s) x 8 in chunks of 4",
         "float32 on cpu",
         "targets  6 wide, of a teacher that the data set does not name",
@@ -122,7 +122,7 @@ def test_a_sample_that_cannot_be_read_is_logged_with_shard_key_and_thread_and_tr
     assert main([*arguments, *rules]) == 0
     assert [row["num_invalid"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [2, 1]
     left_out = [record for record in caplog.records if "left out" in record.message]
-    assert [re.findall(r"\((\d) so far\)", record.message) for record in left_out] == [["1"], ["2"], ["3"]]
+    assert [re.findall(r"\((\d) of at most 1\)", record.message) for record in left_out] == [["1"], ["1"], ["1"]]
     assert all("train-00001-of-00002.tar" in r.message and "000006" in r.message for r in left_out)
     assert all(str(tmp_path / "train") in record.message for record in left_out)
     assert all(record.threadName and record.threadName.startswith("reelshard-reader") for record in left_out)
@@ -151,6 +151,23 @@ def test_bf16_of_a_recipe_trains_on_a_cpu(place: Workplace, tmp_path: Path, caps
     checkpoint = newest_checkpoint(tmp_path / "checkpoints")
     assert checkpoint is not None
     assert {tensor.dtype for tensor in checkpoint.model.values()} == {torch.float32}
+
+
+def test_tars_that_were_exchanged_stop_training_before_a_wrong_sample_is_trained_on(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = make_dataset(tmp_path / "train", num_samples=24)
+    one, two, aside = dataset.tar_path(0), dataset.tar_path(1), tmp_path / "aside"
+    one.rename(aside)
+    two.rename(one)
+    aside.rename(two)
+    arguments = ("train", "--recipe", place.recipe, "--data", str(tmp_path / "train"), "--out", str(tmp_path / "run"))
+    assert main([*arguments, "--data.global_batch_size", "24"]) == 1
+    error = capsys.readouterr().err
+    assert re.search(r"shard train-0000[01]-of-00004.tar, key .* the file was exchanged", error)
+    assert error.count("\n") == 1
+    assert not list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert not read_metrics(tmp_path / "run" / "metrics.jsonl")
 
 
 def test_the_terminal_gets_data_student_and_one_line_per_interval(
