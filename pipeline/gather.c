@@ -35,11 +35,11 @@ static void finish(void) {}
 #endif
 
 /* Copies `size` bytes while it fetches as many from `next` on into the cache; fetching from nowhere does no harm. */
-static void copy(uint8_t *to, const uint8_t *from, size_t size, uintptr_t next) {
+static void copy(uint8_t *to, const uint8_t *from, size_t size, const uint8_t *next) {
     size_t done = 0;
     if (can_stream(to))
         for (; done + LINE_BYTES <= size; done += LINE_BYTES) {
-            __builtin_prefetch((const void *)(next + done));
+            __builtin_prefetch(next + done);
             copy_line(to + done, from + done);
         }
     memcpy(to + done, from + done, size - done);
@@ -56,22 +56,23 @@ struct job {
 static int copy_row(const struct job *job, size_t row, const uint8_t *source) {
     uint8_t *to = job->out + row * job->num_chosen * job->piece_bytes;
     if (job->positions == NULL) {
-        copy(to, source, job->num_pieces * job->piece_bytes, (uintptr_t)source + AHEAD_BYTES);
+        copy(to, source, job->num_pieces * job->piece_bytes, source + AHEAD_BYTES);
         return 1;
     }
     const int64_t *chosen = job->positions + row * job->num_chosen;
     for (size_t i = 0; i < job->num_chosen; i++, to += job->piece_bytes) {
         if (chosen[i] < 0 || (size_t)chosen[i] >= job->num_pieces)
             return 0;
-        size_t next = i + 1 < job->num_chosen ? i + 1 : i;
-        uintptr_t ahead = (uintptr_t)source + (size_t)chosen[next] * job->piece_bytes;
+        size_t next = (size_t)chosen[i + 1 < job->num_chosen ? i + 1 : i];
+        const uint8_t *ahead = source + (next < job->num_pieces ? next : 0) * job->piece_bytes;
         copy(to, source + (size_t)chosen[i] * job->piece_bytes, job->piece_bytes, ahead);
     }
     return 1;
 }
 
-/* Copies rows from `*row` on, which always says which row is being read; false if that one names a missing piece. */
-static int copy_rows(const struct job *job, struct guard *guard, volatile size_t *row) {
+/* Copies rows from `*row` on, which always says which row is being read; false if that one names a missing piece.
+ * Not inlined: in a function that calls sigsetjmp, compilers keep the loops of the copy as they are written. */
+__attribute__((noinline)) static int copy_rows(const struct job *job, struct guard *guard, volatile size_t *row) {
     for (; *row < job->num_rows; (*row)++) {
         const uint8_t *source = (const uint8_t *)(uintptr_t)job->sources[*row];
         if (source == NULL)
