@@ -16,14 +16,13 @@ from pipeline.decoders import Decoder
 from pipeline.destinations import Destination, Ragged, Rows, Source
 from pipeline.files import ShardFiles
 from pipeline.quarantine import Quarantine
-from pipeline.readers import Identity, OpenShard, ReaderName
+from pipeline.readers import NOT_THERE, Identity, OpenShard, ReaderName
 from pipeline.stats import StageClock
 from shards.dataset import ShardDataset
 from shards.errors import DamagedShardError, ShardError
 from shards.schema import Field
 
 Failures = dict[int, ShardError | OSError]
-NOT_THERE = "a part of the mapped file is not there (SIGBUS): it was cut off, or its storage failed"
 
 
 class _Opened(NamedTuple):

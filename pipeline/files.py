@@ -75,7 +75,7 @@ def _kind(reader: ReaderName) -> type[DescriptorShard]:
     if reader == "direct":
         return DirectShard
     if reader == "mmap" and not COMPILED:
-        log.warning("reading with pread instead of mmap, at half to two thirds of the speed: %s", NO_LIBRARY)
+        log.warning("reading with pread instead of mmap, at a third to half of the speed: %s", NO_LIBRARY)
     return MappedShard if reader == "mmap" and COMPILED else DescriptorShard
 
 

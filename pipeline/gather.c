@@ -12,6 +12,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#define EXPORTED __attribute__((visibility("default")))
 #define LINE_BYTES 64
 #define AHEAD_BYTES 4096
 
@@ -91,9 +92,8 @@ __attribute__((noinline)) static int copy_rows(const struct job *job, struct gua
  * lost:      num_rows; set to 1 for each row whose source was not there (SIGBUS), which is then undefined in `out`.
  *
  * Returns 0; 1 + the row that names a piece which does not exist; or -1 if SIGBUS cannot be had. */
-__attribute__((visibility("default"))) int reelshard_copy_rows(uint8_t *out, const uint64_t *sources,
-                                                            const int64_t *positions, uint8_t *lost, size_t num_rows,
-                                                            size_t num_chosen, size_t num_pieces, size_t piece_bytes) {
+EXPORTED int reelshard_copy_rows(uint8_t *out, const uint64_t *sources, const int64_t *positions, uint8_t *lost,
+                                 size_t num_rows, size_t num_chosen, size_t num_pieces, size_t piece_bytes) {
     const struct job job = {out, sources, positions, num_rows, num_chosen, num_pieces, piece_bytes};
     struct guard *guard = guard_enter();
     if (guard == NULL)
@@ -108,4 +108,21 @@ __attribute__((visibility("default"))) int reelshard_copy_rows(uint8_t *out, con
     finish();
     guard_leave(guard);
     return all_exist ? 0 : (int)row + 1;
+}
+
+/* Copies `size` bytes through the caches, for somebody who reads them next. Returns 0; 1 if they were not all there; or -1
+ * if SIGBUS cannot be had. */
+EXPORTED int reelshard_copy_bytes(uint8_t *out, const uint8_t *source, size_t size) {
+    struct guard *guard = guard_enter();
+    if (guard == NULL)
+        return -1;
+    if (sigsetjmp(guard->back, 0)) {
+        guard_again(guard);
+        guard_leave(guard);
+        return 1;
+    }
+    guard_watch(guard, source, size);
+    memcpy(out, source, size);
+    guard_leave(guard);
+    return 0;
 }

@@ -1,4 +1,4 @@
-"""The one copy of a masked or whole row: out of a mapped file, into the batch.
+"""The one copy of a masked or whole row, out of a mapped file into the batch, and of bytes that are to be checked.
 
 `gather.c` does it 1.2 to 1.5 times as fast as numpy (docs/performance.md), and survives a file that is cut or
 overwritten meanwhile, which no copy from Python can: a page that is not there any more is SIGBUS. So where it was not
@@ -21,12 +21,13 @@ NO_SIGBUS = -1
 def _load(path: str) -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(path)
-        function = library.reelshard_copy_rows
+        rows, whole = library.reelshard_copy_rows, library.reelshard_copy_bytes
     except (OSError, AttributeError):  # not there, of another machine, or of another version
         return None
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
-    function.argtypes = [pointer, pointer, pointer, pointer, size, size, size, size]
-    function.restype = ctypes.c_int
+    rows.argtypes = [pointer, pointer, pointer, pointer, size, size, size, size]
+    whole.argtypes = [pointer, pointer, size]
+    rows.restype = whole.restype = ctypes.c_int
     return library
 
 
@@ -68,13 +69,34 @@ def gather(
         out.ctypes.data, sources.ctypes.data, chosen, lost.ctypes.data, num_rows, num_chosen, num_pieces, piece_bytes
     )
     if status == NO_SIGBUS:
-        raise RuntimeError(
-            "more than 16 different handlers of SIGBUS were installed in this process, so that a mapped file that is "
-            "cut would end it: use reader pread"
-        )
+        raise _too_many_handlers()
     if status:
         raise beyond_last_piece(num_pieces)
     return lost
+
+
+def copy_bytes(out: NDArray[np.uint8], source: int) -> bool:
+    """Fill `out`, u8 contiguous, from an address in a mapping that stays; the GIL is released meanwhile.
+
+    Returns:
+        Whether all of it was there; if not, what `out` holds is not defined.
+
+    Raises:
+        RuntimeError: too many handlers of SIGBUS were installed by others.
+    """
+    assert _library is not None
+    assert out.flags.c_contiguous
+    status: int = _library.reelshard_copy_bytes(out.ctypes.data, source, len(out))
+    if status == NO_SIGBUS:
+        raise _too_many_handlers()
+    return status == 0
+
+
+def _too_many_handlers() -> RuntimeError:
+    return RuntimeError(
+        "more than 16 different handlers of SIGBUS were installed in this process, so that a mapped file that is cut "
+        "would end it: use reader pread"
+    )
 
 
 def beyond_last_piece(num_pieces: int) -> ValueError:

@@ -4,7 +4,7 @@
 - `pread`: for any file system; one copy by the kernel.
 - `direct`: O_DIRECT, for data beyond memory; the device writes into the batch, no copy and no page cache.
 
-A mapping is touched by `pipeline.gather` alone, which survives a page that is not there any more. All else is read.
+A mapping is touched by `pipeline.gather` alone, which survives a page that is not there any more.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.gather import copy_bytes
 from pipeline.slab import anonymous_memory
 from shards.errors import DamagedShardError, MissingDataError
 from shards.npy import PAGE_BYTES
@@ -26,6 +27,8 @@ from shards.npy import PAGE_BYTES
 Bytes = NDArray[np.uint8]
 ReaderName = Literal["mmap", "pread", "direct"]
 SECTOR_BYTES = 512
+LEAST_MAPPED_BYTES = 64 << 10
+NOT_THERE = "a part of the mapped file is not there (SIGBUS): it was cut off, or its storage failed"
 
 
 class Identity(NamedTuple):
@@ -193,7 +196,7 @@ class DescriptorShard:
 
 
 class MappedShard(DescriptorShard):
-    """A tar in the page cache: mapped for `gather`, and read for everything else."""
+    """A tar in the page cache: mapped for copies by `pipeline.gather`; a small read costs less without a mapping."""
 
     def __init__(self, path: Path, scratch: Scratch) -> None:
         """Map the whole file."""
@@ -209,6 +212,13 @@ class MappedShard(DescriptorShard):
         if offset + size > self.identity.size:
             raise _cut_off(self.path, offset, size)
         return self._address + offset
+
+    def read_into(self, offset: int, out: Bytes) -> None:
+        """Copy into `out`."""
+        if len(out) < LEAST_MAPPED_BYTES:
+            super().read_into(offset, out)
+        elif not copy_bytes(out, self.address(offset, len(out))):
+            raise DamagedShardError(NOT_THERE, shard=self.path.name, offset=offset)
 
 
 class DirectShard(DescriptorShard):

@@ -23,17 +23,16 @@ from shards.dataset import ShardDataset
 from shards.errors import ShardError
 from tests.datasets import POSITIONS, tubes_sample
 
-masked = sys.argv[2] == "masked"
-config = LoaderConfig(
-    global_batch_size=3, reader="mmap", threads=3, gather={"clip": "visible", "target": "masked"} if masked else {}
-)
+masked, verify = sys.argv[2] == "masked", sys.argv[3]
+gather = {"clip": "visible", "target": "masked"} if masked else {}
+config = LoaderConfig(global_batch_size=3, reader="mmap", threads=3, gather=gather, verify=verify)
 loader = ShardLoader(ShardDataset.open(sys.argv[1]), config, TubeMask(num_positions=POSITIONS))
 rows = errors = 0
 for line in sys.stdin:  # one epoch, or as much of it as there is, for each
     try:
         for batch in loader:
             for row, number in enumerate(batch["index"].tolist()):
-                sample = tubes_sample(number, dim=512)
+                sample = tubes_sample(number, dim=2048)
                 for name, mask in (("clip", "visible"), ("target", "masked")):
                     expected = sample[name][batch[mask][row]] if masked else sample[name]
                     assert np.array_equal(batch[name][row].numpy(), expected), "a wrong row"
@@ -49,13 +48,16 @@ NUM_OVERWRITES = 50
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("verify", ["sample", "always"])
 @pytest.mark.parametrize("masked", ["masked", "whole"])
-def test_fifty_overwrites_in_place_while_reading_leave_no_core_and_no_wrong_row(tmp_path: Path, masked: str) -> None:
-    dataset = make_dataset(tmp_path / "set", num_samples=24, dim=512)
+def test_fifty_overwrites_in_place_while_reading_leave_no_core_and_no_wrong_row(
+    tmp_path: Path, masked: str, verify: str
+) -> None:
+    dataset = make_dataset(tmp_path / "set", num_samples=24, dim=2048)
     paths = [dataset.tar_path(shard) for shard in range(dataset.num_shards)]
     kept = tmp_path / "kept"
     shutil.copytree(dataset.directory, kept)
-    command = [sys.executable, "-c", READER, str(dataset.directory), masked]
+    command = [sys.executable, "-c", READER, str(dataset.directory), masked, verify]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

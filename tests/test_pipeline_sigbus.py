@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.gather import COMPILED, NO_LIBRARY, gather
+from pipeline.gather import COMPILED, NO_LIBRARY, copy_bytes, gather
 
 CC = shlex.split(os.environ.get("CC", "cc"))
 COMPILER = shutil.which(CC[0])
@@ -61,6 +61,16 @@ def test_rows_whose_pages_are_gone_are_lost_and_the_others_arrive(
         for place, row in ((0, 0), (2, 1)):
             assert np.array_equal(out[place], mapped.content[row][[2, 0]] if masked else mapped.content[row])
     assert "Fatal" not in "".join(capfd.readouterr())
+
+
+def test_bytes_that_are_to_be_checked_are_all_there_or_not(tmp_path: Path) -> None:
+    mapped = Mapped(tmp_path / "file", num_rows=4, num_kept=2)
+    out = np.empty(2 * ROW_BYTES, np.uint8)
+    assert copy_bytes(out, int(mapped.addresses[0]))
+    assert np.array_equal(out, mapped.content[:2].reshape(-1))
+    assert not copy_bytes(out, int(mapped.addresses[1]))
+    assert not copy_bytes(out, int(mapped.addresses[2]))
+    assert copy_bytes(out[: 2 * ROW_BYTES], int(mapped.addresses[0]))
 
 
 def test_a_page_that_the_mask_does_not_ask_for_is_not_missed(tmp_path: Path) -> None:
@@ -306,7 +316,7 @@ def test_the_kernel_does_nothing_that_c_leaves_undefined(tmp_path: Path) -> None
     plugin = tmp_path / "sanitized.py"
     plugin.write_text(f"from pipeline import gather\ngather._library = gather._load({str(target)!r})\n")
     tests = ["tests/test_pipeline_gather.py", "tests/test_pipeline_sigbus.py"]
-    chosen = "equals_numpy or position or pages_are_gone or many_threads or blocked"
+    chosen = "equals_numpy or position or pages_are_gone or all_there or many_threads or blocked"
     command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "sanitized", "-k", chosen, *tests]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)

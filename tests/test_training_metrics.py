@@ -43,6 +43,7 @@ def reading(*, read_seconds: float = 0.0, wait_seconds: float = 0.0) -> LoaderSt
         num_samples=0,
         num_bytes=0,
         num_padded=0,
+        num_checked=0,
         num_quarantined=0,
         num_slabs=0,
         wait_seconds=wait_seconds,
