@@ -20,6 +20,7 @@ from pipeline.readers import NOT_THERE, Identity, OpenShard, ReaderName
 from pipeline.stats import StageClock
 from shards.dataset import ShardDataset
 from shards.errors import DamagedShardError, ShardError
+from shards.members import check_members
 from shards.schema import Field
 
 Failures = dict[int, ShardError | OSError]
@@ -137,6 +138,9 @@ class Fetcher:
 
     def _open(self, shard: int) -> _Opened:
         """Open what is needed of a shard; those opened first are forgotten first when there are too many."""
+        if self._config.verify == "always":  # that a payload is what its sidecar means is more than its checksum says
+            for group in dict.fromkeys(field.group for field in self._fields):
+                check_members(self._dataset.tar_path(shard, group), self._dataset.index(shard, group))
         sources = tuple(self._source(shard, field) for field in self._fields)
         opened = _Opened(sources, tuple({source.shard for source in sources}))
         with self._lock:

@@ -38,7 +38,7 @@ from shards.dataset import ShardDataset
 
 log = logging.getLogger(__name__)
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 
 
 class ShardLoader(IterableDataset[Batch]):
@@ -174,7 +174,7 @@ class ShardLoader(IterableDataset[Batch]):
         """What must agree for a state to mean the same batches."""
         return {
             "format": STATE_FORMAT,
-            "dataset": self.dataset.digest,
+            "dataset": self.dataset.digest_of("json" if name == "label" else name for name in self.config.fields),
             "seed": self.config.seed,
             "global_batch_size": self.config.global_batch_size,
             "shuffle": int(self.config.shuffle),
@@ -188,7 +188,10 @@ class ShardLoader(IterableDataset[Batch]):
         Raises:
             ValueError: it is no state, or of another data set, seed or global batch size; both values are named.
         """
-        refuse_other(state, self._identity(), "the loader")
+        identity = self._identity()
+        if isinstance(state, Mapping) and state.get("format") == 1:  # it named the data set, not the series that are read
+            identity |= {"format": 1, "dataset": self.dataset.digest}
+        refuse_other(state, identity, "the loader")
         epoch = whole_number(state, "epoch", NUM_EPOCHS, "the loader")
         batch = whole_number(state, "batch", NUM_EPOCHS, "the loader")
         num_batches = self._planner.schedule.num_batches(epoch)

@@ -1,53 +1,36 @@
 """`reelshard index`: sidecars and a manifest for tars made elsewhere, which stay as they are.
 
-A sample is a run of members whose names agree up to the first dot, as in stock WebDataset. A `.npy` member whose dtype
-and shape are the same in every sample becomes an array field; every other member is ragged bytes. In a folder that has
-a manifest already, sidecars that are lost or unreadable are made again.
+In a folder that has a manifest already, sidecars that are lost or unreadable are made again. Field groups are found by
+their sidecars, or by their names: tars `SPLIT.GROUP-00000-of-00002.tar` beside `SPLIT-00000-of-00002.tar` that hold
+other members of the same samples.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
-import xxhash
-
-from shards.errors import DamagedShardError, MissingDataError, ShardError, UnsafeMemberError
+from shards.beside import FAILURES_NAME, FROM_PLAN, PLAN_NAME, planned_shards, read_failures, read_plan
+from shards.errors import DamagedShardError, MissingDataError, ShardError
+from shards.foreign import ScannedShard, common_schema, fits, make_index, scan_shard
+from shards.groups import Group, refuse_other_keys, series_of_names, split_of_name, with_groups
 from shards.index import ShardIndex, ShardInfo, index_path, load_index, save_index
-from shards.manifest import MANIFEST_NAME, Manifest
-from shards.npy import PAGE_BYTES, NpyHeader, parse_header
-from shards.schema import PICKLE_SUFFIXES, Field, Schema, check_key
-from shards.tar import Member, open_tar, scan
+from shards.manifest import COMPRESSED_TARS, MANIFEST_NAME, Manifest, check_folder
+from shards.parse import check_name, mapping, parse_json
+from shards.schema import Schema
 
-CHUNK_BYTES = 8 << 20
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A member, and its npy header if it is an array of a kind that can be read in place."""
-
-    member: Member
-    header: NpyHeader | None
+Progress = Callable[[int, int], None]
+INDEXED = {"source": "indexed tars"}
 
 
-@dataclass(frozen=True)
-class _ScannedShard:
-    path: Path
-    keys: list[str]
-    rows: list[dict[str, _Found]]
-
-
-def index_directory(
-    directory: Path, *, split: str = "train", progress: Callable[[int, int], None] | None = None
-) -> Manifest:
+def index_directory(directory: Path, *, split: str | None = None, progress: Progress | None = None) -> Manifest:
     """Give every `*.tar` in `directory` a sidecar, and the folder a manifest.
 
     Args:
         directory: where the tars are, and where sidecars and manifest go.
-        split: the split's name in the manifest.
+        split: the split's name in the manifest; None takes it from the tars' names, or else "train".
         progress: called with (shards done, 0).
 
     Returns:
@@ -57,40 +40,171 @@ def index_directory(
         MissingDataError: no tars there.
         DamagedShardError: a tar is damaged; nothing is made of a damaged one.
         UnsafeMemberError: a link, a path outside of the archive, a pickle.
-        ShardError: samples differ in their members.
+        ShardError: samples differ in their members, tars are compressed, or a field group is not whole.
     """
+    check_folder(directory)
+    if split is not None:
+        check_name(split, "the split's name")
+    _refuse_compressed(directory)
     paths = sorted(directory.glob("*.tar"))
     if not paths:
         raise MissingDataError(f"no .tar files in {directory}: give the folder that holds the shards")
     if (directory / MANIFEST_NAME).exists():
-        return _restore_sidecars(Manifest.read(directory), directory)
+        manifest = Manifest.read(directory)
+        _restore_sidecars(manifest, directory)
+        return _add_groups(manifest, directory, paths)
     scanned = []
     for done, path in enumerate(paths, start=1):
-        scanned.append(_scan_shard(path))
+        scanned.append(scan_shard(path))
         if progress:
             progress(done, 0)
-    schema = _common_schema(scanned)
-    infos = []
-    for shard in scanned:
-        index = _index(shard, schema)
-        save_index(index, shard.path)
-        infos.append(index.info)
-    manifest = Manifest(split=split, schema=schema, shards=tuple(infos), provenance={"source": "indexed tars"})
+    return _make_manifest(directory, scanned, split)
+
+
+def _refuse_compressed(directory: Path) -> None:
+    for path in sorted(directory.iterdir()):
+        if path.name.endswith(COMPRESSED_TARS):
+            raise ShardError(
+                f"{path} is a compressed tar: samples are read in place, so unpack it to a plain .tar, or move it away "
+                "if it is none of the shards"
+            )
+
+
+def _make_manifest(directory: Path, scanned: Sequence[ScannedShard], split: str | None) -> Manifest:
+    series = _series(scanned)
+    main = series.pop("", [])
+    if not main:
+        raise ShardError(
+            f"{directory} holds shards of the field groups {', '.join(series)} alone: their main series is gone"
+        )
+    if empty := [shard.path.name for shard in main if not shard.keys and _sidecar(shard) is None]:
+        raise ShardError(f"shard {empty[0]} has no samples")
+    view = _SeenView()
+    plan = _finished_plan(directory, len(main))
+    indices = _indices(main, "", view.see)
+    groups = [_group(name, shards, indices) for name, shards in series.items()]
+    failures = read_failures(directory / FAILURES_NAME) if plan and (directory / FAILURES_NAME).exists() else []
+    manifest = Manifest(
+        split=split or (plan["split"] if plan else _split_of(main)),
+        schema=indices[0].schema,
+        shards=tuple(index.info for index in indices),
+        provenance={name: plan[name] for name in FROM_PLAN} if plan else {**INDEXED, **view.provenance},
+        failures=dict(sorted(Counter(failure["reason"] for failure in failures).items())),
+    )
+    manifest = with_groups(manifest, groups)
     manifest.write(directory)
     return manifest
 
 
-def _restore_sidecars(manifest: Manifest, directory: Path) -> Manifest:
+def _finished_plan(directory: Path, num_shards: int) -> dict[str, Any] | None:
+    """The plan of a build whose manifest was lost; None for tars made elsewhere.
+
+    Raises:
+        ShardError: the build was not finished.
+    """
+    try:
+        plan = read_plan(directory / PLAN_NAME)
+    except MissingDataError:
+        return None
+    if planned_shards(plan) != num_shards:
+        raise ShardError(
+            f"{directory} holds {num_shards} of the {planned_shards(plan)} shards of its {PLAN_NAME}: run the same "
+            f"`reelshard build` again to finish it, or delete {PLAN_NAME} to index what is there"
+        )
+    return plan
+
+
+def _split_of(main: Sequence[ScannedShard]) -> str:
+    found = {split_of_name(shard.path.name) for shard in main}
+    return next(iter(found)) or "train" if len(found) == 1 else "train"
+
+
+def _series(scanned: Sequence[ScannedShard]) -> dict[str, list[ScannedShard]]:
+    """Shards by group: as their sidecars say, or else as their names do, if they hold other members than the rest."""
+    by_name = {shard.path.name: shard for shard in scanned}
+    said = {name: index.group for name, shard in by_name.items() if (index := _sidecar(shard)) is not None}
+    named = series_of_names(by_name)
+    main = by_name[named[""][0]]
+    series: dict[str, list[ScannedShard]] = {}
+    for group, names in named.items():
+        is_group = group and not _members(by_name[names[0]]) & _members(main)
+        for name in names:
+            series.setdefault(said.get(name, group if is_group else ""), []).append(by_name[name])
+    return series
+
+
+def _members(shard: ScannedShard) -> set[str]:
+    return set(shard.rows[0]) if shard.rows else set()
+
+
+def _sidecar(shard: ScannedShard) -> ShardIndex | None:
+    """What an earlier run left beside a tar, if it can be read."""
+    try:
+        return load_index(index_path(shard.path))
+    except (MissingDataError, DamagedShardError):
+        return None
+
+
+def _indices(
+    shards: Sequence[ScannedShard], group: str, see: Callable[[str, bytes], None] | None = None
+) -> list[ShardIndex]:
+    """Make and save the sidecars of a series. Fields are those of sidecars that are there, where all tars have them.
+
+    Raises:
+        DamagedShardError: a tar is not the one that its sidecar describes.
+    """
+    found = [_sidecar(shard) for shard in shards]
+    known = {index.schema for index in found if index is not None}
+    schema = known.pop() if len(known) == 1 else None
+    if schema is None or not all(fits(shard, schema) for shard in shards):
+        schema = common_schema(shards, group)
+    indices = []
+    for shard, sidecar in zip(shards, found, strict=True):
+        index = make_index(shard, schema, see)
+        if sidecar is not None and sidecar.info != index.info:
+            raise DamagedShardError(
+                f"the tar is not the one that its sidecar describes: digest {index.info.digest}, expected "
+                f"{sidecar.info.digest}; restore the tar, or delete the sidecar if the tar is right",
+                shard=shard.path.name,
+            )
+        if sidecar is None or sidecar.encode() != index.encode():
+            save_index(index, shard.path)
+        indices.append(index)
+    return indices
+
+
+def _group(name: str, shards: Sequence[ScannedShard], main: Sequence[ShardIndex]) -> Group:
+    """A field group of tars that were found.
+
+    Raises:
+        ShardError: there are not as many shards as in the main series, or their samples are others.
+    """
+    if len(shards) != len(main):
+        raise ShardError(
+            f"the field group {name!r} has {len(shards)} shards, the main series has {len(main)}: restore what is "
+            "missing, or move the group away"
+        )
+    indices = _indices(shards, name)
+    for index, other in zip(indices, main, strict=True):
+        refuse_other_keys(name, index, other)
+    return Group(name, indices[0].schema.fields, tuple(index.info for index in indices), INDEXED)
+
+
+def _restore_sidecars(manifest: Manifest, directory: Path) -> None:
     """Make the missing sidecars of a data set, if its tars are those of the manifest."""
     for group in manifest.schema.groups:
+        schema = manifest.schema.of_group(group)
         for info in manifest.series(group):
             path = directory / info.name
-            try:
-                if load_index(index_path(path)).info == info:
-                    continue
-            except (MissingDataError, DamagedShardError):
-                pass
-            index = _index(_scan_shard(path), manifest.schema.of_group(group))
+            if _is_right(path, info, schema):
+                continue
+            shard = scan_shard(path)
+            if not fits(shard, schema):
+                raise DamagedShardError(
+                    "the tar is not the one of the manifest: it has other members; restore it, or build it again",
+                    shard=path.name,
+                )
+            index = make_index(shard, schema)
             if index.info != info:
                 raise DamagedShardError(
                     f"the tar is not the one of the manifest: digest {index.info.digest}, expected {info.digest}; "
@@ -98,102 +212,65 @@ def _restore_sidecars(manifest: Manifest, directory: Path) -> Manifest:
                     shard=path.name,
                 )
             save_index(index, path)
+
+
+def _is_right(path: Path, info: ShardInfo, schema: Schema) -> bool:
+    try:
+        index = load_index(index_path(path))
+    except (MissingDataError, DamagedShardError):
+        return False
+    return index.info == info and index.schema == schema
+
+
+def _add_groups(manifest: Manifest, directory: Path, paths: Iterable[Path]) -> Manifest:
+    """Take up field groups that the manifest does not know of.
+
+    Raises:
+        ShardError: there are tars that are neither in the manifest nor a field group of it.
+    """
+    known = {info.name for group in manifest.schema.groups for info in manifest.series(group)}
+    new = [scan_shard(path) for path in paths if path.name not in known]
+    if not new:
+        return manifest
+    main = [load_index(index_path(directory / info.name)) for info in manifest.shards]
+    names = series_of_names([*(info.name for info in manifest.shards), *(shard.path.name for shard in new)])
+    group_of = {name: group for group, series in names.items() for name in series}
+    series: dict[str, list[ScannedShard]] = {}
+    for shard in new:
+        sidecar = _sidecar(shard)
+        group = sidecar.group if sidecar else group_of[shard.path.name]
+        if not group or group in manifest.groups:
+            raise ShardError(
+                f"{shard.path} is not in {MANIFEST_NAME}, and is no field group of it: move it away, or delete "
+                f"{MANIFEST_NAME} to index all tars anew"
+            )
+        series.setdefault(group, []).append(shard)
+    try:
+        manifest = with_groups(manifest, [_group(name, shards, main) for name, shards in series.items()])
+    except ValueError as error:
+        raise ShardError(f"{directory}: the field group {', '.join(series)} cannot be added: {error}") from None
+    manifest.write(directory)
     return manifest
 
 
-def _scan_shard(path: Path) -> _ScannedShard:
-    keys: list[str] = []
-    rows: list[dict[str, _Found]] = []
-    with open_tar(path) as file:
-        for member in scan(file, path.name):
-            key, suffix = _split_name(member, path.name)
-            if not keys or keys[-1] != key:
-                keys.append(key)
-                rows.append({})
-            if suffix in rows[-1]:
-                raise ShardError(f"shard {path.name}, key {key}: member {suffix!r} is there twice")
-            rows[-1][suffix] = _Found(member, _npy_header(file, member, path.name, key))
-    if len(set(keys)) < len(keys):
-        twice = next(key for number, key in enumerate(keys) if key in keys[:number])
-        raise ShardError(f"shard {path.name}: the members of sample {twice!r} do not stand together")
-    if not keys:
-        raise ShardError(f"shard {path.name} has no samples")
-    return _ScannedShard(path, keys, rows)
+class _SeenView:
+    """Collects the view hashes that the JSON members of our own builder hold."""
 
+    def __init__(self) -> None:
+        self._hashes: set[str | None] = set()
 
-def _split_name(member: Member, shard: str) -> tuple[str, str]:
-    """Key and suffix of `dir/KEY.suffix`; a folder becomes a part of the key, joined by `--`."""
-    folder, _, name = member.name.rpartition("/")
-    stem, _, suffix = name.partition(".")
-    key = "--".join(part for part in (*folder.split("/"), stem) if part)
-    if not suffix:
-        raise ShardError(f"shard {shard}: member {member.name!r} has no suffix, so it belongs to no field")
-    if suffix.rpartition(".")[2].lower() in PICKLE_SUFFIXES:
-        raise UnsafeMemberError(f"shard {shard}: member {member.name!r} is a pickle, which can run code when read")
-    try:
-        return check_key(re.sub(r"\\", "-", key)), suffix
-    except ValueError as error:
-        raise ShardError(f"shard {shard}: member {member.name!r}: {error}") from None
+    def see(self, field: str, data: bytes) -> None:
+        """Take note of one member."""
+        if field == "json":
+            try:
+                found = mapping(parse_json(data), "it").get("view_hash")
+            except ValueError:
+                found = None
+            self._hashes.add(found if isinstance(found, str) else None)
 
-
-def _npy_header(file: BinaryIO, member: Member, shard: str, key: str) -> NpyHeader | None:
-    if not member.name.endswith(".npy"):
-        return None
-    file.seek(member.offset)
-    try:
-        header = parse_header(file.read(min(member.size, 4 * PAGE_BYTES)))
-        field = Field(name="npy", dtype=header.dtype, shape=header.shape)
-    except ValueError as error:
-        if "pickle" in str(error):
-            raise UnsafeMemberError(f"shard {shard}, key {key}: member {member.name!r}: {error}") from None
-        return None
-    in_place = not header.fortran_order and header.num_bytes + field.num_bytes == member.size
-    return header if in_place else None
-
-
-def _common_schema(scanned: Sequence[_ScannedShard]) -> Schema:
-    first = scanned[0].rows[0]
-    headers = {suffix: found.header for suffix, found in first.items()}
-    for shard in scanned:
-        for key, row in zip(shard.keys, shard.rows, strict=True):
-            if set(row) != set(first):
-                raise ShardError(
-                    f"shard {shard.path.name}, key {key}: has members {sorted(row)}, the first sample has "
-                    f"{sorted(first)}; every sample needs the same members"
-                )
-            for suffix, found in row.items():
-                known = headers[suffix]
-                if known is None or found.header is None or _kind(found.header) != _kind(known):
-                    headers[suffix] = None
-    return Schema(tuple(_field(suffix, header) for suffix, header in headers.items()))
-
-
-def _kind(header: NpyHeader) -> tuple[str, tuple[int, ...]]:
-    return header.dtype, header.shape
-
-
-def _field(suffix: str, header: NpyHeader | None) -> Field:
-    if header is None:
-        return Field(name=suffix)
-    return Field(name=suffix.removesuffix(".npy"), dtype=header.dtype, shape=header.shape)
-
-
-def _index(shard: _ScannedShard, schema: Schema) -> ShardIndex:
-    table: dict[str, list[tuple[int, int, int]]] = {field.name: [] for field in schema}
-    digest = xxhash.xxh3_128()
-    with open_tar(shard.path) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-        total = file.tell()
-        for row in shard.rows:
-            for field in schema:
-                found = row[field.suffix]
-                skip = found.header.num_bytes if field.is_array and found.header else 0
-                member = replace(found.member, offset=found.member.offset + skip, size=found.member.size - skip)
-                file.seek(member.offset)
-                data = file.read(member.size)
-                if len(data) < member.size:
-                    raise DamagedShardError("the file became shorter while it was read", shard=shard.path.name)
-                table[field.name].append((member.offset, member.size, xxhash.xxh3_64_intdigest(data)))
-    info = ShardInfo(shard.path.name, len(shard.keys), total, digest.hexdigest())
-    return ShardIndex.build(info, schema, shard.keys, table)
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a manifest records of the view, if all samples agree in it."""
+        return (
+            {"view": {"hash": next(iter(self._hashes))}} if len(self._hashes) == 1 and None not in self._hashes else {}
+        )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from shards.errors import DamagedShardError, ManifestError, MissingDataError
+from shards.errors import DamagedShardError, ManifestError, MissingDataError, ShardError
+from shards.files import open_regular
 from shards.index import Extents, ShardIndex, index_path, load_index
 from shards.manifest import Manifest
+from shards.parse import mapping, parse_json
 from shards.schema import Field, Schema
 
 
@@ -57,6 +59,10 @@ class ShardDataset:
         """The digest that names the data set."""
         return self.manifest.digest
 
+    def digest_of(self, fields: Iterable[str]) -> str:
+        """The digest of the tar series that hold these fields; stays the same where a field group is added."""
+        return self.manifest.digest_of(fields)
+
     @property
     def num_shards(self) -> int:
         """Shards of the main series."""
@@ -93,7 +99,14 @@ class ShardDataset:
                     shard=index_path(path).name,
                 )
             if list(index.schema) != list(self.schema.of_group(group)):
-                raise ManifestError(f"shard {path.name} has fields {index.schema}, the manifest says {self.schema}")
+                differing = ", ".join(sorted({f.name for f in {*index.schema} ^ {*self.schema.of_group(group)}}))
+                raise ManifestError(
+                    f"shard {path.name}: its sidecar and the manifest differ in {differing or 'the order of fields'}"
+                )
+            if group and not index.has_keys_of(self.index(shard)):
+                raise DamagedShardError(
+                    f"its keys are not those of {self.tar_path(shard).name}, or in another order", shard=path.name
+                )
             self._indices[(shard, group)] = index
         return index
 
@@ -113,7 +126,7 @@ class ShardDataset:
     def key(self, number: int) -> str:
         """Key of a sample."""
         shard, row = self._place(number)
-        return self.index(shard, self.schema.groups[0]).keys[row]
+        return self.index(shard).keys[row]
 
     def index_of(self, key: str) -> int:
         """Number of the sample with this key; reads all sidecars once.
@@ -122,8 +135,7 @@ class ShardDataset:
             KeyError: there is none.
         """
         if self._numbers is None:
-            main = self.schema.groups[0]
-            keys = (key for shard in range(self.num_shards) for key in self.index(shard, main).keys)
+            keys = (key for shard in range(self.num_shards) for key in self.index(shard).keys)
             self._numbers = {key: number for number, key in enumerate(keys)}
         if key not in self._numbers:
             raise KeyError(f"no sample {key!r} in {self.directory}; keys look like {self.key(0)!r}")
@@ -165,12 +177,13 @@ class ShardDataset:
 
         Raises:
             ValueError: the data set has no `json` field.
+            ShardError: it is not an object in JSON.
         """
         data = self.read(number, "json")
-        record = json.loads(bytes(data))
-        if not isinstance(record, dict):
-            raise ManifestError(f"sample {self.key(number)}: its JSON is not an object")
-        return record
+        try:
+            return mapping(parse_json(bytes(data)), "it")
+        except ValueError as error:
+            raise ShardError(f"sample {self.key(number)}: its JSON cannot be read: {error}") from None
 
     def _place(self, number: int) -> tuple[int, int]:
         shards, rows = self.locate(np.array([number + len(self) if number < 0 else number], np.int64))
@@ -186,7 +199,7 @@ def as_array(data: bytes, field: Field) -> NDArray[Any] | bytes:
 
 def _read_at(path: Path, offset: int, size: int) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(offset)
             return file.read(size)
     except FileNotFoundError:

@@ -14,10 +14,15 @@ import xxhash
 from numpy.typing import NDArray
 
 from shards.errors import DamagedShardError, MissingDataError
+from shards.files import read_small
+from shards.parse import check_name, check_plain, count, entry, hex_digest, mapping, sequence, text
 from shards.publish import publish_bytes
 from shards.schema import Field, Schema
 
 FORMAT = 1
+TAR_SUFFIX = ".tar"
+MIN_SAMPLE_BYTES = 512  # a tar header
+MAX_SHARD_BYTES = 1 << 50
 LITTLE_U64 = np.dtype("<u8")
 
 
@@ -30,14 +35,31 @@ class ShardInfo:
     num_bytes: int
     digest: str
 
+    def __post_init__(self) -> None:
+        if not check_name(self.name, "a shard's name").endswith(TAR_SUFFIX):
+            raise ValueError(f"a shard's name ends in {TAR_SUFFIX}, got {self.name}")
+        if self.num_samples * MIN_SAMPLE_BYTES > self.num_bytes:
+            raise ValueError(f"shard {self.name}: {self.num_bytes} bytes cannot hold {self.num_samples} samples")
+
     def to_json(self) -> dict[str, Any]:
         """The line as it stands in the manifest."""
         return {"name": self.name, "samples": self.num_samples, "bytes": self.num_bytes, "digest": self.digest}
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> ShardInfo:
-        """The inverse of `to_json`."""
-        return cls(str(record["name"]), int(record["samples"]), int(record["bytes"]), str(record["digest"]))
+    def from_json(cls, record: object) -> ShardInfo:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: a value is missing or not allowed.
+        """
+        values = mapping(record, "a shard")
+        name, samples, size, digest = (entry(values, key, "a shard") for key in ("name", "samples", "bytes", "digest"))
+        return cls(
+            text(name, "a shard's name"),
+            count(samples, "a shard's samples"),
+            count(size, "a shard's bytes", MAX_SHARD_BYTES),
+            hex_digest(digest, "a shard's digest", 32),
+        )
 
 
 @dataclass(frozen=True)
@@ -81,6 +103,15 @@ class ShardIndex:
         """Row of each key."""
         return {key: row for row, key in enumerate(self.keys)}
 
+    @property
+    def group(self) -> str:
+        """The tar series that the shard belongs to."""
+        return self.schema.groups[0]
+
+    def has_keys_of(self, other: ShardIndex) -> bool:
+        """Whether the samples are those of `other`, in the same order."""
+        return self._joined_keys == other._joined_keys and len(self) == len(other)
+
     @classmethod
     def build(
         cls, info: ShardInfo, schema: Schema, keys: Sequence[str], rows: Mapping[str, Sequence[Any]]
@@ -118,36 +149,73 @@ class ShardIndex:
             DamagedShardError: the bytes are not a sidecar, or not of this format, or not what was written.
         """
         try:
-            outer = msgpack.unpackb(data)
-            if outer["format"] != FORMAT:
-                raise DamagedShardError(
-                    f"format {outer['format']} is not known, this version reads {FORMAT}", shard=name
-                )
-            if xxhash.xxh3_128_hexdigest(outer["body"]) != outer["digest"]:
+            outer = mapping(msgpack.unpackb(data), "a sidecar")
+            found = count(entry(outer, "format", "a sidecar"), "a sidecar's format")
+            packed = _binary(entry(outer, "body", "a sidecar"), "a sidecar's body")
+            if found != FORMAT:
+                raise DamagedShardError(f"format {found} is not known, this version reads {FORMAT}", shard=name)
+            if xxhash.xxh3_128_hexdigest(packed) != entry(outer, "digest", "a sidecar"):
                 raise DamagedShardError(
                     "the sidecar's checksum is wrong; make it again with `reelshard index`", shard=name
                 )
-            body = msgpack.unpackb(outer["body"])
-            return cls._from_body(body)
-        except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
+            body = msgpack.unpackb(packed)
+            check_plain(body)
+            return cls._from_body(mapping(body, "a sidecar's body"))
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            reason = str(error) or type(error).__name__
             raise DamagedShardError(
-                f"not a readable sidecar ({error}); make it again with `reelshard index`", shard=name
+                f"not a readable sidecar ({reason}); make it again with `reelshard index`", shard=name
             ) from None
 
     @classmethod
-    def _from_body(cls, body: Mapping[str, Any]) -> ShardIndex:
-        info = ShardInfo.from_json(body["shard"])
+    def _from_body(cls, body: dict[str, Any]) -> ShardIndex:
+        info = ShardInfo.from_json(entry(body, "shard", "a sidecar"))
+        keys = _binary(entry(body, "keys", "a sidecar"), "a sidecar's keys")
+        _check_keys(keys, info.num_samples)
         fields, extents = [], {}
-        for record in body["fields"]:
-            arrays = {column: np.frombuffer(record.pop(column), LITTLE_U64) for column in Extents.__annotations__}
-            field = Field.from_json(record)
-            if any(len(array) != info.num_samples for array in arrays.values()):
-                raise ValueError(f"field {field.name} does not have {info.num_samples} entries")
-            if field.is_array and (arrays["sizes"] != field.num_bytes).any():  # readers copy by the schema's size
-                raise ValueError(f"field {field.name} has payloads that are not of its {field.num_bytes} bytes")
+        for record in sequence(entry(body, "fields", "a sidecar"), "a sidecar's fields"):
+            field, columns = _split_columns(mapping(record, "a field"))
             fields.append(field)
-            extents[field.name] = Extents(**arrays)
-        return cls(info, Schema(tuple(fields)), body["keys"], extents)
+            extents[field.name] = columns
+            _check_extents(field, columns, info)
+        schema = Schema(tuple(fields))
+        if len(schema.groups) > 1:
+            raise ValueError("its fields are of several groups, a shard holds one")
+        return cls(info, schema, keys, extents)
+
+
+def _binary(value: object, what: str) -> bytes:
+    if not isinstance(value, bytes):
+        raise ValueError(f"{what} has to be bytes, got {type(value).__name__}")
+    return value
+
+
+def _split_columns(record: dict[str, Any]) -> tuple[Field, Extents]:
+    names = tuple(Extents.__annotations__)
+    columns = (_binary(entry(record, name, "a field"), f"the {name} of a field") for name in names)
+    extents = Extents(*(np.frombuffer(column, LITTLE_U64) for column in columns))
+    return Field.from_json({key: value for key, value in record.items() if key not in names}), extents
+
+
+def _check_keys(joined: bytes, num_samples: int) -> None:
+    """Refuse keys that `check_key` refuses, all at once: a million of them are looked at before any is used."""
+    keys = joined.decode("utf-8")
+    if keys.count("\n") + bool(keys) != num_samples or keys[:1] == "\n" or keys[-1:] == "\n" or "\n\n" in keys:
+        raise ValueError(f"it does not have {num_samples} keys")
+    if not keys.replace("\n", "").isprintable() or any(character in keys for character in "./\\"):
+        raise ValueError("a key holds a dot, a slash or a control character")
+
+
+def _check_extents(field: Field, extents: Extents, info: ShardInfo) -> None:
+    """Refuse payloads that are not of the field's size, and those that do not lie inside the tar."""
+    for name in Extents.__annotations__:
+        if len(getattr(extents, name)) != info.num_samples:
+            raise ValueError(f"field {field.name} does not have {info.num_samples} {name}")
+    if field.is_array and (extents.sizes != field.num_bytes).any():  # readers copy by the schema's size
+        raise ValueError(f"field {field.name} has payloads that are not of its {field.num_bytes} bytes")
+    limit = np.uint64(info.num_bytes)
+    if (extents.sizes > limit).any() or (extents.offsets > limit - extents.sizes).any():
+        raise ValueError(f"field {field.name} has payloads beyond the {info.num_bytes} bytes of the tar")
 
 
 def index_path(tar: Path) -> Path:
@@ -166,9 +234,10 @@ def load_index(path: Path) -> ShardIndex:
     Raises:
         MissingDataError: there is none.
         DamagedShardError: it is not readable.
+        ShardError: it is no file.
     """
     try:
-        data = path.read_bytes()
+        data = read_small(path)
     except FileNotFoundError:
         raise MissingDataError(f"sidecar {path} is missing; make it with `reelshard index {path.parent}`") from None
     return ShardIndex.decode(data, path.name)

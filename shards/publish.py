@@ -5,25 +5,49 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import stat
 from pathlib import Path
 from typing import Any
+
+from shards.errors import ShardError
 
 TEMPORARY_SUFFIX = ".tmp"
 
 
 def temporary_path(path: Path) -> Path:
-    """A name beside `path` that no other writer uses."""
+    """A name beside `path` that no other writer uses.
+
+    Raises:
+        ShardError: `path` may not be replaced, see `publish_file`.
+    """
+    _refuse_what_is_no_file(path)
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
 
 
 def publish_file(temporary: Path, path: Path) -> None:
-    """Give a finished, synced temporary file its name, and make the name itself durable."""
+    """Give a finished, synced temporary file its name, and make the name itself durable.
+
+    Raises:
+        ShardError: `path` is there and is no regular file. A rename would take the place of a device, a pipe or a link.
+    """
+    _refuse_what_is_no_file(path)
     temporary.replace(path)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _refuse_what_is_no_file(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(mode):
+        raise ShardError(f"{path} is a link, and nothing is written through links: give the path it points to")
+    if not stat.S_ISREG(mode):
+        raise ShardError(f"{path} is a folder, a device or a pipe; only a regular file is replaced: give another name")
 
 
 def publish_bytes(path: Path, data: bytes) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from shards.parse import check_name, count, mapping, sequence, text
+
 Layout = Literal["plain", "frames", "tubes"]
 
 MAX_MEMBER_NAME_BYTES = 100
+MAX_AXES = 32
+MAX_ARRAY_BYTES = 1 << 40
 PICKLE_SUFFIXES = frozenset({"pkl", "pickle", "pyd", "pt", "pth", "joblib"})
+_DTYPE = re.compile(r"[<|][biufc][0-9]{1,2}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,19 +42,26 @@ class Field:
 
     def __post_init__(self) -> None:
         _check_suffix(self.name)
+        if self.group:
+            check_name(self.group, "the group's name")
         if self.layout not in get_args(Layout):
             raise ValueError(f"field {self.name}: layout {self.layout!r} is not one of {', '.join(get_args(Layout))}")
         if (self.dtype is None) != (self.shape is None):
             raise ValueError(f"field {self.name}: give dtype and shape for an array, or neither for ragged bytes")
         if self.dtype is None or self.shape is None:
+            if self.layout != "plain":
+                raise ValueError(f"field {self.name}: ragged bytes have no layout, got {self.layout!r}")
             return
-        dtype = np.dtype(self.dtype)
-        if dtype.hasobject or dtype.kind not in "biufc" or dtype.str != self.dtype or dtype.str.startswith(">"):
+        if not _is_little_endian_number(self.dtype):
             raise ValueError(
                 f"field {self.name}: dtype {self.dtype!r} is not a little-endian number like '|u1' or '<f2'"
             )
-        if any(not isinstance(length, int) or length < 1 for length in self.shape):
-            raise ValueError(f"field {self.name}: shape {self.shape} must be positive whole numbers")
+        if any(not isinstance(length, int) or length < 1 for length in self.shape) or len(self.shape) > MAX_AXES:
+            raise ValueError(f"field {self.name}: shape {self.shape} must be at most {MAX_AXES} positive whole numbers")
+        if self.num_bytes > MAX_ARRAY_BYTES:
+            raise ValueError(f"field {self.name}: an array of shape {self.shape} has {self.num_bytes} bytes, too many")
+        if self.layout != "plain" and not self.shape:
+            raise ValueError(f"field {self.name}: a single number has no layout, got {self.layout!r}")
 
     @property
     def is_array(self) -> bool:
@@ -88,16 +101,23 @@ class Field:
         return {"name": self.name, "dtype": self.dtype, "shape": shape, "layout": self.layout, "group": self.group}
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Field:
+    def from_json(cls, record: object) -> Field:
         """The inverse of `to_json`.
 
         Raises:
             ValueError: a key is missing or unknown, or a value is not allowed.
         """
-        if set(record) != {"name", "dtype", "shape", "layout", "group"}:
-            raise ValueError(f"a field needs name, dtype, shape, layout and group, got {sorted(record)}")
-        shape = None if record["shape"] is None else tuple(record["shape"])
-        return cls(**{**record, "shape": shape})
+        values = mapping(record, "a field")
+        if set(values) != {"name", "dtype", "shape", "layout", "group"}:
+            raise ValueError("a field needs name, dtype, shape, layout and group, and nothing else")
+        shape = values["shape"]
+        return cls(
+            name=text(values["name"], "a field's name"),
+            dtype=None if values["dtype"] is None else text(values["dtype"], "a field's dtype"),
+            shape=None if shape is None else tuple(count(n, "a length in a shape") for n in sequence(shape, "a shape")),
+            layout=text(values["layout"], "a field's layout"),  # type: ignore[arg-type]  # the constructor checks it
+            group=text(values["group"], "a field's group"),
+        )
 
 
 @dataclass(frozen=True)
@@ -133,11 +153,19 @@ class Schema:
     @property
     def groups(self) -> tuple[str, ...]:
         """Names of the tar series, the main one ("") first where it has fields."""
-        return tuple(dict.fromkeys(field.group for field in self.fields))
+        names = dict.fromkeys(field.group for field in self.fields)
+        return tuple(sorted(names, key=bool))
 
     def of_group(self, group: str) -> Schema:
         """The fields of one tar series."""
         return Schema(tuple(field for field in self.fields if field.group == group))
+
+
+def _is_little_endian_number(dtype: str) -> bool:
+    try:
+        return _DTYPE.fullmatch(dtype) is not None and np.dtype(dtype).str == dtype
+    except TypeError:
+        return False
 
 
 def check_key(key: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from shards.errors import DamagedShardError, MissingDataError, UnsafeMemberError
+from shards.files import open_regular
 from shards.npy import PAGE_BYTES
 from shards.schema import MAX_MEMBER_NAME_BYTES
 
@@ -17,6 +18,14 @@ RECORD_BYTES = 20 * BLOCK_BYTES
 END_OF_ARCHIVE = bytes(2 * BLOCK_BYTES)
 MAX_MEMBER_BYTES = 8**11 - 1
 MAX_EXTENDED_HEADER_BYTES = 1 << 20
+MAX_SIZE_DIGITS = 18
+COMPRESSIONS = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+}
 
 
 @dataclass(frozen=True)
@@ -76,10 +85,12 @@ def scan(file: BinaryIO, shard: str) -> Iterator[Member]:
         shard: its name, for messages.
 
     Raises:
-        DamagedShardError: a header checksum, an end block, a length or a trailing byte is wrong, with its offset.
+        DamagedShardError: a header checksum, an end block, a length or a trailing byte is wrong, with its offset; or
+            the tar is compressed.
         UnsafeMemberError: a link, a device, an absolute path or one with `..`.
     """
     total = os.fstat(file.fileno()).st_size
+    _refuse_compressed(file, shard)
     position = 0
     overrides: dict[str, str] = {}
     while True:
@@ -112,6 +123,17 @@ def scan(file: BinaryIO, shard: str) -> Iterator[Member]:
                     f"(tar type {typeflag.decode('latin1')!r}); only regular files are allowed"
                 )
         position = data + size + padding(size)
+
+
+def _refuse_compressed(file: BinaryIO, shard: str) -> None:
+    file.seek(0)
+    head = file.read(BLOCK_BYTES)
+    for magic, name in COMPRESSIONS.items():
+        if head.startswith(magic) and head[257:262] != b"ustar":
+            raise DamagedShardError(
+                f"the tar is compressed ({name}); samples are read in place, so unpack it to a plain .tar first",
+                shard=shard,
+            )
 
 
 def _read_exactly(file: BinaryIO, position: int, size: int, shard: str) -> bytes:
@@ -170,7 +192,8 @@ def _extended(file: BinaryIO, typeflag: bytes, position: int, size: int, shard: 
         name, _, value = record.partition(b"=")
         records[name.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
         start += length
-    if "size" in records and not records["size"].isdigit():
+    size_text = records.get("size", "0")
+    if not (size_text.isascii() and size_text.isdigit() and len(size_text) <= MAX_SIZE_DIGITS):
         raise DamagedShardError("a pax size is not a number", shard=shard, offset=position)
     return {name: value for name, value in records.items() if name in ("path", "size")}
 
@@ -190,8 +213,9 @@ def open_tar(path: str | os.PathLike[str]) -> BinaryIO:
 
     Raises:
         MissingDataError: there is no such file.
+        ShardError: it is no file.
     """
     try:
-        return open(path, "rb")  # noqa: PTH123
+        return open_regular(path)
     except FileNotFoundError:
         raise MissingDataError(f"shard {os.fspath(path)} is missing; restore it, or build it again") from None

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import xxhash
 
+from shards.beside import problems_beside
 from shards.dataset import ShardDataset
 from shards.errors import DamagedShardError, ShardError
 from shards.index import ShardIndex
-from shards.npy import PAGE_BYTES, encode_header
-from shards.tar import open_tar, scan
+from shards.members import member_problems
+from shards.tar import open_tar
 
 CHUNK_BYTES = 8 << 20
 MAX_PROBLEMS_PER_SHARD = 20
@@ -33,7 +35,7 @@ class VerifyReport:
 def verify_dataset(
     directory: Path, *, threads: int = 4, progress: Callable[[int, int], None] | None = None
 ) -> VerifyReport:
-    """Check the manifest, every sidecar, every tar and every payload.
+    """Check the manifest, every sidecar, every tar, every payload, and what lies beside them.
 
     Args:
         directory: the data set.
@@ -58,99 +60,89 @@ def verify_dataset(
             pool.shutdown(cancel_futures=True)
             raise
     problems = [problem for task in tasks for problem in found[task]]
-    problems += _different_keys(dataset) if not problems else []
-    return VerifyReport(len(dataset), len(tasks), dataset.manifest.num_bytes, tuple(problems))
+    problems += [*_repeated_keys(dataset), *problems_beside(dataset.manifest, directory)]
+    return VerifyReport(len(dataset), len(tasks), dataset.manifest.num_bytes, tuple(dict.fromkeys(problems)))
 
 
 def _verify_shard(dataset: ShardDataset, shard: int, group: str) -> list[str]:
     path = dataset.tar_path(shard, group)
     try:
         index = dataset.index(shard, group)
-        with open_tar(path) as file:
-            digest, size = xxhash.xxh3_128(), 0
-            while chunk := file.read(CHUNK_BYTES):
-                digest.update(chunk)
-                size += len(chunk)
-            if digest.hexdigest() != index.info.digest:
-                problems = _locate_damage(path, index)
-                return problems or [_between_members(path, index, size)]
-            return list(_compare_with_scan(path, index))
+        problems: list[str] = []
+        for problem in _shard_problems(path, index):
+            if len(problems) == MAX_PROBLEMS_PER_SHARD:
+                return [*problems, f"shard {path.name}: and more; only the first {len(problems)} are listed"]
+            problems.append(str(problem))
+        return problems
     except (ShardError, OSError) as error:
         return [str(error)]
 
 
-def _between_members(path: Path, index: ShardIndex, size: int) -> str:
-    problem = f"the tar's digest is wrong, but every payload is right: damage in headers or padding ({size} bytes)"
-    return str(DamagedShardError(problem, shard=path.name))
-
-
-def _locate_damage(path: Path, index: ShardIndex) -> list[str]:
-    """Which payloads, headers or ends differ, for a tar whose digest is wrong."""
-    problems = []
+def _shard_problems(path: Path, index: ShardIndex) -> Iterator[ShardError]:
+    digest, found = xxhash.xxh3_128(), False
     with open_tar(path) as file:
-        for field in index.schema:
-            extents = index.extents[field.name]
-            header = b"" if field.dtype is None or field.shape is None else encode_header(field.dtype, field.shape)
-            for key, offset, size, checksum in zip(
-                index.keys, extents.offsets.tolist(), extents.sizes.tolist(), extents.checksums.tolist(), strict=True
-            ):
-                file.seek(offset)
-                data = file.read(size)
-                if len(data) < size:
-                    text = f"the file ends after {len(data)} of {size} payload bytes; it was cut off"
-                elif xxhash.xxh3_64_intdigest(data) != checksum:
-                    text = "the payload's checksum is wrong: its bytes were changed"
-                elif header and offset % PAGE_BYTES == 0 and _read(file, offset - PAGE_BYTES, PAGE_BYTES) != header:
-                    text = f"the .npy header, {PAGE_BYTES} bytes before the payload, was changed"
-                else:
-                    continue
-                problems.append(str(DamagedShardError(text, shard=path.name, key=key, field=field.name, offset=offset)))
-                if len(problems) == MAX_PROBLEMS_PER_SHARD:
-                    return [*problems, f"shard {path.name}: and more; only the first {len(problems)} are listed"]
-    return problems + list(_compare_with_scan(path, index))
+        for damage in _payload_problems(file, path, index, digest):
+            found = True
+            yield damage
+        size = file.tell()
+    for problem in member_problems(path, index):
+        found = True
+        yield problem
+    if not found and digest.hexdigest() != index.info.digest:
+        text = f"the tar's digest is wrong, but every payload is right: damage in headers or padding ({size} bytes)"
+        yield DamagedShardError(text, shard=path.name)
+    elif not found and size != index.info.num_bytes:
+        yield DamagedShardError(f"the tar has {size} bytes, its sidecar says {index.info.num_bytes}", shard=path.name)
 
 
-def _read(file: BinaryIO, offset: int, size: int) -> bytes:
-    file.seek(offset)
-    return file.read(size)
+def _payload_problems(
+    file: BinaryIO, path: Path, index: ShardIndex, digest: xxhash.xxh3_128
+) -> Iterator[DamagedShardError]:
+    """Read the whole tar once, in order, into `digest`; yield the payloads that are not what the sidecar says."""
+    fields = index.schema.fields
+    columns = [index.extents[field.name] for field in fields]
+    offsets, sizes, checksums = (
+        np.concatenate([getattr(extents, name) for extents in columns]) for name in ("offsets", "sizes", "checksums")
+    )
+    position = 0
+    for place in np.lexsort((sizes, offsets)).tolist():
+        offset, size = int(offsets[place]), int(sizes[place])
+        field, key = fields[place // len(index)], index.keys[place % len(index)]
+        problem, payload = None, xxhash.xxh3_64()
+        if offset < position:
+            problem = f"it begins before byte {position}, where the one before it ends"
+        else:
+            _read_on(file, offset - position, digest)
+            length = _read_on(file, size, digest, payload)
+            position = offset + size
+            if length < size:
+                problem = f"the file ends after {length} of {size} payload bytes; it was cut off"
+            elif payload.intdigest() != int(checksums[place]):
+                problem = "the payload's checksum is wrong: its bytes were changed"
+        if problem:
+            yield DamagedShardError(problem, shard=path.name, key=key, field=field.name, offset=offset)
+    while _read_on(file, CHUNK_BYTES, digest):
+        pass
 
 
-def _compare_with_scan(path: Path, index: ShardIndex) -> Iterator[str]:
-    """Yield where the tar's own headers and the sidecar disagree about a member."""
-    expected = {}
-    for field in index.schema:
-        extents = index.extents[field.name]
-        for key, offset, size in zip(index.keys, extents.offsets.tolist(), extents.sizes.tolist(), strict=True):
-            expected[offset + size] = (f"{key}.{field.suffix}", key, field.name, offset)
-    try:
-        with open_tar(path) as file:
-            for member in scan(file, path.name):
-                name, *_ = expected.pop(member.offset + member.size, (None,))
-                if name != member.name.rpartition("/")[2]:
-                    text = f"the tar holds {member.name!r} where the sidecar says {name!r}"
-                    yield str(DamagedShardError(text, shard=path.name, offset=member.offset))
-    except ShardError as error:
-        yield str(error)
-        return
-    for name, key, field_name, offset in expected.values():
-        text = f"the sidecar lists {name!r}, the tar does not hold it"
-        yield str(DamagedShardError(text, shard=path.name, key=key, field=field_name, offset=offset))
+def _read_on(file: BinaryIO, size: int, *digests: xxhash.xxh3_128 | xxhash.xxh3_64) -> int:
+    """Read `size` bytes, or up to the file's end, into digests; returns how many there were."""
+    done = 0
+    while done < size and (chunk := file.read(min(size - done, CHUNK_BYTES))):
+        done += len(chunk)
+        for digest in digests:
+            digest.update(chunk)
+    return done
 
 
-def _different_keys(dataset: ShardDataset) -> list[str]:
-    """Every group must have the same keys in the same order, and no key may appear twice."""
-    problems: list[str] = []
+def _repeated_keys(dataset: ShardDataset) -> Iterator[str]:
+    """No key may appear in two shards; a shard whose sidecar cannot be read has been named already."""
     seen: set[str] = set()
-    main, *others = dataset.schema.groups
     for shard in range(dataset.num_shards):
-        keys = dataset.index(shard, main).keys
-        repeated = seen.intersection(keys)
-        if repeated:
-            problems.append(f"shard {dataset.tar_path(shard).name}: key {min(repeated)} is in an earlier shard too")
+        try:
+            keys = dataset.index(shard).keys
+        except (ShardError, OSError):
+            continue
+        if repeated := seen.intersection(keys):
+            yield f"shard {dataset.tar_path(shard).name}: key {min(repeated)} is in an earlier shard too"
         seen.update(keys)
-        problems += [
-            f"shard {dataset.tar_path(shard, group).name}: its keys differ from those of {dataset.tar_path(shard).name}"
-            for group in others
-            if dataset.index(shard, group).keys != keys
-        ]
-    return problems

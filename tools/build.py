@@ -96,8 +96,10 @@ def run(args: argparse.Namespace) -> int:
     """Build, and print what was built."""
     from shards.build import open_source
     from shards.build.remote import RemoteFolder, is_remote
+    from shards.parse import check_name
     from tools.recipe import load_recipe
 
+    check_name(args.split, "--split")
     recipe = load_recipe(args.recipe, [*args.overrides, *_shorthands(args)])
     refuse_other_width(recipe, look=False)
     partition = read_partition(args.partition)
@@ -151,7 +153,8 @@ def _scratch(url: str, partition: Partition | None) -> Path:
 
 def _preflight(args: argparse.Namespace, recipe: Recipe, source: Source) -> None:
     """Look at the videos before the first build starts a teacher, where it would stop at failures later."""
-    from shards.build.plan import PLAN_NAME, make_plan
+    from shards.beside import PLAN_NAME
+    from shards.build.plan import make_plan
     from shards.build.preflight import check_preflight, preflight, sample_bytes
 
     begun = args.finalize or (args.out / PLAN_NAME).exists()

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from shards.errors import ShardError
 from tools.signals import exit_status, spell, work_is_done
+from tools.terminal import clean
 
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 EXIT_BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE has ended
@@ -92,7 +93,7 @@ def _describe(error: Exception) -> str:
     text = " ".join(" ".join([text, *getattr(error, "__notes__", [])]).split()) or type(error).__name__
     if len(text) > LONGEST_TEXT:
         text = f"{text[:LONGEST_TEXT]} ..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text + where)
+    return clean(text + where)
 
 
 def _path_in_hand(error: Exception) -> Path | None:

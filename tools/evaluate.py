@@ -6,6 +6,7 @@ reelshard evaluate probe --run runs/st_jepa --train ssv2/train --val ssv2/valida
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
@@ -108,6 +109,7 @@ def probe(
     Raises:
         ValueError: If there is no whole checkpoint, a data set has no labels or another geometry, or the label
             names of the two differ.
+        ShardError: If the views of the two data sets, or of what the run was trained on, differ.
     """
     import torch
 
@@ -123,6 +125,7 @@ def probe(
     names = sets[0].manifest.label_names
     if names != sets[1].manifest.label_names:
         raise ValueError(f"the label names of {train} and {val} differ; build both from the same labels")
+    _refuse_other_views(run_dir, sets)
     device = recipe.train.torch_device()
     torch.manual_seed(recipe.train.seed)
     objective = make_objective(recipe).to(device)
@@ -139,6 +142,19 @@ def probe(
         num_classes=len(names),
         step=checkpoint.step,
     )
+
+
+def _refuse_other_views(run_dir: Path, sets: tuple[ShardDataset, ShardDataset]) -> None:
+    """Compare the views of both data sets, and of the one that the run was trained on, as its record says."""
+    from shards.files import read_small
+    from shards.parse import mapping, parse_json
+    from shards.views import refuse_other_views, view_hash
+
+    views = {str(dataset.directory): view_hash(dataset.manifest) for dataset in sets}
+    with contextlib.suppress(OSError, ValueError, KeyError):  # runs of earlier versions do not say
+        record = mapping(mapping(parse_json(read_small(run_dir / "run.json")), "a run")["dataset"], "its data set")
+        views[f"the data of {run_dir}"] = record.get("view_hash")
+    refuse_other_views(views)
 
 
 def _features(

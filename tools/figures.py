@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from shards.dataset import ShardDataset
 from shards.layout import tubes_to_clip, tubes_to_target
+from tools.terminal import clean
 
 MAX_COLUMNS = 8
 
@@ -119,7 +120,8 @@ def draw_strip(sample: Sample, *, columns: int = MAX_COLUMNS) -> bytes:
     axes[0, 0].set_ylabel("clip", fontsize=8)
     if colours is not None:
         axes[1, 0].set_ylabel("targets (PCA)", fontsize=8)
-    figure.suptitle(f"{sample.key}   {sample.title}".strip(), fontsize=9)
+    title = clean(f"{sample.key}   {sample.title}".strip())
+    figure.suptitle(title, fontsize=9, parse_math=False)  # a dollar in a label is a dollar
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()

@@ -11,14 +11,17 @@ HELP = "give tars made elsewhere (stock webdataset shards) their sidecars and a 
 _DESCRIPTION = """Scan every .tar of a folder strictly, and write a sidecar beside each and a manifest.
 
 The tars stay as they are. A damaged tar is an error that names file and offset, never a shorter data set. In a folder
-that has a manifest already, missing sidecars are made again."""
+that has a manifest already, missing sidecars are made again. Tars SPLIT.GROUP-00000-of-00002.tar beside
+SPLIT-00000-of-00002.tar, with the same keys and other members, become a field group."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `reelshard index`."""
     parser.description = _DESCRIPTION
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder with the .tar files")
-    parser.add_argument("--split", default="train", help="name of the split, kept in the manifest (default: train)")
+    parser.add_argument(
+        "--split", help="name of the split, kept in the manifest (default: as the tars are named, or train)"
+    )
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
 
 
@@ -26,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Index, and print what was found."""
     from shards.adopt import index_directory
     from tools.progress import track
+    from tools.terminal import clean
 
     with track("indexing", total=len(list(args.folder.glob("*.tar"))), unit="tars") as progress:
         manifest = index_directory(args.folder, split=args.split, progress=progress.at)
@@ -33,8 +37,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(manifest.to_json()))
         return 0
     fields = ", ".join(field.name for field in manifest.schema)
-    print(
-        f"{args.folder}: {manifest.num_samples:,} samples with {fields} in {len(manifest.shards):,} shards, "
-        f"data set {manifest.digest[:12]}"
-    )
+    size = f"{manifest.num_samples:,} samples with {fields} in {len(manifest.shards):,} shards"
+    groups = f" and as many of {', '.join(manifest.groups)}" if manifest.groups else ""
+    print(clean(f"{args.folder}: {size}{groups}, data set {manifest.digest[:12]}"))
     return 0

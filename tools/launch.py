@@ -10,6 +10,7 @@ import torch
 from pipeline.config import LoaderConfig
 from shards.dataset import ShardDataset
 from shards.publish import publish_json
+from shards.views import view_hash
 from tools.recipe import Recipe, save_resolved
 from tools.revision import git_revision, package_versions
 from training.loop import Trainer
@@ -35,7 +36,12 @@ def record_run(
         "command": command,
         "started_after_step": trainer.step,
         "git_revision": git_revision(),
-        "dataset": {"path": str(dataset.directory), "digest": dataset.digest, "num_samples": len(dataset)},
+        "dataset": {
+            "path": str(dataset.directory),
+            "digest": dataset.digest,
+            "num_samples": len(dataset),
+            "view_hash": view_hash(dataset.manifest),
+        },
         "validation": None if val is None else str(val),
         "loader": dataclasses.asdict(loader),
         "num_ranks": trainer.world.size,

@@ -7,7 +7,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tools.terminal import clean
+
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from shards.dataset import ShardDataset
     from shards.schema import Field
 
@@ -46,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
         publish_bytes(args.png, draw_strip(load_sample(dataset, number)))
         if not args.json:
-            print(f"drawn into {args.png}")
+            print(clean(f"drawn into {args.png}"))
     return 0
 
 
@@ -79,7 +83,7 @@ def describe(dataset: ShardDataset) -> str:
     lines.append(f"failures    {failed}")
     lines.append("provenance")
     lines += [f"  {line}" for line in _spell_tree(manifest.provenance)]
-    return "\n".join(lines)
+    return "\n".join(map(clean, lines))
 
 
 def describe_sample(dataset: ShardDataset, number: int) -> str:
@@ -89,13 +93,22 @@ def describe_sample(dataset: ShardDataset, number: int) -> str:
         if isinstance(value, bytes):
             lines.append(f"  {name}: {len(value):,} bytes")
         else:
-            spread = f"{value.min():.4g} to {value.max():.4g}, mean {value.mean(dtype='float64'):.4g}"
-            lines.append(f"  {name}: {value.dtype} {list(value.shape)}, {spread}")
+            lines.append(f"  {name}: {value.dtype} {list(value.shape)}{_spread(value)}")
     if "json" in dataset.schema:
         about = dataset.metadata(number)
         lines += [f"  {line}" for line in _spell_tree(about)]
         lines += [f"  {line}" for line in _spell_reader(dataset, about.get("decoder"))]
-    return "\n".join(lines)
+    return "\n".join(map(clean, lines))
+
+
+def _spread(value: NDArray[Any]) -> str:
+    import numpy as np
+
+    if value.dtype.kind == "c":
+        return ""
+    with np.errstate(all="ignore"):  # sums beyond the range, and what is not a number, are what they are
+        low, high, mean = float(value.min()), float(value.max()), float(value.mean(dtype=np.float64))
+    return f", {low:.4g} to {high:.4g}, mean {mean:.4g}"
 
 
 def _spell_reader(dataset: ShardDataset, decoder: object) -> list[str]:

@@ -156,6 +156,7 @@ def _train(
     import torch
 
     from shards.dataset import ShardDataset
+    from shards.views import refuse_other_views, view_hash
     from tools.launch import launch_lines, record_run
     from tools.recipe import as_plain
     from tools.systems import make_objective, make_training_loader
@@ -169,11 +170,14 @@ def _train(
             contextlib.closing(make_training_loader(recipe, objective, dataset, device, world))
         )
         recipe = dataclasses.replace(recipe, train=recipe.train.resolved(loader.num_batches))
-        held_out = None
+        held_out, notes = None, []
         if val is not None:
-            held_out = make_training_loader(recipe, objective, ShardDataset.open(val), device, world, held_out=True)
+            held_out_set = ShardDataset.open(val)
+            views = {str(data): view_hash(dataset.manifest), str(val): view_hash(held_out_set.manifest)}
+            notes.append(f"views    {refuse_other_views(views)}")
+            held_out = make_training_loader(recipe, objective, held_out_set, device, world, held_out=True)
             stack.enter_context(contextlib.closing(held_out))
-        notes = [] if init is None else _load_weights(objective, init)
+        notes += [] if init is None else _load_weights(objective, init)
         trainer = Trainer(
             objective,
             loader,

@@ -12,7 +12,8 @@ from tools import verify_sources
 
 HELP = "read every byte of a data set and list what is damaged or missing"
 
-_DESCRIPTION = """Check manifest, sidecars, tars and every payload of data sets against their digests and checksums.
+_DESCRIPTION = """Check manifest, sidecars, tars and every payload of data sets against their digests and checksums, and
+the plan, the failures and the projection beside them against the manifest.
 
 Every problem is one line that names shard, key, field and offset. The exit status is 1 when there is any.
 
@@ -30,31 +31,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Verify, and print what was found."""
-    from shards.dataset import ShardDataset
-    from shards.verify import verify_dataset
-    from tools.progress import track
-
+    """Verify, and print what was found. What is wrong with one data set does not stop the others."""
     if args.threads < 1:
         raise ValueError(f"--threads is {args.threads}; it has to be at least 1")
     verify_sources.check_arguments(args)
-    status = 0
-    for path in args.datasets:
+    return 0 if all([_verify(path, args) for path in args.datasets]) else 1
+
+
+def _verify(path: Path, args: argparse.Namespace) -> bool:
+    """Verify one data set and print the result; returns whether it is sound."""
+    from shards.dataset import ShardDataset
+    from shards.errors import ShardError
+    from shards.verify import VerifyReport, verify_dataset
+    from tools.progress import track
+    from tools.terminal import clean
+
+    sources = None
+    try:
         dataset = ShardDataset.open(path)
         total = dataset.num_shards * len(dataset.schema.groups)
         with track(f"verifying {path}", total=total, unit="shards") as progress:
             report = verify_dataset(path, threads=args.threads, progress=progress.at)
         sources = verify_sources.check(dataset, args) if args.sources else None
-        status = 1 if report.problems or (sources and not sources.is_sound) else status
-        if args.json:
-            more = {} if sources is None else {"sources": asdict(sources)}
-            print(json.dumps({"dataset": str(path), **asdict(report), **more}))
-            continue
-        for problem in report.problems:
-            print(problem)
-        verdict = f"{len(report.problems)} problem(s)" if report.problems else "every byte is as written"
-        size = f"{report.num_samples:,} samples, {report.num_shards:,} shards, {report.num_bytes / 1e6:,.1f} MB"
-        print(f"{path}: {size}: {verdict}", file=sys.stderr if report.problems else sys.stdout)
-        if sources is not None:
-            print(verify_sources.describe(sources, path))
-    return status
+    except (ShardError, OSError) as error:
+        if len(args.datasets) == 1:
+            raise
+        report = VerifyReport(0, 0, 0, (str(error),))
+    is_sound = not report.problems and (sources is None or sources.is_sound)
+    if args.json:
+        more = {} if sources is None else {"sources": asdict(sources)}
+        print(json.dumps({"dataset": str(path), **asdict(report), **more}))
+        return is_sound
+    for problem in report.problems:
+        print(clean(problem))
+    verdict = f"{len(report.problems)} problem(s)" if report.problems else "every byte is as written"
+    size = f"{report.num_samples:,} samples, {report.num_shards:,} shards, {report.num_bytes / 1e6:,.1f} MB"
+    print(clean(f"{path}: {size}: {verdict}"), file=sys.stderr if report.problems else sys.stdout)
+    if sources is not None:
+        print(verify_sources.describe(sources, path))
+    return is_sound

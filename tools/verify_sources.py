@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tools.terminal import clean
+
 if TYPE_CHECKING:
     from shards.build.recheck import SourceReport
     from shards.dataset import ShardDataset
@@ -54,7 +56,8 @@ def check(dataset: ShardDataset, args: argparse.Namespace) -> SourceReport:
 
 def describe(report: SourceReport, path: Path) -> str:
     """What was found as lines for people: each sample that is not right, then the whole."""
-    return "\n".join([*report.wrong, *report.changed, *report.missing, f"{path}: {report.describe()}"])
+    lines = [*report.wrong, *report.changed, *report.missing, f"{path}: {report.describe()}"]
+    return "\n".join(map(clean, lines))
 
 
 def _count_or_share(text: str) -> float:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 HELP = "export targets to a Zarr cache (targets.zarr, meta.jsonl), or import them from one"
 _DESCRIPTION = """
-`export` writes the targets of DATASET to CACHE. `import` adds the targets in CACHE to DATASET, which was built with
---teacher none, as a further series of tars beside the clips, which are not touched.
+`export` writes the targets of DATASET to CACHE: the array targets.zarr/targets and meta.jsonl. `import` adds the
+targets in CACHE to DATASET, which was built with --teacher none, as a further series of tars beside the clips, which
+are not touched. A cache of another view or another geometry is refused; the teacher's provenance goes along both ways.
 """
 
 
@@ -19,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, metavar="DATASET", help="folder of the data set")
     parser.add_argument("cache", type=Path, metavar="CACHE", help="folder of the Zarr cache")
     parser.add_argument("--group", default="zarr", help="import: name of the new series of tars (default: zarr)")
+    parser.add_argument(
+        "--zarr-format", type=int, choices=(2, 3), default=3, help="export: version of the Zarr format (default: 3)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,13 +30,16 @@ def run(args: argparse.Namespace) -> int:
     from shards.dataset import ShardDataset
     from shards.zarr_cache import export_targets, import_targets
     from tools.progress import track
+    from tools.terminal import clean
 
     dataset = ShardDataset.open(args.data)
+    notes: list[str] = []
     with track(f"{args.direction}ing targets", total=len(dataset), unit="samples") as progress:
         if args.direction == "export":
-            export_targets(dataset, args.cache, report=progress.at)
+            export_targets(dataset, args.cache, zarr_format=args.zarr_format, report=progress.at)
         else:
-            manifest = import_targets(args.cache, dataset, group=args.group, report=progress.at)
+            manifest = import_targets(args.cache, dataset, group=args.group, report=progress.at, say=notes.append)
             dataset = ShardDataset(args.data, manifest)
-    print(f"{len(dataset):,} targets {dataset.schema['target'].shape} {'in' if args.direction == 'import' else 'out'}")
+    done = f"{len(dataset):,} targets {dataset.schema['target'].shape} {'in' if args.direction == 'import' else 'out'}"
+    print(clean("; ".join([done, *notes])))
     return 0

@@ -6,13 +6,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from shards.beside import PLAN_NAME
 from shards.build.config import BuildConfig, Teacher
 from shards.build.engine import Engine, InProcess
 from shards.build.finish import finalize, finish_shards
 from shards.build.item import Source
 from shards.build.lock import build_lock
 from shards.build.partition import Partition
-from shards.build.plan import PLAN_NAME, LimitOrder, Plan, make_plan, publish_plan, recorded_teacher
+from shards.build.plan import LimitOrder, Plan, make_plan, publish_plan, recorded_teacher
 from shards.build.report import ShardReport, StageSeconds, count_failures, finished_shards
 from shards.build.view import ViewSpec
 from shards.build.worker import Progress

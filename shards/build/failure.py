@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from shards.errors import ShardError
+
 Reason = Literal[
     "missing_file",
     "empty_file",
@@ -54,5 +56,11 @@ class FailureRecord:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> FailureRecord:
-        """Return the record that `to_json` gave."""
+        """Return the record that `to_json` gave; `record` is what `shards.beside.read_failures` let through.
+
+        Raises:
+            ShardError: the reason is not known.
+        """
+        if record["reason"] not in REASONS:
+            raise ShardError(f"a failure has the reason {record['reason']!r}, which this version does not know")
         return cls(**record)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+from shards.beside import FAILURES_NAME, FROM_PLAN
 from shards.build.engine import Engine
 from shards.build.plan import Plan
 from shards.build.preflight import sample_bytes
 from shards.build.report import (
-    FAILURES_NAME,
     WORK_FOLDER,
     ShardReport,
     count_failures,
@@ -20,11 +22,13 @@ from shards.build.report import (
     finished_shards,
     spell,
     spell_bytes,
+    stored_bytes,
 )
 from shards.build.retry import shards_to_retry
 from shards.build.worker import Progress
-from shards.errors import ShardError
-from shards.index import index_path
+from shards.errors import ManifestError, MissingDataError, ShardError
+from shards.groups import how_to_drop, kept_groups, names_of_groups, with_groups
+from shards.index import index_path, load_index
 from shards.manifest import MANIFEST_NAME, Manifest
 from shards.publish import publish_bytes, remove_temporaries
 
@@ -46,7 +50,9 @@ def finish_shards(
     advance = progress or (lambda done, failed: None)
     reports = finished_shards(plan, out, shards)
     if retry_failures:
-        for shard in shards_to_retry(plan, reports.values()):
+        changed = shards_to_retry(plan, reports.values())
+        _refuse_to_strand_groups(plan, out, len(changed))
+        for shard in changed:
             del reports[shard]
     num_resumed = sum(len(plan.shard_items(shard)) for shard in reports)
     if num_resumed:
@@ -64,11 +70,47 @@ def finish_shards(
 
 
 def _withdraw(plan: Plan, out: Path, shards: Sequence[int]) -> None:
-    """Take the marks away from what is going to change: no manifest and no sidecar may describe other bytes."""
+    """Take the marks away from what is going to change: no manifest and no sidecar may describe other bytes.
+
+    The manifest is put aside, as it knows of field groups that were added to the data set.
+    """
     if shards:
-        (out / MANIFEST_NAME).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            (out / MANIFEST_NAME).replace(out / WORK_FOLDER / MANIFEST_NAME)
     for shard in shards:
         index_path(out / plan.shard_name(shard)).unlink(missing_ok=True)
+
+
+def _earlier_manifest(out: Path) -> Manifest | None:
+    """The manifest that an earlier build left, also where a later one has put it aside; None if it is not readable."""
+    for folder in (out, out / WORK_FOLDER):
+        with contextlib.suppress(MissingDataError, ManifestError):
+            return Manifest.read(folder)
+    return None
+
+
+def _with_kept_groups(manifest: Manifest, out: Path) -> Manifest:
+    earlier = _earlier_manifest(out)
+    if not names_of_groups(out, [info.name for info in manifest.shards], earlier):
+        return manifest
+    added = {} if earlier is None else {k: v for k, v in earlier.provenance.items() if k not in FROM_PLAN}
+    main = [load_index(index_path(out / info.name)) for info in manifest.shards]
+    manifest = replace(manifest, provenance={**added, **manifest.provenance})
+    return with_groups(manifest, kept_groups(out, main, earlier, stored_bytes))
+
+
+def _refuse_to_strand_groups(plan: Plan, out: Path, num_changed: int) -> None:
+    """Refuse to change samples that a field group was made for.
+
+    Raises:
+        ShardError: there is a group, and shards would change.
+    """
+    names = [plan.shard_name(shard) for shard in range(plan.num_shards)]
+    if num_changed and (groups := names_of_groups(out, names, _earlier_manifest(out))):
+        raise ShardError(
+            f"{num_changed} shards of {out} would get other samples, and the field group {groups[0]!r} was made for "
+            f"those they have: run without --retry-failures; or, {how_to_drop(plan.split, groups[0])}"
+        )
 
 
 def _run_rounds(
@@ -121,8 +163,11 @@ def finalize(plan: Plan, out: Path, reports: Sequence[ShardReport], label_names:
         reports: of all shards, in order.
         label_names: name of each class, by number.
 
+    Returns:
+        The manifest, with the field groups that were added to the data set since it was first built.
+
     Raises:
-        ShardError: no item could be built.
+        ShardError: no item could be built, or a field group does not fit the samples any more.
     """
     failures = [failure for report in reports for failure in report.failures]
     counts = count_failures(reports)
@@ -139,9 +184,10 @@ def finalize(plan: Plan, out: Path, reports: Sequence[ShardReport], label_names:
         schema=plan.schema,
         shards=tuple(report.info for report in reports),
         label_names=label_names,
-        provenance={name: plan.fingerprint[name] for name in ("source", "view", "decoder", "teacher", "seed")},
+        provenance={name: plan.fingerprint[name] for name in FROM_PLAN},
         failures=counts,
     )
+    manifest = _with_kept_groups(manifest, out)
     remove_temporaries(out)  # of workers that died on the way
     manifest.write(out)
     shutil.rmtree(out / WORK_FOLDER)

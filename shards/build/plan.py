@@ -16,19 +16,21 @@ from typing import Any, Literal, get_args
 import PIL
 import xxhash
 
+from shards.beside import PLAN_NAME, read_plan
 from shards.build.config import BuildConfig, TeacherDescription, TeacherFacts
 from shards.build.decode import Decoder, decoder_versions
 from shards.build.item import Item, Source, items_digest
 from shards.build.view import ViewSpec
-from shards.errors import MissingDataError, ShardError
+from shards.errors import ShardError
 from shards.index import FORMAT
 from shards.manifest import shard_name
+from shards.parse import check_name
 from shards.publish import publish_json
-from shards.schema import Schema
+from shards.schema import Field, Schema
 
 LimitOrder = Literal["random", "source"]
 
-PLAN_NAME = "plan.json"
+MAX_SPELLED = 80
 BUILD_VERSION = 2  # raise it when the same plan would give other bytes; 1 named frames by counting them
 
 
@@ -91,8 +93,10 @@ def make_plan(
         limit_order: take the first of the hashed order, a random, repeatable sample, or of the source's own order.
 
     Raises:
-        ValueError: there are no items, view, layout and teacher do not fit together, or the decoder is not installed.
+        ValueError: there are no items, the split's name is not allowed, view, layout and teacher do not fit together,
+            or the decoder is not installed.
     """
+    check_name(split, "the split's name")
     if not source.items:
         raise ValueError(f"the source has no items for split {split!r}; there is nothing to build")
     if limit is not None and limit < 1:
@@ -156,17 +160,14 @@ def recorded_teacher(out: Path) -> TeacherDescription | None:
         MissingDataError: nothing was begun in `out`.
         ShardError: the plan is damaged.
     """
-    path = out / PLAN_NAME
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["teacher"] is None:
-            return None
-        provenance = {name: value for name, value in found["teacher"].items() if name != "batch"}
-        shape = next(field["shape"] for field in found["schema"] if field["name"] == "target")
-    except FileNotFoundError:
-        raise MissingDataError(f"there is no {PLAN_NAME} in {out}: no build was begun there") from None
-    except (ValueError, KeyError, TypeError, StopIteration) as error:
-        raise ShardError(f"{path} is damaged ({error!r}); build into an empty folder") from None
+    found = read_plan(out / PLAN_NAME)
+    if found["teacher"] is None:
+        return None
+    provenance = {name: value for name, value in found["teacher"].items() if name != "batch"}
+    schema = Schema(tuple(Field.from_json(field) for field in found["schema"]))
+    shape = schema["target"].shape if "target" in schema else None
+    if shape is None or len(shape) not in (2, 3):
+        raise ShardError(f"{out / PLAN_NAME} is damaged: it has a teacher, and targets of shape {shape}")
     tokens = shape[0] * shape[1] if len(shape) == 3 else shape[0]  # [S, T', D] in the tubes layout, else [N, D]
     return TeacherDescription(output_shape=(tokens, shape[-1]), provenance=provenance)
 
@@ -182,10 +183,7 @@ def publish_plan(plan: Plan, out: Path) -> None:
     if not path.exists():
         publish_json(path, wanted)
         return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ShardError(f"{path} is damaged ({error}); build into an empty folder") from None
+    found = read_plan(path)
     if others := differences(found, wanted):
         raise ShardError(
             f"{out} was begun with another plan: {'; '.join(others)}. Build with the same settings to go on, "
@@ -194,11 +192,21 @@ def publish_plan(plan: Plan, out: Path) -> None:
 
 
 def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
-    """Return in words where two JSON values differ, by the path of each value."""
+    """Return in words where two JSON values differ, by the path of each value; long values are cut short."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         return [
             line
             for key in sorted(found.keys() | wanted.keys())
             for line in differences(found.get(key), wanted.get(key), f"{name}.{key}" if name else key)
         ]
-    return [] if found == wanted else [f"{name} was {json.dumps(found)}, is now {json.dumps(wanted)}"]
+    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        pairs = enumerate(zip(found, wanted, strict=True))
+        return [line for number, pair in pairs for line in differences(*pair, f"{name}.{number}")]
+    return [] if found == wanted else [f"{name} was {_spell(found)}, is now {_spell(wanted)}"]
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, list | dict):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
+    spelled = json.dumps(value)
+    return spelled if len(spelled) <= MAX_SPELLED else f"{spelled[:MAX_SPELLED]}..."

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 import xxhash
 
+from shards.beside import PLAN_NAME
 from shards.build.lock import build_lock
-from shards.build.plan import PLAN_NAME
 from shards.build.report import WORK_FOLDER, ShardReport, uploaded_path
 from shards.errors import ShardError
 from shards.index import index_path
@@ -77,9 +77,11 @@ class RemoteFolder:
             (self.scratch / WORK_FOLDER).mkdir()
             store = self._store()
             for name, size in _again(_list, store):
+                if "/" in (last := name.removeprefix(f"{WORK_FOLDER}/")) or last in (".", ".."):
+                    continue  # not ours
                 if name.endswith(".tar"):
                     publish_bytes(uploaded_path(self.scratch / name), json.dumps(size).encode())
-                elif "/" not in name.removeprefix(f"{WORK_FOLDER}/"):
+                else:
                     publish_bytes(self.scratch / name, _again(_read, store, name))
 
     def push_shard(self, report: ShardReport) -> None:
@@ -92,6 +94,8 @@ class RemoteFolder:
         sidecar = index_path(tar)
         with _errors(f"{tar.name} cannot be uploaded to {self.url}"):
             store = self._store()
+            if (withdrawn := self.scratch / WORK_FOLDER / MANIFEST_NAME).exists():  # it knows of further field groups
+                _again(store.put, f"{WORK_FOLDER}/{MANIFEST_NAME}", withdrawn)
             for name in (MANIFEST_NAME, sidecar.name):  # neither may describe a tar that is about to change
                 _delete(store, name)
             self._push_verified(store, tar, report.info.digest)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shards.beside import FAILURES_NAME, read_failures
 from shards.build.failure import KNOWN_BEFORE_DECODING, FailureRecord
 from shards.build.plan import Plan
-from shards.errors import DamagedShardError, MissingDataError
+from shards.errors import ShardError
+from shards.files import read_small
 from shards.index import ShardInfo, index_path, load_index
+from shards.parse import count, parse_json
 from shards.publish import canonical_json, publish_bytes
 
-FAILURES_NAME = "failures.jsonl"
 WORK_FOLDER = ".build"  # beside the shards; gone once the manifest is there
 
 
@@ -91,27 +92,39 @@ def finished_shards(plan: Plan, out: Path, shards: Iterable[int] | None = None) 
     published: dict[int, list[FailureRecord]] = {}
     if (path := out / FAILURES_NAME).exists():
         published = {shard: [] for shard in range(plan.num_shards)}
-        for failure in _decode_failures(path):
-            published.setdefault(failure.shard, []).append(failure)
+        try:
+            for failure in _decode_failures(path):
+                published.setdefault(failure.shard, []).append(failure)
+        except ShardError as error:
+            raise ShardError(f"{error}. Restore it, or delete it: all shards are then built again") from None
     reports = {}
     for shard in range(plan.num_shards) if shards is None else shards:
-        path = _failures_path(plan, out, shard)
-        failures = _decode_failures(path) if path.exists() else published.get(shard)
+        failures = _failures_of(_failures_path(plan, out, shard), published.get(shard))
         if failures is not None and (report := _check_shard(plan, out, shard, failures)):
             reports[shard] = report
     return reports
 
 
+def _failures_of(path: Path, published: list[FailureRecord] | None) -> list[FailureRecord] | None:
+    """The failures of one shard from its own file, if there is one; None if they are not known."""
+    if not path.exists():
+        return published
+    try:
+        return _decode_failures(path)
+    except ShardError:
+        return None
+
+
 def _decode_failures(path: Path) -> list[FailureRecord]:
-    return [FailureRecord.from_json(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [FailureRecord.from_json(record) for record in read_failures(path)]
 
 
 def _check_shard(plan: Plan, out: Path, shard: int, failures: Sequence[FailureRecord]) -> ShardReport | None:
     tar = out / plan.shard_name(shard)
     try:
         index = load_index(index_path(tar))
-        tar_bytes = _stored_bytes(tar)
-    except (MissingDataError, DamagedShardError, OSError, ValueError):
+        tar_bytes = stored_bytes(tar)
+    except (ShardError, OSError):
         return None
     items = plan.shard_items(shard)
     failed = {failure.key for failure in failures if failure.reason not in KNOWN_BEFORE_DECODING}
@@ -128,9 +141,20 @@ def uploaded_path(tar: Path) -> Path:
     return tar.parent / WORK_FOLDER / f"{tar.name}.uploaded"
 
 
-def _stored_bytes(tar: Path) -> int:
+def stored_bytes(tar: Path) -> int:
+    """Return the size of a tar, here or in object storage.
+
+    Raises:
+        FileNotFoundError: it is in neither.
+        ShardError: what stands for it cannot be read.
+    """
     uploaded = uploaded_path(tar)
-    return int(json.loads(uploaded.read_bytes())) if uploaded.exists() else tar.stat().st_size
+    if not uploaded.exists():
+        return tar.stat().st_size
+    try:
+        return count(parse_json(read_small(uploaded)), "the size of a tar")
+    except ValueError as error:
+        raise ShardError(f"{uploaded} is damaged: {error}") from None
 
 
 def _failures_path(plan: Plan, out: Path, shard: int) -> Path:

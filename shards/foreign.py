@@ -1,0 +1,159 @@
+"""The samples of a tar made elsewhere: found by a strict scan, described by fields, listed in a sidecar.
+
+A sample is a run of members whose names agree up to the first dot, as in stock WebDataset. A `.npy` member whose dtype
+and shape are the same in every sample becomes an array field; every other member is ragged bytes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import xxhash
+
+from shards.errors import DamagedShardError, ShardError, UnsafeMemberError
+from shards.index import ShardIndex, ShardInfo
+from shards.members import split_member
+from shards.npy import MAX_HEADER_BYTES, NpyHeader, parse_header
+from shards.schema import Field, Schema
+from shards.tar import Member, open_tar, scan
+
+CHUNK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Found:
+    """A member, and its npy header if it is an array of a kind that can be read in place."""
+
+    member: Member
+    header: NpyHeader | None
+
+
+@dataclass(frozen=True)
+class ScannedShard:
+    """A tar, the keys of its samples in order, and what each sample has by suffix."""
+
+    path: Path
+    keys: list[str]
+    rows: list[dict[str, Found]]
+
+
+def scan_shard(path: Path) -> ScannedShard:
+    """Find the samples of a tar; payloads are not read.
+
+    Raises:
+        DamagedShardError: it is damaged.
+        UnsafeMemberError: a link, a path outside of the archive, a pickle.
+        ShardError: its members do not form samples.
+    """
+    keys: list[str] = []
+    rows: list[dict[str, Found]] = []
+    with open_tar(path) as file:
+        for member in scan(file, path.name):
+            key, suffix = split_member(member, path.name)
+            if not keys or keys[-1] != key:
+                keys.append(key)
+                rows.append({})
+            if suffix in rows[-1]:
+                raise ShardError(f"shard {path.name}, key {key}: member {suffix!r} is there twice")
+            rows[-1][suffix] = Found(member, _npy_header(file, member, path.name, key))
+    if len(set(keys)) < len(keys):
+        twice = Counter(keys).most_common(1)[0][0]
+        raise ShardError(f"shard {path.name}: the members of sample {twice!r} do not stand together")
+    return ScannedShard(path, keys, rows)
+
+
+def _npy_header(file: BinaryIO, member: Member, shard: str, key: str) -> NpyHeader | None:
+    if not member.name.endswith(".npy"):
+        return None
+    file.seek(member.offset)
+    try:
+        header = parse_header(file.read(min(member.size, 2 * MAX_HEADER_BYTES)))
+        field = Field(name="npy", dtype=header.dtype, shape=header.shape)
+    except ValueError as error:
+        if "pickle" in str(error):
+            raise UnsafeMemberError(f"shard {shard}, key {key}: member {member.name!r}: {error}") from None
+        return None
+    in_place = not header.fortran_order and header.num_bytes + field.num_bytes == member.size
+    return header if in_place else None
+
+
+def common_schema(scanned: Sequence[ScannedShard], group: str = "") -> Schema:
+    """The fields that all samples have.
+
+    Raises:
+        ShardError: there are no samples, they differ in their members, or a member's name is no field's.
+    """
+    first = next((row for shard in scanned for row in shard.rows), None)
+    if first is None:
+        raise ShardError(f"shard {scanned[0].path.name} has no samples, and the others of its series have none either")
+    headers = {suffix: found.header for suffix, found in first.items()}
+    for shard in scanned:
+        for key, row in zip(shard.keys, shard.rows, strict=True):
+            if set(row) != set(first):
+                raise ShardError(
+                    f"shard {shard.path.name}, key {key}: has members {sorted(row)}, the first sample has "
+                    f"{sorted(first)}; every sample needs the same members"
+                )
+            for suffix, found in row.items():
+                known = headers[suffix]
+                if known is None or found.header is None or _kind(found.header) != _kind(known):
+                    headers[suffix] = None
+    try:
+        return Schema(tuple(_field(suffix, header, group) for suffix, header in headers.items()))
+    except ValueError as error:
+        raise ShardError(f"shard {scanned[0].path.name}: {error}") from None
+
+
+def _kind(header: NpyHeader) -> tuple[str, tuple[int, ...]]:
+    return header.dtype, header.shape
+
+
+def _field(suffix: str, header: NpyHeader | None, group: str) -> Field:
+    if header is None:
+        return Field(name=suffix, group=group)
+    return Field(name=suffix.removesuffix(".npy"), dtype=header.dtype, shape=header.shape, group=group)
+
+
+def fits(shard: ScannedShard, schema: Schema) -> bool:
+    """Whether every sample of a tar has exactly these fields."""
+    wanted = {field.suffix: field for field in schema}
+    return all(
+        set(row) == set(wanted) and all(_is_of(found, wanted[suffix]) for suffix, found in row.items())
+        for row in shard.rows
+    )
+
+
+def _is_of(found: Found, field: Field) -> bool:
+    return not field.is_array or (found.header is not None and _kind(found.header) == (field.dtype, field.shape))
+
+
+def make_index(shard: ScannedShard, schema: Schema, see: Callable[[str, bytes], None] | None = None) -> ShardIndex:
+    """Read every payload of a tar and make its sidecar; `see` is shown each field's name and payload.
+
+    Raises:
+        DamagedShardError: the file became shorter meanwhile.
+    """
+    table: dict[str, list[tuple[int, int, int]]] = {field.name: [] for field in schema}
+    digest = xxhash.xxh3_128()
+    with open_tar(shard.path) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+        total = file.tell()
+        for row in shard.rows:
+            for field in schema:
+                found = row[field.suffix]
+                skip = found.header.num_bytes if field.is_array and found.header else 0
+                member = replace(found.member, offset=found.member.offset + skip, size=found.member.size - skip)
+                file.seek(member.offset)
+                data = file.read(member.size)
+                if len(data) < member.size:
+                    raise DamagedShardError("the file became shorter while it was read", shard=shard.path.name)
+                if see:
+                    see(field.name, data)
+                table[field.name].append((member.offset, member.size, xxhash.xxh3_64_intdigest(data)))
+    info = ShardInfo(shard.path.name, len(shard.keys), total, digest.hexdigest())
+    return ShardIndex.build(info, schema, shard.keys, table)
