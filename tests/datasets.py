@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.dataset import ShardDataset
+from shards.groups import Group, with_groups
 from shards.layout import clip_to_tubes, target_to_tubes
 from shards.manifest import Manifest, shard_name
 from shards.publish import canonical_json
@@ -109,3 +110,26 @@ def unnoticed(path: Path) -> Iterator[bytearray]:
     assert len(content) == before.st_size
     path.write_bytes(content)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def group_value(number: int) -> dict[str, Value]:
+    """The field of the group that `add_group` writes, for one sample."""
+    return {"dino": np.full(5, number, np.float32)}
+
+
+def add_group(dataset: ShardDataset, name: str = "dinov2", *, manifest: bool = True) -> ShardDataset:
+    """Write a further tar series with a field `dino` for every sample; the manifest hears of it unless told not to."""
+    field = Field(name="dino", dtype="<f4", shape=(5,), group=name)
+    count, number, infos = dataset.num_shards, 0, []
+    for shard in range(count):
+        with ShardWriter(
+            dataset.directory / shard_name(dataset.manifest.split, shard, count, name), Schema((field,))
+        ) as w:
+            for key in dataset.index(shard).keys:
+                w.write(key, group_value(number))
+                number += 1
+        infos.append(w.info)
+    if manifest:
+        group = Group(name, (field,), tuple(infos), {"teacher": {"id": name}})
+        with_groups(dataset.manifest, [group]).write(dataset.directory)
+    return ShardDataset.open(dataset.directory)

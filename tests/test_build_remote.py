@@ -12,9 +12,11 @@ import pytest
 
 from shards.build import InProcess, Source
 from shards.build.remote import PART_BYTES, RemoteFolder, is_remote
+from shards.dataset import ShardDataset
 from shards.errors import ShardError
 from shards.verify import verify_dataset
 from tests.builds import ROOT, VIEW, build, contents
+from tests.datasets import add_group
 from tests.object_store import faulty_proxy, moto_server
 from tests.teachers import MeanTeacher
 
@@ -105,6 +107,33 @@ def test_a_build_goes_on_from_the_bucket_alone(store: Any, source: Source, tmp_p
     assert contents(download(store, tmp_path / "downloaded")) == contents(tmp_path / "local")
     again = build_remote(source, url, tmp_path / "elsewhere")
     assert again.num_resumed == again.num_planned
+
+
+def test_a_field_group_in_the_bucket_is_kept_when_a_shard_is_built_again(
+    store: Any, source: Source, tmp_path: Path
+) -> None:
+    url = f"s3://{store.config['bucket']}/set"
+    build_remote(source, url, tmp_path / "first")
+    local = add_group(ShardDataset.open(download(store, tmp_path / "local")))
+    for path in (*local.directory.glob("train.dinov2-*"), local.directory / "dataset.json"):
+        store.put(f"set/{path.name}", path)
+    for shard in (0, 1):
+        store.delete(f"set/train-0000{shard}-of-00004.tar")
+    items = 0
+
+    def stop(done: int, failed: int) -> None:
+        nonlocal items
+        items += done
+        if items >= 5 + 3 + 2:  # those of two shards were there; the first is built again, the second not wholly
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_remote(source, url, tmp_path / "second", progress=stop)
+    uploaded = {str(entry["path"]) for page in store.list() for entry in page}
+    assert "set/dataset.json" not in uploaded
+    assert "set/.build/dataset.json" in uploaded
+    assert build_remote(source, url, tmp_path / "third").digest == local.digest
+    assert verify_dataset(download(store, tmp_path / "again")).problems == ()
 
 
 def test_a_store_that_cannot_be_reached_is_one_clear_line(tmp_path: Path, store: Any) -> None:
