@@ -50,7 +50,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def mapping(value: object, what: str) -> dict[str, Any]:
     """An object whose keys are text."""
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ValueError(f"{what} has to be an object, got {_spell(value)}")
+        raise ValueError(f"{what} has to be an object, got {spell(value)}")
     return value
 
 
@@ -64,28 +64,28 @@ def entry(record: dict[str, Any], name: str, what: str) -> Any:
 def sequence(value: object, what: str) -> list[Any]:
     """A list."""
     if not isinstance(value, list):
-        raise ValueError(f"{what} has to be a list, got {_spell(value)}")
+        raise ValueError(f"{what} has to be a list, got {spell(value)}")
     return value
 
 
 def text(value: object, what: str) -> str:
     """Text."""
     if not isinstance(value, str):
-        raise ValueError(f"{what} has to be text, got {_spell(value)}")
+        raise ValueError(f"{what} has to be text, got {spell(value)}")
     return value
 
 
 def count(value: object, what: str, most: int = (1 << 63) - 1) -> int:
     """A whole number from 0 to `most`."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise ValueError(f"{what} has to be a whole number from 0 to {most}, got {_spell(value)}")
+        raise ValueError(f"{what} has to be a whole number from 0 to {most}, got {spell(value)}")
     return value
 
 
 def hex_digest(value: object, what: str, digits: int) -> str:
     """A digest in lower-case hexadecimal."""
     if not isinstance(value, str) or len(value) != digits or not HEX.issuperset(value):
-        raise ValueError(f"{what} has to be {digits} hexadecimal digits, got {_spell(value)}")
+        raise ValueError(f"{what} has to be {digits} hexadecimal digits, got {spell(value)}")
     return value
 
 
@@ -103,11 +103,12 @@ def check_name(value: object, what: str) -> str:
         or len(value.encode()) > MAX_NAME_BYTES
     ):
         raise ValueError(
-            f"{what} {_spell(value)} is not allowed: give printable text without slashes and backslashes, not "
+            f"{what} {spell(value)} is not allowed: give printable text without slashes and backslashes, not "
             f"beginning with a dot, of at most {MAX_NAME_BYTES} bytes"
         )
     return value
 
 
-def _spell(value: object) -> str:
+def spell(value: object) -> str:
+    """A value as it looks in Python, cut short."""
     return reprlib.repr(value)

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from shards.parse import check_name, count, mapping, sequence, text
+from shards.parse import MAX_NAME_BYTES, check_name, count, mapping, sequence, spell, text
 
 Layout = Literal["plain", "frames", "tubes"]
 
@@ -45,23 +45,29 @@ class Field:
         if self.group:
             check_name(self.group, "the group's name")
         if self.layout not in get_args(Layout):
-            raise ValueError(f"field {self.name}: layout {self.layout!r} is not one of {', '.join(get_args(Layout))}")
+            raise ValueError(
+                f"field {self.name}: layout {spell(self.layout)} is not one of {', '.join(get_args(Layout))}"
+            )
         if (self.dtype is None) != (self.shape is None):
             raise ValueError(f"field {self.name}: give dtype and shape for an array, or neither for ragged bytes")
         if self.dtype is None or self.shape is None:
             if self.layout != "plain":
-                raise ValueError(f"field {self.name}: ragged bytes have no layout, got {self.layout!r}")
+                raise ValueError(f"field {self.name}: ragged bytes have no layout, got {spell(self.layout)}")
             return
         if not _is_little_endian_number(self.dtype):
             raise ValueError(
-                f"field {self.name}: dtype {self.dtype!r} is not a little-endian number like '|u1' or '<f2'"
+                f"field {self.name}: dtype {spell(self.dtype)} is not a little-endian number like '|u1' or '<f2'"
             )
         if any(not isinstance(length, int) or length < 1 for length in self.shape) or len(self.shape) > MAX_AXES:
-            raise ValueError(f"field {self.name}: shape {self.shape} must be at most {MAX_AXES} positive whole numbers")
+            raise ValueError(
+                f"field {self.name}: shape {spell(self.shape)} must be at most {MAX_AXES} positive whole numbers"
+            )
         if self.num_bytes > MAX_ARRAY_BYTES:
-            raise ValueError(f"field {self.name}: an array of shape {self.shape} has {self.num_bytes} bytes, too many")
+            raise ValueError(
+                f"field {self.name}: an array of shape {spell(self.shape)} has {self.num_bytes} bytes, too many"
+            )
         if self.layout != "plain" and not self.shape:
-            raise ValueError(f"field {self.name}: a single number has no layout, got {self.layout!r}")
+            raise ValueError(f"field {self.name}: a single number has no layout, got {spell(self.layout)}")
 
     @property
     def is_array(self) -> bool:
@@ -184,9 +190,14 @@ def check_key(key: str) -> str:
 
 def _check_suffix(name: str) -> None:
     parts = name.split(".")
-    if not all(parts) or not name.isprintable() or any(character in name for character in "/\\ "):
+    if (
+        not all(parts)
+        or not name.isprintable()
+        or any(character in name for character in "/\\ ")
+        or len(name.encode()) > MAX_NAME_BYTES
+    ):
         raise ValueError(
-            f"field name {name!r} is not allowed: use words joined by dots, such as 'clip' or 'caption.txt'"
+            f"field name {spell(name)} is not allowed: use words joined by dots, such as 'clip' or 'caption.txt'"
         )
     if parts[-1].lower() in PICKLE_SUFFIXES:
         raise ValueError(
