@@ -21,7 +21,7 @@ from shards.files import read_small
 from shards.manifest import Manifest
 from shards.npy import parse_header
 from shards.parse import count, entry, mapping, parse_json, sequence, text
-from shards.schema import Field
+from shards.schema import Field, Schema
 
 PLAN_NAME = "plan.json"
 FAILURES_NAME = "failures.jsonl"
@@ -46,8 +46,7 @@ def read_plan(path: Path) -> dict[str, Any]:
         mapping(entry(plan, "decoder", "a plan"), "the decoder")
         if entry(plan, "teacher", "a plan") is not None:
             mapping(plan["teacher"], "the teacher")
-        for field in sequence(entry(plan, "schema", "a plan"), "the schema"):
-            Field.from_json(field)
+        Schema(tuple(Field.from_json(field) for field in sequence(entry(plan, "schema", "a plan"), "the schema")))
     except FileNotFoundError:
         raise MissingDataError(f"there is no {path}: no build was begun there") from None
     except ValueError as error:

@@ -25,7 +25,7 @@ from shards.errors import MissingDataError, ShardError
 from shards.groups import Group, with_groups
 from shards.index import ShardInfo, index_path
 from shards.layout import target_to_tubes, tubes_to_target
-from shards.manifest import Manifest, refuse_url, shard_name
+from shards.manifest import Manifest, check_folder, refuse_url, shard_name
 from shards.parse import check_name
 from shards.publish import canonical_json, publish_bytes, temporary_path
 from shards.schema import Field, Layout, Schema
@@ -142,6 +142,7 @@ def import_targets(
         ShardError: the data set has a target already, or the cache is damaged, of another view or another geometry.
     """
     check_name(group, "the group's name")
+    check_folder(cache)
     manifest = dataset.manifest
     if "target" in dataset.schema or group in manifest.groups:
         raise ShardError(f"{dataset.directory} has a target already; import into a data set built with --teacher none")

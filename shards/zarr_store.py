@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from shards.beside import projection_name, projection_sha256
 from shards.errors import MissingDataError, ShardError
 from shards.files import read_small
-from shards.manifest import check_folder
 from shards.parse import count, mapping, parse_json
 from shards.publish import canonical_json
 
@@ -66,7 +65,6 @@ def open_cache(cache: Path) -> ZarrCache:
         ShardError: a part is damaged, or parts do not fit together.
     """
     zarr = zarr_package()
-    check_folder(cache)
     for name in (STORE_NAME, META_NAME):
         if not (cache / name).exists():
             raise MissingDataError(

@@ -163,6 +163,29 @@ def test_a_folder_without_tars_is_said_so(tmp_path: Path) -> None:
         index_directory(tmp_path)
 
 
+def test_a_foreign_set_whose_member_names_hold_folders_is_sound(tmp_path: Path) -> None:
+    names = ["./a/b/1.txt", "a/c/1.txt", "d\\e/2.txt", "3.txt"]
+    make_tar(tmp_path / "t.tar", {name: name.encode() for name in names})
+    index_directory(tmp_path)
+    assert verify_dataset(tmp_path).problems == ()
+    dataset = ShardDataset.open(tmp_path)
+    assert [dataset.key(number) for number in range(4)] == ["a--b--1", "a--c--1", "d-e--2", "3"]
+    content = bytearray((tmp_path / "t.tar").read_bytes())
+    content[content.index(b"a/c/1.txt")] = ord("b")
+    (tmp_path / "t.tar").write_bytes(content)
+    assert verify_dataset(tmp_path).problems
+
+
+@pytest.mark.parametrize("size", ["9" * 5000, "\u00b2", "-1", "", "1e3"])
+def test_a_pax_size_that_is_no_number_is_an_error(tmp_path: Path, size: str) -> None:
+    with tarfile.open(tmp_path / "t.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("a.txt")
+        info.pax_headers = {"size": size}
+        tar.addfile(info)
+    with pytest.raises(DamagedShardError, match="pax size is not a number"):
+        index_directory(tmp_path)
+
+
 def test_lost_sidecars_are_made_again_and_equal_the_first(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
     sidecar = index_path(dataset.tar_path(1))
