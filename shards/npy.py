@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import struct
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from shards.parse import count, entry, mapping
+from shards.parse import count, spell
 
 PAGE_BYTES = 4096
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 10_000  # numpy's own limit
 _NUMBER_OR_TEXT = re.compile(r"[<>|=]?[?b-zA-Z][0-9]{0,9}")
+_OBJECT = re.compile(r"""['"][<>|=]?O[0-9]*['"]""")
+# What every writer of .npy makes of its dictionary. It is not parsed as Python, whose parser a hostile text can wreck.
+_ENTRY = re.compile(
+    r"""\s*['"](?:
+        descr['"]\s*:\s*(?:['"](?P<descr>[^'"]*)['"]|(?P<record>\[.*\]))
+        |fortran_order['"]\s*:\s*(?P<fortran>True|False)
+        |shape['"]\s*:\s*\((?P<shape>[0-9L,\s]*)\)
+    )\s*(?:,\s*|(?=}))""",
+    re.VERBOSE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -55,26 +63,31 @@ def parse_header(data: bytes) -> NpyHeader:
         raise ValueError(f"the .npy header has {length} bytes, at most {MAX_HEADER_BYTES} are allowed")
     if start + length > len(data):
         raise ValueError(f"the .npy header of {length} bytes is cut short")
+    found = _entries(data[start : start + length].decode("latin1").strip())
+    if "record" in found and not _OBJECT.search(found["record"]):
+        raise ValueError("the .npy header describes records; only plain numbers are read in place")
+    description = found.get("descr", "O")
+    if not _NUMBER_OR_TEXT.fullmatch(description):
+        raise ValueError(f"the dtype {spell(description)} in the .npy header is not one")
     try:
-        record = mapping(ast.literal_eval(data[start : start + length].decode("latin1").strip()), "an .npy header")
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
-        raise ValueError(f"the .npy header does not parse: {error}") from None
-    dtype, shape = _dtype(entry(record, "descr", "an .npy header")), entry(record, "shape", "an .npy header")
+        dtype = np.dtype(description)
+    except TypeError:
+        raise ValueError(f"the dtype {spell(description)} in the .npy header is not one") from None
     if dtype.hasobject:
         raise ValueError("the .npy file holds pickled objects, which can run code when read; store numbers")
-    if not isinstance(shape, tuple):
-        raise ValueError("the shape in an .npy header has to be a tuple")
-    lengths = tuple(count(length, "a length in an .npy header") for length in shape)
-    return NpyHeader(dtype.str, lengths, bool(entry(record, "fortran_order", "an .npy header")), start + length)
+    shape = tuple(int(length) for length in found["shape"].replace("L", "").split(",") if length.strip())
+    lengths = tuple(count(length, "a length in the .npy header") for length in shape)
+    return NpyHeader(dtype.str, lengths, found["fortran"] == "True", start + length)
 
 
-def _dtype(description: object) -> np.dtype[Any]:
-    """A number or text by its short name, or the list that describes a record."""
-    if not isinstance(description, list) and not (
-        isinstance(description, str) and _NUMBER_OR_TEXT.fullmatch(description)
-    ):
-        raise ValueError("the dtype in an .npy header is not one")
-    try:
-        return np.lib.format.descr_to_dtype(description)  # type: ignore[arg-type]
-    except Exception as error:  # numpy's checks of nested records are not closed: whatever it says, it is no dtype
-        raise ValueError(f"the dtype in an .npy header is not one: {error}") from None
+def _entries(text: str) -> dict[str, str]:
+    """The three entries of a header's dictionary, as they are spelled."""
+    found: dict[str, str] = {}
+    position = 1
+    while entry := _ENTRY.match(text, position):
+        found |= {name: value for name, value in entry.groupdict().items() if value is not None}
+        position = entry.end()
+    complete = {"fortran", "shape"} < found.keys() and len(found) == 3
+    if text[:1] != "{" or text[position:] != "}" or not complete:
+        raise ValueError(f"the .npy header does not parse: {spell(text)}")
+    return found
