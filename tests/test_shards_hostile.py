@@ -250,6 +250,24 @@ def test_an_npy_header_that_lies_is_refused(header: str) -> None:
         parse_header(data)
 
 
+def test_an_array_larger_than_any_disk_is_no_field() -> None:
+    with pytest.raises(ValueError, match="too many"):
+        Field(name="x", dtype="<f4", shape=(2**40, 2**40))
+
+
+def test_a_sidecar_that_lists_a_sample_twice_is_found(tmp_path: Path) -> None:
+    def repeat(body: Record) -> None:
+        body["keys"] += b"\n" + body["keys"].rpartition(b"\n")[2]
+        body["shard"]["samples"] += 1
+        for field in body["fields"]:
+            field.update({name: field[name] + field[name][-8:] for name in COLUMNS})
+
+    dataset = make_dataset(tmp_path, num_samples=3)
+    write_sidecar(index_path(dataset.tar_path(0)), repeat)
+    write_manifest(tmp_path, partial(put, path=("shards", 0, "samples"), value=4))
+    assert any("a key is there twice" in problem for problem in verify_dataset(tmp_path).problems)
+
+
 def test_an_npy_header_of_gigabytes_is_refused() -> None:
     with pytest.raises(ValueError, match="at most 10000"):
         parse_header(b"\x93NUMPY\x02\x00" + (2**32 - 1).to_bytes(4, "little") + b"{}")
