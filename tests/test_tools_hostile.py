@@ -249,8 +249,11 @@ class TestViews:
         run = str(tmp_path / "run")
         assert main(["train", "--recipe", place.recipe, "--data", place.train, "--out", run, "--train.steps", "1"]) == 0
         probe = ("evaluate", "probe", "--run", run, "--train", place.train, "--val", place.val)
+        assert main([*probe]) == 0
+        assert f"view not recorded in {place.val}, not compared" in capsys.readouterr().out
         show(place.val, "a" * 64)
         assert main([*probe]) == 0
+        assert "the same view" in capsys.readouterr().out
         show(place.val, "b" * 64)
         assert main([*probe]) == 1
         assert_names_both(capsys.readouterr().err, place.train, place.val)

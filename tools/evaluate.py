@@ -39,15 +39,17 @@ def run(args: argparse.Namespace) -> int:
     from shards.dataset import ShardDataset
     from tools.progress import track
     from tools.recipe import load_recipe
+    from tools.terminal import clean
 
     recipe = load_recipe(_recorded_recipe(args.run_dir), args.overrides)
+    notes: list[str] = []
     num_clips = 2 * (len(ShardDataset.open(args.train)) + len(ShardDataset.open(args.val)))
     with track("encoding", total=num_clips, unit="clips") as advance:
-        report = probe(recipe, args.run_dir, args.train, args.val, advance=advance)
+        report = probe(recipe, args.run_dir, args.train, args.val, advance=advance, say=notes.append)
     if args.json:
         print(json.dumps(dataclasses.asdict(report)))
     else:
-        print(report.table())
+        print("\n".join([report.table(), *(f"  {clean(note)}" for note in notes)]))
     return 0
 
 
@@ -95,7 +97,13 @@ class ProbeReport:
 
 
 def probe(
-    recipe: Recipe, run_dir: Path, train: Path, val: Path, *, advance: Callable[[int], None] = lambda num_clips: None
+    recipe: Recipe,
+    run_dir: Path,
+    train: Path,
+    val: Path,
+    *,
+    advance: Callable[[int], None] = lambda num_clips: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> ProbeReport:
     """Probe the newest checkpoint of a run, and the untrained student it began as.
 
@@ -105,6 +113,7 @@ def probe(
         train: labelled data set for the classifier.
         val: labelled data set to score it on.
         advance: told the number of clips after every batch; two passes over both data sets.
+        say: takes a line for the user: whether the views could be compared.
 
     Raises:
         ValueError: If there is no whole checkpoint, a data set has no labels or another geometry, or the label
@@ -125,7 +134,7 @@ def probe(
     names = sets[0].manifest.label_names
     if names != sets[1].manifest.label_names:
         raise ValueError(f"the label names of {train} and {val} differ; build both from the same labels")
-    _refuse_other_views(run_dir, sets)
+    say(_compare_views(run_dir, sets))
     device = recipe.train.torch_device()
     torch.manual_seed(recipe.train.seed)
     objective = make_objective(recipe).to(device)
@@ -144,17 +153,17 @@ def probe(
     )
 
 
-def _refuse_other_views(run_dir: Path, sets: tuple[ShardDataset, ShardDataset]) -> None:
+def _compare_views(run_dir: Path, sets: tuple[ShardDataset, ShardDataset]) -> str:
     """Compare the views of both data sets, and of the one that the run was trained on, as its record says."""
     from shards.files import read_small
-    from shards.parse import mapping, parse_json
+    from shards.parse import mapping, parse_json, text
     from shards.views import refuse_other_views, view_hash
 
     views = {str(dataset.directory): view_hash(dataset.manifest) for dataset in sets}
     with contextlib.suppress(OSError, ValueError, KeyError):  # runs of earlier versions do not say
         record = mapping(mapping(parse_json(read_small(run_dir / "run.json")), "a run")["dataset"], "its data set")
-        views[f"the data of {run_dir}"] = record.get("view_hash")
-    refuse_other_views(views)
+        views[f"the data of {run_dir}"] = text(record["view_hash"], "its view")
+    return refuse_other_views(views)
 
 
 def _features(

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from pipeline.config import LoaderConfig
+from shards.beside import teacher_of
 from shards.dataset import ShardDataset
 from shards.publish import publish_json
 from shards.views import view_hash
@@ -79,9 +80,10 @@ def _precision(trainer: Trainer) -> str:
 
 def _targets(dataset: ShardDataset, recipe: Recipe) -> str:
     """Whose values the data set holds; where it is another teacher than the recipe's, that is said."""
-    width = (dataset.schema["target"].shape or (0,))[-1]
-    teacher = dataset.manifest.provenance.get("teacher")
-    if not isinstance(teacher, dict):
+    field = dataset.schema["target"]
+    width = (field.shape or (0,))[-1]
+    teacher = teacher_of(dataset.manifest, field.group)
+    if teacher is None:
         return f"{width} wide, of a teacher that the data set does not name"
     kind = "the own values" if teacher.get("projection") is None else "projected"
     other = "" if teacher.get("id") == recipe.teacher.name else f"; the recipe's teacher is {recipe.teacher.name}"

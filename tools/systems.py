@@ -14,6 +14,7 @@ from pipeline.device import IMAGENET, DeviceLoader
 from pipeline.loader import ShardLoader
 from pipeline.masking import Mask, MultiBlockMask, RandomMask, TubeMask
 from pipeline.world import World
+from shards.beside import teacher_of
 from shards.dataset import ShardDataset
 from training.objectives.salt import SALTObjective, SALTObjectiveConfig
 from training.objectives.st_jepa import STJEPAObjective, STJEPAObjectiveConfig
@@ -99,8 +100,8 @@ def refuse_other_projection(dataset: ShardDataset, recipe: Recipe) -> None:
     Raises:
         ValueError: Naming both.
     """
-    teacher = dataset.manifest.provenance.get("teacher")
-    if not isinstance(teacher, dict) or "projection" not in teacher:
+    teacher = teacher_of(dataset.manifest, dataset.schema["target"].group if "target" in dataset.schema else "")
+    if teacher is None or "projection" not in teacher:
         return
     projected, wanted = teacher["projection"] is not None, recipe.teacher.projection_dim is not None
     if projected != wanted:
