@@ -50,7 +50,7 @@ def _verify(path: Path, args: argparse.Namespace) -> bool:
     try:
         dataset = ShardDataset.open(path)
         total = dataset.num_shards * len(dataset.schema.groups)
-        with track(f"verifying {path}", total=total, unit="shards") as progress:
+        with track(f"verifying {clean(path)}", total=total, unit="shards") as progress:
             report = verify_dataset(path, threads=args.threads, progress=progress.at)
         sources = verify_sources.check(dataset, args) if args.sources else None
     except (ShardError, OSError) as error:
