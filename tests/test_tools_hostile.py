@@ -118,148 +118,148 @@ def test_numbers_of_every_kind_are_shown(tmp_path: Path, capsys: pytest.CaptureF
     assert "b1: bool [3], 0 to 1, mean 0.6667" in capsys.readouterr().out
 
 
-class TestPublishing:
-    def test_a_device_a_pipe_a_folder_or_a_link_is_never_replaced(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        dataset = make_dataset(tmp_path / "set", num_samples=2)
-        os.mkfifo(tmp_path / "pipe")
-        (tmp_path / "folder").mkdir()
-        (tmp_path / "file").write_text("mine")
-        (tmp_path / "link").symlink_to(tmp_path / "file")
-        (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-        places = ["/dev/full", "/dev/null", *(str(tmp_path / n) for n in ("pipe", "folder", "link", "dangling"))]
-        before = [os.lstat(place) for place in places]
-        for place in places:
-            assert main(["show", str(dataset.directory), "#0", "--png", place]) == 1
-            line = capsys.readouterr().err.splitlines()[-1]
-            assert line.startswith(f"reelshard: error: {place} is a ")
-            with pytest.raises(ShardError):
-                publish_bytes(Path(place), b"x")
-        after = [os.lstat(place) for place in places]
-        assert [(a.st_ino, stat.S_IFMT(a.st_mode)) for a in after] == [
-            (b.st_ino, stat.S_IFMT(b.st_mode)) for b in before
-        ]
-        assert (tmp_path / "file").read_text() == "mine"
-        assert not list(tmp_path.glob("*.tmp"))
-
-    def test_a_shard_is_not_written_in_the_place_of_a_link_either(self, tmp_path: Path) -> None:
-        (tmp_path / "train-00000-of-00001.tar").symlink_to("/dev/null")
-        with pytest.raises(ShardError, match="is a link"):
-            ShardWriter(tmp_path / "train-00000-of-00001.tar", tubes_schema())
-
-    def test_a_picture_replaces_an_older_one(self, tmp_path: Path) -> None:
-        dataset = make_dataset(tmp_path / "set", num_samples=2)
-        (tmp_path / "x.png").write_text("old")
-        assert main(["show", str(dataset.directory), "#0", "--png", str(tmp_path / "x.png")]) == 0
-        with Image.open(tmp_path / "x.png") as image:
-            assert image.format == "PNG"
-
-
-class TestPlaces:
-    @pytest.mark.parametrize(
-        "command",
-        [
-            ("verify", "URL"),
-            ("show", "URL"),
-            ("index", "URL"),
-            ("zarr", "export", "URL", "cache"),
-            ("zarr", "export", "SET", "URL"),
-            ("zarr", "import", "SET", "URL"),
-            ("bench", "URL"),
-            ("train", "--recipe", "RECIPE", "--data", "URL", "--out", "run"),
-            ("train", "--recipe", "RECIPE", "--data", "SET", "--val", "URL", "--out", "run"),
-        ],
-    )
-    def test_an_object_store_where_a_data_set_is_wanted_is_one_clear_line(
-        self,
-        tmp_path: Path,
-        command: tuple[str, ...],
-        capsys: pytest.CaptureFixture[str],
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        place = make_workplace(tmp_path)
-        monkeypatch.chdir(tmp_path)
-        words = {"URL": "s3://bucket/a/set", "SET": place.train, "RECIPE": place.recipe}
-        assert main([words.get(word, word) for word in command]) == 1
+def test_a_device_a_pipe_a_folder_or_a_link_is_never_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = make_dataset(tmp_path / "set", num_samples=2)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    places = ["/dev/full", "/dev/null", *(str(tmp_path / n) for n in ("pipe", "folder", "link", "dangling"))]
+    before = [os.lstat(place) for place in places]
+    for place in places:
+        assert main(["show", str(dataset.directory), "#0", "--png", place]) == 1
         line = capsys.readouterr().err.splitlines()[-1]
-        assert "s3://bucket/a/set is no local folder: object stores can be built into" in line
-        assert not (tmp_path / "s3:").exists()
-
-    @pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "x.tar.zst", "x.tar"])
-    def test_a_compressed_tar_is_one_clear_line_for_index_verify_and_show(
-        self, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        make_dataset(tmp_path / "set", num_samples=2)
-        (tar,) = (tmp_path / "set").glob("*.tar")
-        (tmp_path / "packed").mkdir()
-        (tmp_path / "packed" / name).write_bytes(gzip.compress(tar.read_bytes()))
-        assert main(["index", str(tmp_path / "packed")]) == 1
-        line = capsys.readouterr().err.splitlines()[-1]
-        assert name in line
-        assert "compressed" in line
-        assert "unpack it to a plain .tar" in line
-        if name != "x.tar":
-            for command in ("verify", "show"):
-                assert main([command, str(tmp_path / "packed" / name)]) == 1
-                assert "is a compressed tar" in capsys.readouterr().err
-        assert sorted(path.name for path in (tmp_path / "packed").iterdir()) == [name]
-
-    def test_a_shard_that_was_compressed_is_named(self, tmp_path: Path) -> None:
-        dataset = make_dataset(tmp_path, num_samples=2)
-        dataset.tar_path(0).write_bytes(gzip.compress(dataset.tar_path(0).read_bytes()))
-        assert "the tar is compressed (gzip)" in " ".join(verify_dataset(tmp_path).problems)
-
-    @pytest.mark.parametrize("split", ["../esc", "/tmp/x", "a\x1b[2J", ".."])
-    def test_a_split_that_leaves_the_folder_is_refused_by_every_command(
-        self, tmp_path: Path, split: str, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        make_dataset(tmp_path / "set", num_samples=2)
-        (tmp_path / "set" / "dataset.json").unlink()
-        videos = ("--videos", str(tmp_path), "--teacher", "none", "--out", str(tmp_path / "out"))
-        for command in (("index", str(tmp_path / "set"), "--split", split), ("build", *videos, "--split", split)):
-            assert main([*command]) == 1
-            said = capsys.readouterr().err
-            assert "is not allowed: give printable text" in said
-            assert_harmless(said)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
+        assert line.startswith(f"reelshard: error: {place} is a ")
+        with pytest.raises(ShardError):
+            publish_bytes(Path(place), b"x")
+    after = [os.lstat(place) for place in places]
+    assert [(a.st_ino, stat.S_IFMT(a.st_mode)) for a in after] == [(b.st_ino, stat.S_IFMT(b.st_mode)) for b in before]
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not list(tmp_path.glob("*.tmp"))
 
 
-class TestViews:
-    def test_a_held_out_set_of_another_view_is_refused_and_an_unknown_one_is_said(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        place = make_workplace(tmp_path)
-        run = ("train", "--recipe", place.recipe, "--data", place.train, "--train.steps", "1", "--val", place.val)
-        assert main([*run, "--out", str(tmp_path / "unknown")]) == 0
-        assert f"view not recorded in {place.train}, {place.val}, not compared" in capsys.readouterr().out
-        show(place.train, "a" * 64)
-        show(place.val, "a" * 64)
-        assert main([*run, "--out", str(tmp_path / "same")]) == 0
-        assert "the same view" in capsys.readouterr().out
-        assert json.loads((tmp_path / "same" / "run.json").read_text())["dataset"]["view_hash"] == "a" * 64
-        show(place.val, "b" * 64)
-        assert main([*run, "--out", str(tmp_path / "other")]) == 1
-        assert_names_both(capsys.readouterr().err, place.train, place.val)
-        assert not (tmp_path / "other").exists()
+def test_a_shard_is_not_written_in_the_place_of_a_link_either(tmp_path: Path) -> None:
+    (tmp_path / "train-00000-of-00001.tar").symlink_to("/dev/null")
+    with pytest.raises(ShardError, match="is a link"):
+        ShardWriter(tmp_path / "train-00000-of-00001.tar", tubes_schema())
 
-    def test_a_probe_on_another_view_is_refused(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        place = make_workplace(tmp_path)
-        show(place.train, "a" * 64)
-        run = str(tmp_path / "run")
-        assert main(["train", "--recipe", place.recipe, "--data", place.train, "--out", run, "--train.steps", "1"]) == 0
-        probe = ("evaluate", "probe", "--run", run, "--train", place.train, "--val", place.val)
-        assert main([*probe]) == 0
-        assert f"view not recorded in {place.val}, not compared" in capsys.readouterr().out
-        show(place.val, "a" * 64)
-        assert main([*probe]) == 0
-        assert "the same view" in capsys.readouterr().out
-        show(place.val, "b" * 64)
-        assert main([*probe]) == 1
-        assert_names_both(capsys.readouterr().err, place.train, place.val)
-        show(place.train, "b" * 64)  # both agree, but the student was trained on another view
-        assert main([*probe]) == 1
-        assert_names_both(capsys.readouterr().err, place.train, f"the data of {run}", first="b", second="a")
+
+def test_a_picture_replaces_an_older_one(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path / "set", num_samples=2)
+    (tmp_path / "x.png").write_text("old")
+    assert main(["show", str(dataset.directory), "#0", "--png", str(tmp_path / "x.png")]) == 0
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.format == "PNG"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("verify", "URL"),
+        ("show", "URL"),
+        ("index", "URL"),
+        ("zarr", "export", "URL", "cache"),
+        ("zarr", "export", "SET", "URL"),
+        ("zarr", "import", "SET", "URL"),
+        ("bench", "URL"),
+        ("train", "--recipe", "RECIPE", "--data", "URL", "--out", "run"),
+        ("train", "--recipe", "RECIPE", "--data", "SET", "--val", "URL", "--out", "run"),
+    ],
+)
+def test_an_object_store_where_a_data_set_is_wanted_is_one_clear_line(
+    tmp_path: Path,
+    command: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = make_workplace(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    words = {"URL": "s3://bucket/a/set", "SET": place.train, "RECIPE": place.recipe}
+    assert main([words.get(word, word) for word in command]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "s3://bucket/a/set is no local folder: object stores can be built into" in line
+    assert not (tmp_path / "s3:").exists()
+
+
+@pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "x.tar.zst", "x.tar"])
+def test_a_compressed_tar_is_one_clear_line_for_index_verify_and_show(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_dataset(tmp_path / "set", num_samples=2)
+    (tar,) = (tmp_path / "set").glob("*.tar")
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / name).write_bytes(gzip.compress(tar.read_bytes()))
+    assert main(["index", str(tmp_path / "packed")]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert name in line
+    assert "compressed" in line
+    assert "unpack it to a plain .tar" in line
+    if name != "x.tar":
+        for command in ("verify", "show"):
+            assert main([command, str(tmp_path / "packed" / name)]) == 1
+            assert "is a compressed tar" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "packed").iterdir()) == [name]
+
+
+def test_a_shard_that_was_compressed_is_named(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, num_samples=2)
+    dataset.tar_path(0).write_bytes(gzip.compress(dataset.tar_path(0).read_bytes()))
+    assert "the tar is compressed (gzip)" in " ".join(verify_dataset(tmp_path).problems)
+
+
+@pytest.mark.parametrize("split", ["../esc", "/tmp/x", "a\x1b[2J", ".."])
+def test_a_split_that_leaves_the_folder_is_refused_by_every_command(
+    tmp_path: Path, split: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_dataset(tmp_path / "set", num_samples=2)
+    (tmp_path / "set" / "dataset.json").unlink()
+    videos = ("--videos", str(tmp_path), "--teacher", "none", "--out", str(tmp_path / "out"))
+    for command in (("index", str(tmp_path / "set"), "--split", split), ("build", *videos, "--split", split)):
+        assert main([*command]) == 1
+        said = capsys.readouterr().err
+        assert "is not allowed: give printable text" in said
+        assert_harmless(said)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
+
+
+def test_a_held_out_set_of_another_view_is_refused_and_an_unknown_one_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = make_workplace(tmp_path)
+    run = ("train", "--recipe", place.recipe, "--data", place.train, "--train.steps", "1", "--val", place.val)
+    assert main([*run, "--out", str(tmp_path / "unknown")]) == 0
+    assert f"view not recorded in {place.train}, {place.val}, not compared" in capsys.readouterr().out
+    show(place.train, "a" * 64)
+    show(place.val, "a" * 64)
+    assert main([*run, "--out", str(tmp_path / "same")]) == 0
+    assert "the same view" in capsys.readouterr().out
+    assert json.loads((tmp_path / "same" / "run.json").read_text())["dataset"]["view_hash"] == "a" * 64
+    show(place.val, "b" * 64)
+    assert main([*run, "--out", str(tmp_path / "other")]) == 1
+    assert_names_both(capsys.readouterr().err, place.train, place.val)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_probe_on_another_view_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = make_workplace(tmp_path)
+    show(place.train, "a" * 64)
+    run = str(tmp_path / "run")
+    assert main(["train", "--recipe", place.recipe, "--data", place.train, "--out", run, "--train.steps", "1"]) == 0
+    probe = ("evaluate", "probe", "--run", run, "--train", place.train, "--val", place.val)
+    assert main([*probe]) == 0
+    assert f"view not recorded in {place.val}, not compared" in capsys.readouterr().out
+    show(place.val, "a" * 64)
+    assert main([*probe]) == 0
+    assert "the same view" in capsys.readouterr().out
+    show(place.val, "b" * 64)
+    assert main([*probe]) == 1
+    assert_names_both(capsys.readouterr().err, place.train, place.val)
+    show(place.train, "b" * 64)  # both agree, but the student was trained on another view
+    assert main([*probe]) == 1
+    assert_names_both(capsys.readouterr().err, place.train, f"the data of {run}", first="b", second="a")
 
 
 def show(directory: str, view: str) -> None:
