@@ -45,8 +45,8 @@ def test_a_name_that_leaves_its_folder_hides_or_acts_on_a_terminal_is_refused_ev
 ) -> None:
     with pytest.raises(ValueError, match="is not allowed"):
         check_name(name, "a name")
-    with pytest.raises(ValueError, match="a shard's name"):
-        ShardInfo(f"{name}/x.tar" if name == "" else name, 0, 1024, "0" * 32)
+    with pytest.raises(ValueError, match=r"a shard's name .* is not allowed"):
+        ShardInfo(f"{name}.tar", 0, 1024, "0" * 32)
     with pytest.raises(ValueError, match="the split's name"):
         make_plan(source, VIEW, CONFIG, split=name)
     if name:
@@ -55,7 +55,7 @@ def test_a_name_that_leaves_its_folder_hides_or_acts_on_a_terminal_is_refused_ev
     make_dataset(tmp_path, num_samples=2)
     for change in (
         lambda record: record.update(split=name),
-        lambda record: record["shards"][0].update(name=f"{name}.tar" if name not in (".hidden", "") else "/x.tar"),
+        lambda record: record["shards"][0].update(name=f"{name}.tar"),
         lambda record: record["schema"][0].update(group=name or "../x"),
     ):
         copy = json.loads((tmp_path / "dataset.json").read_bytes())
