@@ -138,7 +138,7 @@ class Fetcher:
 
     def _open(self, shard: int) -> _Opened:
         """Open what is needed of a shard; those opened first are forgotten first when there are too many."""
-        if self._config.verify == "always":  # that a payload is what its sidecar means is more than its checksum says
+        if self._config.verify == "always":  # a checksum does not say that the sidecar means the right sample
             for group in dict.fromkeys(field.group for field in self._fields):
                 check_members(self._dataset.tar_path(shard, group), self._dataset.index(shard, group))
         sources = tuple(self._source(shard, field) for field in self._fields)

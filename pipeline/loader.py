@@ -80,6 +80,7 @@ class ShardLoader(IterableDataset[Batch]):
         self._batch = 0
         self._decoders = dict(decoders or {})
         self._planner = Planner(dataset, self.config, mask, self.world, decoders=self._decoders, lengths=lengths)
+        self._digest = dataset.digest_of("json" if name == "label" else name for name in self.config.fields)
         self._reader: str = self.config.reader
         self._make_own()
 
@@ -174,7 +175,7 @@ class ShardLoader(IterableDataset[Batch]):
         """What must agree for a state to mean the same batches."""
         return {
             "format": STATE_FORMAT,
-            "dataset": self.dataset.digest_of("json" if name == "label" else name for name in self.config.fields),
+            "dataset": self._digest,
             "seed": self.config.seed,
             "global_batch_size": self.config.global_batch_size,
             "shuffle": int(self.config.shuffle),
