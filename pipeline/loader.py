@@ -190,7 +190,7 @@ class ShardLoader(IterableDataset[Batch]):
             ValueError: it is no state, or of another data set, seed or global batch size; both values are named.
         """
         identity = self._identity()
-        if isinstance(state, Mapping) and state.get("format") == 1:  # it named the data set, not the series that are read
+        if isinstance(state, Mapping) and state.get("format") == 1:  # it named the whole data set
             identity |= {"format": 1, "dataset": self.dataset.digest}
         refuse_other(state, identity, "the loader")
         epoch = whole_number(state, "epoch", NUM_EPOCHS, "the loader")

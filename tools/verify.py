@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     if args.threads < 1:
         raise ValueError(f"--threads is {args.threads}; it has to be at least 1")
     verify_sources.check_arguments(args)
-    return 0 if all([_verify(path, args) for path in args.datasets]) else 1
+    verdicts = [_verify(path, args) for path in args.datasets]
+    return 0 if all(verdicts) else 1
 
 
 def _verify(path: Path, args: argparse.Namespace) -> bool:
