@@ -11,7 +11,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCES, LIBRARY = ("pipeline/gather.c", "pipeline/guard.c"), "pipeline/_gather.so"
+SOURCES, LIBRARY = ("pipeline/read/gather.c", "pipeline/read/guard.c"), "pipeline/read/_gather.so"
 FLAGS = ("-std=c11", "-O3", "-pthread", "-fvisibility=hidden", "-shared", "-fPIC")
 
 

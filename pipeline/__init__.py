@@ -1,1 +1,34 @@
 """Order, fetch, batch, device: the streaming loaders."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shards.imports import offer
+
+if TYPE_CHECKING:
+    from pipeline.batch.batch import Batch as Batch
+    from pipeline.config import LoaderConfig as LoaderConfig
+    from pipeline.device import DeviceLoader as DeviceLoader
+    from pipeline.loader import ShardLoader as ShardLoader
+    from pipeline.order.draws import MultiBlockMask as MultiBlockMask
+    from pipeline.order.draws import RandomMask as RandomMask
+    from pipeline.order.draws import TubeMask as TubeMask
+    from pipeline.order.mixing import MixedLoader as MixedLoader
+    from pipeline.stream import StreamLoader as StreamLoader
+    from pipeline.world import World as World
+
+_PUBLIC = {
+    "Batch": "pipeline.batch.batch",
+    "DeviceLoader": "pipeline.device",
+    "LoaderConfig": "pipeline.config",
+    "MixedLoader": "pipeline.order.mixing",
+    "MultiBlockMask": "pipeline.order.draws",
+    "RandomMask": "pipeline.order.draws",
+    "ShardLoader": "pipeline.loader",
+    "StreamLoader": "pipeline.stream",
+    "TubeMask": "pipeline.order.draws",
+    "World": "pipeline.world",
+}
+__all__ = list(_PUBLIC)
+__getattr__, __dir__ = offer(__name__, _PUBLIC)

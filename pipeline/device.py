@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.batch import Batch
+from pipeline.batch.batch import Batch
 from pipeline.loader import ShardLoader
 from pipeline.stats import LoaderStats
 

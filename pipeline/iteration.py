@@ -11,10 +11,10 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 
-from pipeline.batch import BatchPlan
-from pipeline.fetch import Fetcher
-from pipeline.planner import Planner
-from pipeline.slab import SlabRing
+from pipeline.batch.batch import BatchPlan
+from pipeline.batch.planner import Planner
+from pipeline.batch.slab import SlabRing
+from pipeline.read.fetch import Fetcher
 from pipeline.stats import StageClock
 
 ROWS_PER_TASK = 16

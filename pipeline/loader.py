@@ -21,16 +21,16 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
-from pipeline.auto import choose_reader
-from pipeline.batch import Batch, BatchPlan
+from pipeline.batch.batch import Batch, BatchPlan
+from pipeline.batch.planner import Planner
+from pipeline.batch.slab import SlabRing
 from pipeline.config import LoaderConfig
-from pipeline.decoders import Decoder, pad
-from pipeline.fetch import Fetcher
 from pipeline.iteration import Iteration
-from pipeline.masking import Mask
-from pipeline.planner import Planner
-from pipeline.readers import ReaderName
-from pipeline.slab import SlabRing
+from pipeline.order.draws import Mask
+from pipeline.read.auto import choose_reader
+from pipeline.read.decoders import Decoder, pad
+from pipeline.read.fetch import Fetcher
+from pipeline.read.readers import ReaderName
 from pipeline.state import NUM_EPOCHS, refuse_other, whole_number
 from pipeline.stats import LoaderStats, StageClock
 from pipeline.world import World

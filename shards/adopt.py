@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from shards.beside import FAILURES_NAME, FROM_PLAN, PLAN_NAME, planned_shards, read_failures, read_plan
-from shards.errors import DamagedShardError, MissingDataError, ShardError
 from shards.foreign import ScannedShard, common_schema, fits, make_index, scan_shard
+from shards.format.beside import FAILURES_NAME, FROM_PLAN, PLAN_NAME, planned_shards, read_failures, read_plan
+from shards.format.errors import DamagedShardError, MissingDataError, ShardError
+from shards.format.index import ShardIndex, ShardInfo, index_path, load_index, save_index
+from shards.format.manifest import COMPRESSED_TARS, MANIFEST_NAME, Manifest, check_folder
+from shards.format.parse import check_name, mapping, parse_json
+from shards.format.schema import Schema
 from shards.groups import Group, refuse_other_keys, series_of_names, split_of_name, with_groups
-from shards.index import ShardIndex, ShardInfo, index_path, load_index, save_index
-from shards.manifest import COMPRESSED_TARS, MANIFEST_NAME, Manifest, check_folder
-from shards.parse import check_name, mapping, parse_json
-from shards.schema import Schema
 
 Progress = Callable[[int, int], None]
 INDEXED = {"source": "indexed tars"}

@@ -11,12 +11,12 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from shards.errors import DamagedShardError, ManifestError, MissingDataError, ShardError
-from shards.files import open_regular
-from shards.index import Extents, ShardIndex, index_path, load_index
-from shards.manifest import Manifest
-from shards.parse import mapping, parse_json
-from shards.schema import Field, Schema
+from shards.format.errors import DamagedShardError, ManifestError, MissingDataError, ShardError
+from shards.format.files import open_regular
+from shards.format.index import Extents, ShardIndex, index_path, load_index
+from shards.format.manifest import Manifest
+from shards.format.parse import mapping, parse_json
+from shards.format.schema import Field, Schema
 
 
 class ShardDataset:

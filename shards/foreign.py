@@ -14,12 +14,12 @@ from typing import BinaryIO
 
 import xxhash
 
-from shards.errors import DamagedShardError, ShardError, UnsafeMemberError
-from shards.index import ShardIndex, ShardInfo
-from shards.members import split_member
-from shards.npy import MAX_HEADER_BYTES, NpyHeader, parse_header
-from shards.schema import Field, Schema
-from shards.tar import Member, open_tar, scan
+from shards.format.errors import DamagedShardError, ShardError, UnsafeMemberError
+from shards.format.index import ShardIndex, ShardInfo
+from shards.format.members import split_member
+from shards.format.npy import MAX_HEADER_BYTES, NpyHeader, parse_header
+from shards.format.schema import Field, Schema
+from shards.format.tar import Member, open_tar, scan
 
 CHUNK_BYTES = 8 << 20
 

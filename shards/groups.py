@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from shards.errors import ShardError
-from shards.index import ShardIndex, ShardInfo, index_path, load_index
-from shards.manifest import Manifest
-from shards.schema import Field, Schema
+from shards.format.errors import ShardError
+from shards.format.index import ShardIndex, ShardInfo, index_path, load_index
+from shards.format.manifest import Manifest
+from shards.format.schema import Field, Schema
 
 _NAME = re.compile(r"(?P<series>.+)-(?P<number>\d+)-of-(?P<count>\d+)\.tar")
 

@@ -11,12 +11,12 @@ from typing import BinaryIO
 import numpy as np
 import xxhash
 
-from shards.beside import problems_beside
 from shards.dataset import ShardDataset
-from shards.errors import DamagedShardError, ShardError
-from shards.index import ShardIndex
-from shards.members import member_problems
-from shards.tar import open_tar
+from shards.format.beside import problems_beside
+from shards.format.errors import DamagedShardError, ShardError
+from shards.format.index import ShardIndex
+from shards.format.members import member_problems
+from shards.format.tar import open_tar
 
 CHUNK_BYTES = 8 << 20
 MAX_PROBLEMS_PER_SHARD = 20

@@ -11,11 +11,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from shards.index import ShardIndex, ShardInfo, save_index
-from shards.npy import PAGE_BYTES, encode_header
-from shards.publish import publish_file, temporary_path
-from shards.schema import Field, Schema, check_key
-from shards.tar import END_OF_ARCHIVE, aligned_header, header, padding
+from shards.format.index import ShardIndex, ShardInfo, save_index
+from shards.format.npy import PAGE_BYTES, encode_header
+from shards.format.publish import publish_file, temporary_path
+from shards.format.schema import Field, Schema, check_key
+from shards.format.tar import END_OF_ARCHIVE, aligned_header, header, padding
 
 Value = NDArray[np.generic] | bytes
 

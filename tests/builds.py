@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from shards.build import BuildConfig, BuildSummary, Item, Source, ViewSpec, build_dataset
+from shards.builder import BuildConfig, BuildSummary, Item, Source, ViewSpec, build_dataset
 from tests.teachers import MeanTeacher
 from tests.videos import moving_square, write_video
 

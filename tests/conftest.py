@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
-    from shards.build import Source
+    from shards.builder import Source
 
 # Two test processes share two cores: one torch thread each, in the programs they start as well. Read when torch loads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -42,7 +42,7 @@ def garbage_collected() -> Iterator[None]:
 def direct_reads(request: pytest.FixtureRequest) -> None:
     """Skip what asks for the reader `direct` where the file system of temporary folders has no O_DIRECT."""
     if getattr(request.node, "callspec", None) and request.node.callspec.params.get("reader") == "direct":
-        from pipeline.auto import supports_direct
+        from pipeline.read.auto import supports_direct
 
         probe = request.getfixturevalue("tmp_path") / "probe"
         probe.touch()
@@ -54,7 +54,7 @@ def direct_reads(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     """Ten small videos and an empty file, for tests that build them; not to be changed."""
-    from shards.build import load_folder
+    from shards.builder import load_folder
     from tests.builds import write_videos
 
     return load_folder(write_videos(tmp_path_factory.mktemp("videos"), 10))

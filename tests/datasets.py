@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from shards.dataset import ShardDataset
+from shards.format.layout import clip_to_tubes, target_to_tubes
+from shards.format.manifest import Manifest, shard_name
+from shards.format.publish import canonical_json
+from shards.format.schema import Field, Schema
 from shards.groups import Group, with_groups
-from shards.layout import clip_to_tubes, target_to_tubes
-from shards.manifest import Manifest, shard_name
-from shards.publish import canonical_json
-from shards.schema import Field, Schema
 from shards.writer import ShardWriter, Value
 
 FRAMES, SIZE, TUBELET, PATCH, DIM = 4, 32, 2, 8, 6

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.build import BuildConfig, Item, Source, ViewSpec, build_dataset
-from shards.build.decode import Decoder
+from shards.builder import BuildConfig, Item, Source, ViewSpec, build_dataset
+from shards.builder.decode.decoders import Decoder
 from shards.dataset import ShardDataset
-from shards.layout import tubes_to_clip
+from shards.format.layout import tubes_to_clip
 from tests.numbered import CONTAINERS, ENCODINGS, NUM_FRAMES, PECULIAR, RATE, Encoding, number_of, write_numbered
 
 VIEW = ViewSpec(num_frames=8, size=32)

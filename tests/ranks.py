@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipeline.batch import Batch
+from pipeline.batch.batch import Batch
 from pipeline.device import DeviceLoader
 from pipeline.stats import LoaderStats
 from pipeline.world import World

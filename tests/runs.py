@@ -13,7 +13,7 @@ from model.st_jepa import STJEPA, STJEPAConfig
 from pipeline.config import LoaderConfig
 from pipeline.device import IMAGENET, DeviceLoader
 from pipeline.loader import ShardLoader
-from pipeline.masking import TubeMask
+from pipeline.order.draws import TubeMask
 from pipeline.world import World
 from shards.dataset import ShardDataset
 from tests.datasets import DIM, FRAMES, PATCH, SIZE, TUBELET

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shards.schema import Field, Schema
+from shards.format.schema import Field, Schema
 from shards.writer import Value
 
 DTYPES = ("|u1", "|i1", "|b1", "<i2", "<u2", "<i4", "<i8", "<u8", "<f2", "<f4", "<f8", "<c8")

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.build import BuildConfig, BuildSummary, ViewSpec, build_dataset, decode_clip, load_folder
+from shards.builder import BuildConfig, BuildSummary, ViewSpec, build_dataset, decode_clip, load_folder
 from shards.dataset import ShardDataset
-from shards.errors import ShardError
-from shards.layout import tubes_to_clip, tubes_to_target
+from shards.format.errors import ShardError
+from shards.format.layout import tubes_to_clip, tubes_to_target
 from shards.verify import verify_dataset
 from tests.teachers import MeanTeacher
 from tests.videos import clips_folder, moving_square, write_video

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.build import REASONS, BuildFailure, ViewSpec, decode_clip
-from shards.build.decode import Decoder
+from shards.builder import REASONS, BuildFailure, ViewSpec, decode_clip
+from shards.builder.decode.decoders import Decoder
 from tests.numbered import ENCODINGS, remux, with_data, write_numbered
 from tests.videos import DECODERS, clips_folder, moving_square, rotate_by_metadata, write_video
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.build import Partition, ProcessPool, Source, finalize_dataset
-from shards.errors import MissingDataError, ShardError
+from shards.builder import Partition, ProcessPool, Source, finalize_dataset
+from shards.format.errors import MissingDataError, ShardError
 from shards.verify import verify_dataset
 from tests.builds import CONFIG, VIEW, build, contents, descendants, make_teacher
 from tests.teachers import MeanTeacher

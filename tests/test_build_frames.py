@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from av.packet import Packet
 
-from shards.build import BuildFailure, DecodedClip, Item, ViewSpec, decode_clip
+from shards.builder import BuildFailure, DecodedClip, Item, ViewSpec, decode_clip
 from shards.dataset import ShardDataset
 from tests.frame_table import Name, encodings, find, table
 from tests.numbered import ENCODINGS, NUM_FRAMES, RATE, number_of, picture, remux, with_data, write_numbered

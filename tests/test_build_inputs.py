@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.build import BuildConfig, Item, load_folder, load_ssv2, open_source
-from shards.build.isolate import DecodePool, DecoderProcess
-from shards.build.plan import make_plan
-from shards.build.preflight import check_preflight, preflight
-from shards.errors import ShardError
+from shards.builder import BuildConfig, Item, load_folder, load_ssv2, open_source
+from shards.builder.decode.isolate import DecodePool, DecoderProcess
+from shards.builder.plan import make_plan
+from shards.builder.readiness import check_preflight, preflight
+from shards.format.errors import ShardError
 from tests.builds import CONFIG, VIEW, build, contents, failures, listed, write_videos
 from tests.videos import moving_square, write_video
 
@@ -85,7 +85,7 @@ def test_decoders_in_processes_and_in_threads_give_the_same_bytes(tmp_path: Path
 def decoder_process() -> int:
     tasks = Path(f"/proc/{os.getpid()}/task").iterdir()
     children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
-    (pid,) = [pid for pid in children if "shards.build.isolate" in Path(f"/proc/{pid}/cmdline").read_text()]
+    (pid,) = [pid for pid in children if "shards.builder.decode.isolate" in Path(f"/proc/{pid}/cmdline").read_text()]
     return pid
 
 

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.build import Partition, Source
-from shards.build.lock import build_lock
-from shards.errors import ShardError
+from shards.builder import Partition, Source
+from shards.builder.lock import build_lock
+from shards.format.errors import ShardError
 from tests.builds import build, contents, start_python
 
 # argv: videos, out, items after which to say so and wait
 WAITING_BUILDER = """
 import sys
 from pathlib import Path
-from shards.build import load_folder
+from shards.builder import load_folder
 from tests.builds import build
 items = 0
 def progress(done, failed):
@@ -37,7 +37,7 @@ build(load_folder(Path(sys.argv[1])), Path(sys.argv[2]), progress=progress)
 RUNNING_BUILDER = """
 import sys
 from pathlib import Path
-from shards.build import load_folder
+from shards.builder import load_folder
 from tests.builds import build
 print("here", flush=True)
 build(load_folder(Path(sys.argv[1])), Path(sys.argv[2]))
@@ -89,7 +89,7 @@ POOL_BUILDER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from shards.build import ProcessPool, load_folder
+from shards.builder import ProcessPool, load_folder
 from tests.builds import CONFIG, build, make_teacher
 def progress(done, failed):
     print("here", flush=True)

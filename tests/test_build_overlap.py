@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from shards.build import BuildConfig, Item, Source, clips, isolate
-from shards.build.clips import Outcome
-from shards.build.plan import Plan
+from shards.builder import BuildConfig, Item, Source
+from shards.builder.decode import isolate
+from shards.builder.plan import Plan
+from shards.builder.samples import clip
+from shards.builder.samples.clip import Outcome
 from tests.builds import VIEW, build
 from tests.teachers import MeanTeacher
 from tests.videos import moving_square, write_video
@@ -42,7 +44,7 @@ class DecodedClips:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> DecodedClips:
-    found, real = DecodedClips(), clips.build_clip
+    found, real = DecodedClips(), clip.build_clip
 
     def count(plan: Plan, shard: int, item: Item) -> Outcome:
         outcome = real(plan, shard, item)

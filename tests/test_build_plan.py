@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.build import BuildConfig, Item, Source, ViewSpec
-from shards.build.plan import make_plan, publish_plan
-from shards.errors import ShardError
+from shards.builder import BuildConfig, Item, Source, ViewSpec
+from shards.builder.plan import make_plan, publish_plan
+from shards.format.errors import ShardError
 from tests.builds import start_python
 from tests.teachers import MeanTeacher
 from tests.videos import needs_decord, write_video

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from shards.build import Source, load_folder
-from shards.build.cluster import RayCluster
+from shards.builder import Source, load_folder
+from shards.builder.engines.ray import RayCluster
 from tests.builds import ROOT, VIEW, build, contents, descendants, make_teacher, write_videos
 from tests.teachers import MeanTeacher
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from shards.build import InProcess, Source
-from shards.build.remote import PART_BYTES, RemoteFolder, is_remote
+from shards.builder import InProcess, Source
+from shards.builder.remote import PART_BYTES, RemoteFolder, is_remote
 from shards.dataset import ShardDataset
-from shards.errors import ShardError
+from shards.format.errors import ShardError
 from shards.verify import verify_dataset
 from tests.builds import ROOT, VIEW, build, contents
 from tests.datasets import add_group

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from shards.build import BuildConfig, ViewSpec, build_dataset, load_folder
+from shards.builder import BuildConfig, ViewSpec, build_dataset, load_folder
 from shards.dataset import ShardDataset
-from shards.errors import MissingDataError
-from shards.index import load_index
+from shards.format.errors import MissingDataError
+from shards.format.index import load_index
 from tests.teachers import MeanTeacher
 from tests.videos import moving_square, write_video
 

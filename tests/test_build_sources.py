@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from shards.build import load_folder, load_ssv2, load_table, open_source
-from shards.errors import MissingDataError, ShardError
+from shards.builder import load_folder, load_ssv2, load_table, open_source
+from shards.format.errors import MissingDataError, ShardError
 
 LABELS = {"Moving something up": "0", "Pouring something into something (and back), isn't it": "1"}
 ENTRIES = [

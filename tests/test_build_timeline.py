@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.build import BuildFailure
-from shards.build.timeline import Packet, Timeline
+from shards.builder import BuildFailure
+from shards.builder.decode.timeline import Packet, Timeline
 
 
 @st.composite

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from shards.build import BuildFailure, ViewSpec
+from shards.builder import BuildFailure, ViewSpec
 
 
 @given(st.integers(1, 400), st.integers(1, 32), st.sampled_from(["uniform", "stride"]), st.integers(1, 8))

@@ -19,8 +19,8 @@ from model.teacher import (
     random_projection,
     teacher_width,
 )
-from shards.build import BuildConfig, Item, Source, Teacher, ViewSpec
-from shards.build.plan import make_plan
+from shards.builder import BuildConfig, Item, Source, Teacher, ViewSpec
+from shards.builder.plan import make_plan
 
 CLIP_SHAPE = (4, 32, 32, 3)
 NUM_TOKENS, HIDDEN = 2 * 4, 24

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.batch import Batch
+from pipeline.batch.batch import Batch
 from pipeline.config import LoaderConfig
 from pipeline.loader import ShardLoader
 from shards.dataset import ShardDataset

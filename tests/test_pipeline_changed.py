@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.batch import Batch
+from pipeline.batch.batch import Batch
 from pipeline.config import LoaderConfig, Reader, Verify
 from pipeline.loader import ShardLoader
-from pipeline.masking import TubeMask
+from pipeline.order.draws import TubeMask
 from shards.dataset import ShardDataset
-from shards.errors import DamagedShardError, MissingDataError, ShardError
+from shards.format.errors import DamagedShardError, MissingDataError, ShardError
 from tests.datasets import POSITIONS, make_dataset, tubes_sample
 
 readers = pytest.mark.parametrize("reader", ["mmap", "pread", "direct"])
@@ -152,7 +152,7 @@ def test_a_shard_of_equal_size_in_the_place_of_an_open_one_is_refused_in_mid_epo
 def test_a_file_that_changed_while_it_was_closed_for_want_of_descriptors_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.files.MAX_OPEN_FILES", 1)
+    monkeypatch.setattr("pipeline.read.files.MAX_OPEN_FILES", 1)
     dataset = make_dataset(tmp_path, num_samples=24)
     loader = ShardLoader(dataset, LoaderConfig(global_batch_size=4, verify="never", shuffle=False, threads=1))
     list(loader)
@@ -176,8 +176,8 @@ def test_a_changed_group_is_noticed_beside_unchanged_clips(tmp_path: Path) -> No
 
 def with_group(directory: Path) -> ShardDataset:
     """Twelve samples, and beside them a series of tars with one field more."""
-    from shards.manifest import Manifest, shard_name
-    from shards.schema import Field, Schema
+    from shards.format.manifest import Manifest, shard_name
+    from shards.format.schema import Field, Schema
     from shards.writer import ShardWriter
 
     dataset = make_dataset(directory, num_samples=12)

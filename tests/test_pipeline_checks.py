@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.checks import SAMPLES_PER_CHECK, draw_checked
 from pipeline.config import LoaderConfig, Reader
 from pipeline.loader import ShardLoader
-from pipeline.masking import TubeMask
+from pipeline.order.draws import TubeMask
+from pipeline.read.checks import SAMPLES_PER_CHECK, draw_checked
 from shards.dataset import ShardDataset
-from shards.errors import DamagedShardError
+from shards.format.errors import DamagedShardError
 from tests.datasets import damage, make_dataset, unnoticed
 from tests.test_pipeline_changed import GATHER, MASK, all_right
 
@@ -108,7 +108,7 @@ def test_a_damaged_row_is_found_by_sample_when_its_turn_comes(large: ShardDatase
 def test_what_was_checked_is_what_is_given_out_while_the_file_changes_unnoticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: Reader, gather: dict[str, str]
 ) -> None:
-    monkeypatch.setattr("pipeline.readers.LEAST_MAPPED_BYTES", 1000)  # arrays are above it as they are in real sets
+    monkeypatch.setattr("pipeline.read.readers.LEAST_MAPPED_BYTES", 1000)  # arrays are above it in real sets
     dataset = make_dataset(tmp_path, num_samples=6)
     path, done = dataset.tar_path(0), threading.Event()
     right, status = path.read_bytes(), path.stat()

@@ -11,7 +11,7 @@ import torch
 from pipeline.config import LoaderConfig
 from pipeline.device import IMAGENET, DeviceLoader
 from pipeline.loader import ShardLoader
-from pipeline.masking import TubeMask
+from pipeline.order.draws import TubeMask
 from shards.dataset import ShardDataset
 from tests.datasets import POSITIONS, make_dataset, tubes_sample
 

@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader
 
 from pipeline.config import LoaderConfig, Reader, Verify
 from pipeline.loader import ShardLoader
-from pipeline.masking import TubeMask
+from pipeline.order.draws import TubeMask
 from shards.dataset import ShardDataset
-from shards.errors import DamagedShardError, MissingDataError, ShardError
+from shards.format.errors import DamagedShardError, MissingDataError, ShardError
 from tests.datasets import POSITIONS, damage, make_dataset, tubes_sample
 
 readers = pytest.mark.parametrize("reader", ["mmap", "pread", "direct"])

@@ -18,7 +18,7 @@ import os, signal, sys, threading, warnings
 from pathlib import Path
 from pipeline.config import LoaderConfig
 from pipeline.loader import ShardLoader
-from pipeline.mixing import MixedLoader
+from pipeline.order.mixing import MixedLoader
 from shards.dataset import ShardDataset
 
 warnings.simplefilter("ignore")  # later versions of Python warn of forks in processes with threads

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.auto import choose_reader
 from pipeline.config import LoaderConfig, Reader
-from pipeline.gather import COMPILED, NO_LIBRARY, gather
 from pipeline.loader import ShardLoader
-from pipeline.masking import TubeMask
+from pipeline.order.draws import TubeMask
+from pipeline.read.auto import choose_reader
+from pipeline.read.gather import COMPILED, NO_LIBRARY, gather
 from shards.dataset import ShardDataset
 from tests.datasets import POSITIONS, make_dataset
 
@@ -91,7 +91,7 @@ def test_without_the_compiled_copy_nothing_is_mapped_and_the_loader_says_so(
     dataset: ShardDataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for compiled, num_warnings in ((True, 0), (False, 1)):
-        monkeypatch.setattr("pipeline.files.COMPILED", compiled)
+        monkeypatch.setattr("pipeline.read.files.COMPILED", compiled)
         loader = ShardLoader(dataset, LoaderConfig(global_batch_size=5, reader="mmap"))
         for _ in range(2):
             for batch in loader:
@@ -107,7 +107,7 @@ def test_auto_does_not_choose_a_mapping_without_the_compiled_copy(
     for shard in range(dataset.num_shards):
         dataset.tar_path(shard).read_bytes()  # now in the page cache
     assert choose_reader(dataset)[0] == "mmap"
-    monkeypatch.setattr("pipeline.auto.COMPILED", False)
+    monkeypatch.setattr("pipeline.read.auto.COMPILED", False)
     reader, reason = choose_reader(dataset)
     assert reader == "pread"
     assert "not compiled" in reason

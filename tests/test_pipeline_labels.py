@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import LoaderConfig
-from pipeline.general import StreamLoader
 from pipeline.loader import ShardLoader
-from shards.errors import DamagedShardError, ShardError
+from pipeline.stream import StreamLoader
+from shards.format.errors import DamagedShardError, ShardError
 from tests.datasets import make_dataset
 
 LABELS = [

@@ -13,12 +13,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.auto import REMOTE_FILE_SYSTEMS, file_system, resident_share
-from pipeline.batch import Batch
+from pipeline.batch.batch import Batch
 from pipeline.config import LoaderConfig, Reader
-from pipeline.general import StreamLoader
 from pipeline.loader import ShardLoader
-from pipeline.masking import TubeMask
+from pipeline.order.draws import TubeMask
+from pipeline.read.auto import REMOTE_FILE_SYSTEMS, file_system, resident_share
+from pipeline.stream import StreamLoader
 from pipeline.world import World
 from shards.dataset import ShardDataset
 from tests.datasets import POSITIONS, make_dataset, tubes_sample
@@ -160,10 +160,10 @@ def test_every_reader_yields_what_was_written(
     verify: str,
     gather: dict[str, str],
 ) -> None:
-    monkeypatch.setattr("pipeline.readers.LEAST_MAPPED_BYTES", 1000)  # arrays are above it as they are in real sets
+    monkeypatch.setattr("pipeline.read.readers.LEAST_MAPPED_BYTES", 1000)  # arrays are above it in real sets
     if not compiled:
-        monkeypatch.setattr("pipeline.files.COMPILED", False)
-        monkeypatch.setattr("pipeline.auto.COMPILED", False)
+        monkeypatch.setattr("pipeline.read.files.COMPILED", False)
+        monkeypatch.setattr("pipeline.read.auto.COMPILED", False)
     config = LoaderConfig(
         global_batch_size=5,
         fields=("clip", "target", "label", "json"),

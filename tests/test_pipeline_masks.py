@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.masking import Mask, MultiBlockMask, RandomMask, TubeMask
+from pipeline.order.draws import Mask, MultiBlockMask, RandomMask, TubeMask
 
 SAMPLES = np.array([5, 0, 168_912, 77, 5], np.int64)
 REFERENCE: dict[str, Mask] = {

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from pipeline.batch import Batch
+from pipeline.batch.batch import Batch
 from pipeline.config import LoaderConfig
 from pipeline.device import DeviceLoader
 from pipeline.loader import ShardLoader
-from pipeline.masking import TubeMask
-from pipeline.mixing import MixedLoader
+from pipeline.order.draws import TubeMask
+from pipeline.order.mixing import MixedLoader
 from shards.dataset import ShardDataset
 from tests.datasets import POSITIONS, make_dataset, tubes_sample
 

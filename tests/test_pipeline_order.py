@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.masking import TubeMask
-from pipeline.order import SORTED_BELOW, permute
+from pipeline.order.draws import TubeMask
+from pipeline.order.order import SORTED_BELOW, permute
 
 seeds = st.integers(0, 2**63 - 1)
 

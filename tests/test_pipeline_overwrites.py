@@ -18,9 +18,9 @@ import sys
 import numpy as np
 from pipeline.config import LoaderConfig
 from pipeline.loader import ShardLoader
-from pipeline.masking import TubeMask
+from pipeline.order.draws import TubeMask
 from shards.dataset import ShardDataset
-from shards.errors import ShardError
+from shards.format.errors import ShardError
 from tests.datasets import POSITIONS, tubes_sample
 
 masked, verify = sys.argv[2] == "masked", sys.argv[3]

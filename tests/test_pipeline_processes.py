@@ -19,7 +19,7 @@ import json, sys, time
 import torch, torch.distributed as dist
 from pipeline.config import LoaderConfig
 from pipeline.loader import ShardLoader
-from pipeline.masking import TubeMask
+from pipeline.order.draws import TubeMask
 from pipeline.world import World
 from shards.dataset import ShardDataset
 

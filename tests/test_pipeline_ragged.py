@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.config import LoaderConfig
-from pipeline.decoders import Decoder, JpegFrames, Numbers
 from pipeline.loader import ShardLoader
-from pipeline.mixing import MixedLoader, shares
-from pipeline.schedule import LengthBudget
+from pipeline.order.mixing import MixedLoader, shares
+from pipeline.order.schedule import LengthBudget
+from pipeline.read.decoders import Decoder, JpegFrames, Numbers
 from pipeline.world import World
 from shards.dataset import ShardDataset
-from shards.errors import DamagedShardError
-from shards.manifest import Manifest, shard_name
-from shards.ragged import pack_pieces, unpack_pieces
-from shards.schema import Field, Schema
+from shards.format.errors import DamagedShardError
+from shards.format.manifest import Manifest, shard_name
+from shards.format.packed import pack_pieces, unpack_pieces
+from shards.format.schema import Field, Schema
 from shards.writer import ShardWriter
 from tests.datasets import make_dataset
 

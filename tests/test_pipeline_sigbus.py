@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.gather import COMPILED, NO_LIBRARY, copy_bytes, gather
+from pipeline.read.gather import COMPILED, NO_LIBRARY, copy_bytes, gather
 
 CC = shlex.split(os.environ.get("CC", "cc"))
 COMPILER = shutil.which(CC[0])
@@ -314,7 +314,7 @@ def test_the_kernel_does_nothing_that_c_leaves_undefined(tmp_path: Path) -> None
     sources = [str(ROOT / "pipeline" / name) for name in ("gather.c", "guard.c")]
     subprocess.run([*CC, *flags, "-o", str(target), *sources], check=True)
     plugin = tmp_path / "sanitized.py"
-    plugin.write_text(f"from pipeline import gather\ngather._library = gather._load({str(target)!r})\n")
+    plugin.write_text(f"from pipeline.read import gather\ngather._library = gather._load({str(target)!r})\n")
     tests = ["tests/test_pipeline_gather.py", "tests/test_pipeline_sigbus.py"]
     chosen = "equals_numpy or position or pages_are_gone or all_there or many_threads or blocked"
     command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "sanitized", "-k", chosen, *tests]

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.build import Source, ViewSpec, finalize_dataset
-from shards.errors import ShardError
+from shards.builder import Source, ViewSpec, finalize_dataset
+from shards.format.errors import ShardError
 from shards.verify import verify_dataset
 from tests.builds import CONFIG, build
 from tests.damages import HUGE, Record, deep

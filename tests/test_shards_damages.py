@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from pipeline.config import LoaderConfig
 from pipeline.loader import ShardLoader
 from shards.adopt import index_directory
-from shards.build import Source
-from shards.build.plan import Plan, make_plan, publish_plan, recorded_teacher
-from shards.build.report import finished_shards
+from shards.builder import Source
+from shards.builder.journal import finished_shards
+from shards.builder.plan import Plan, make_plan, publish_plan, recorded_teacher
 from shards.dataset import ShardDataset
-from shards.errors import ShardError
+from shards.format.errors import ShardError
 from shards.verify import verify_dataset
 from tests.builds import CONFIG, VIEW, build
 from tests.damages import damage_at_random, damage_with_digests

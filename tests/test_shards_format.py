@@ -13,10 +13,10 @@ import webdataset
 from hypothesis import HealthCheck, given, settings
 
 from shards.dataset import ShardDataset
-from shards.errors import ManifestError, MissingDataError
-from shards.index import index_path
-from shards.manifest import Manifest, shard_name
-from shards.schema import Field, Schema
+from shards.format.errors import ManifestError, MissingDataError
+from shards.format.index import index_path
+from shards.format.manifest import Manifest, shard_name
+from shards.format.schema import Field, Schema
 from shards.verify import verify_dataset
 from shards.writer import ShardWriter, Value
 from tests.datasets import make_dataset, tubes_sample, tubes_schema

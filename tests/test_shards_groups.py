@@ -14,9 +14,9 @@ import pytest
 from pipeline.config import LoaderConfig
 from pipeline.loader import ShardLoader
 from shards.adopt import index_directory
-from shards.build import Source, load_folder
+from shards.builder import Source, load_folder
 from shards.dataset import ShardDataset
-from shards.errors import DamagedShardError, ShardError
+from shards.format.errors import DamagedShardError, ShardError
 from shards.groups import series_of_names
 from shards.verify import verify_dataset
 from tests.builds import build, contents, write_videos

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from shards.build import Source
-from shards.build.plan import make_plan
+from shards.builder import Source
+from shards.builder.plan import make_plan
 from shards.dataset import ShardDataset
-from shards.errors import ManifestError, MissingDataError, ShardError
-from shards.index import ShardInfo
-from shards.manifest import Manifest, shard_name
-from shards.parse import check_name, parse_json
-from shards.schema import Field
+from shards.format.errors import ManifestError, MissingDataError, ShardError
+from shards.format.index import ShardInfo
+from shards.format.manifest import Manifest, shard_name
+from shards.format.parse import check_name, parse_json
+from shards.format.schema import Field
 from shards.verify import verify_dataset
 from tests.builds import CONFIG, VIEW
 from tests.damages import VALUES, deep, paths_in, put, write_manifest

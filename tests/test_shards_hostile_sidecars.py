@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from shards.dataset import ShardDataset
-from shards.errors import DamagedShardError, ShardError
-from shards.index import index_path
-from shards.npy import parse_header
-from shards.schema import Field
+from shards.format.errors import DamagedShardError, ShardError
+from shards.format.index import index_path
+from shards.format.npy import parse_header
+from shards.format.schema import Field
 from shards.verify import verify_dataset
 from tests.damages import COLUMNS, HUGE, Record, as_u64, deep, put, write_manifest, write_sidecar
 from tests.datasets import make_dataset

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.layout import clip_to_tubes, target_to_tubes, tubes_to_clip, tubes_to_target
+from shards.format.layout import clip_to_tubes, target_to_tubes, tubes_to_clip, tubes_to_target
 
 sides = st.integers(1, 4)
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from shards.adopt import index_directory
 from shards.dataset import ShardDataset
-from shards.errors import DamagedShardError, MissingDataError, ShardError, UnsafeMemberError
-from shards.index import index_path
-from shards.npy import parse_header
-from shards.tar import aligned_header, open_tar, scan
+from shards.format.errors import DamagedShardError, MissingDataError, ShardError, UnsafeMemberError
+from shards.format.index import index_path
+from shards.format.npy import parse_header
+from shards.format.tar import aligned_header, open_tar, scan
 from shards.verify import verify_dataset
 from tests.datasets import make_dataset
 

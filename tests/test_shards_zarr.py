@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from pipeline.config import LoaderConfig
 from pipeline.loader import ShardLoader
 from shards.dataset import ShardDataset
-from shards.errors import MissingDataError, ShardError
-from shards.layout import tubes_to_target
-from shards.manifest import Manifest, shard_name
-from shards.schema import Schema
+from shards.exchange.zarr import export_targets, import_targets
+from shards.format.errors import MissingDataError, ShardError
+from shards.format.layout import tubes_to_target
+from shards.format.manifest import Manifest, shard_name
+from shards.format.schema import Schema
 from shards.verify import verify_dataset
 from shards.writer import ShardWriter
-from shards.zarr_cache import export_targets, import_targets
 from tests.datasets import DIM, TIMES, make_dataset, tubes_sample, tubes_schema
 from tools.cli import main
 

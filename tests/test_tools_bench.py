@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.auto import file_system, resident_share
+from pipeline.read.auto import file_system, resident_share
 from shards.dataset import ShardDataset
 from tests.test_model_teacher import save_backbone
 from tools import bench

@@ -6,10 +6,10 @@ import av
 import numpy as np
 import pytest
 
-from shards.build import load_ssv2
+from shards.builder import load_ssv2
 from tests.marks import reads_with_stock_webdataset
 from tools.cli import main
-from tools.demo.report import summary
+from tools.demo.page import summary
 from tools.demo.scenes import MOTIONS, draw_scene, render
 from tools.demo.videos import FIRST_ID, HEIGHT, WIDTH, VideoSet, make_videos
 

@@ -1,6 +1,6 @@
 import pytest
 
-from shards.build import Partition
+from shards.builder import Partition
 from tools.engines import read_partition
 
 SLURM = {

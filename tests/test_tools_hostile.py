@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from shards.dataset import ShardDataset
-from shards.errors import ShardError
-from shards.manifest import Manifest
-from shards.publish import publish_bytes
-from shards.schema import Field, Schema
+from shards.format.errors import ShardError
+from shards.format.manifest import Manifest
+from shards.format.publish import publish_bytes
+from shards.format.schema import Field, Schema
 from shards.verify import verify_dataset
 from shards.writer import ShardWriter
 from tests.datasets import make_dataset, tubes_sample, tubes_schema

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from shards.dataset import ShardDataset
-from shards.layout import tubes_to_clip
-from shards.manifest import Manifest, shard_name
-from shards.schema import Field, Schema
+from shards.format.layout import tubes_to_clip
+from shards.format.manifest import Manifest, shard_name
+from shards.format.schema import Field, Schema
 from shards.writer import ShardWriter
 from tests.datasets import FRAMES, SIZE, make_dataset
 from tools.cli import main

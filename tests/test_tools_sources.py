@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from shards.build import BuildConfig, DecodedClip, ViewSpec, build_dataset, decode_clip, load_folder
+from shards.builder import BuildConfig, DecodedClip, ViewSpec, build_dataset, decode_clip, load_folder
 from shards.dataset import ShardDataset
-from shards.layout import clip_to_tubes
-from shards.manifest import Manifest
-from shards.publish import canonical_json
+from shards.format.layout import clip_to_tubes
+from shards.format.manifest import Manifest
+from shards.format.publish import canonical_json
 from shards.writer import ShardWriter
 from tests.datasets import make_dataset
 from tests.numbered import ENCODINGS, NUM_FRAMES, write_numbered

@@ -10,7 +10,7 @@ import yaml
 
 from model.teacher import TeacherConfig
 from shards.dataset import ShardDataset
-from shards.layout import tubes_to_clip, tubes_to_target
+from shards.format.layout import tubes_to_clip, tubes_to_target
 from tests.datasets import make_dataset
 from tests.test_model_teacher import HIDDEN, load, pretrained
 from tests.videos import moving_square, write_video

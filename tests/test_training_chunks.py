@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.batch import Batch
+from pipeline.batch.batch import Batch
 from pipeline.config import LoaderConfig
 from pipeline.loader import ShardLoader
 from pipeline.world import World

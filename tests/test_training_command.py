@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from model.st_jepa import STJEPAEncoder
 from shards.dataset import ShardDataset
-from shards.manifest import Manifest, shard_name
-from shards.schema import Schema
+from shards.format.manifest import Manifest, shard_name
+from shards.format.schema import Schema
 from shards.writer import ShardWriter
 from tests.datasets import make_dataset, tubes_sample, tubes_schema
 from tests.runs import MODEL

@@ -12,7 +12,7 @@ import pytest
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from shards.build.decode import Decoder
+from shards.builder.decode.decoders import Decoder
 
 DECODERS: tuple[Decoder, ...] = ("pyav", "decord") if find_spec("decord") else ("pyav",)
 needs_decord = pytest.mark.skipif("decord" not in DECODERS, reason="decord is not installed")

@@ -19,8 +19,8 @@ from tools.engines import open_engine, read_partition, refuse_other_width
 from tools.signals import exit_status
 
 if TYPE_CHECKING:
-    from shards.build import BuildSummary, Partition, Source
-    from shards.build.remote import RemoteFolder
+    from shards.builder import BuildSummary, Partition, Source
+    from shards.builder.remote import RemoteFolder
     from tools.recipe import Recipe
 
 HELP = "turn videos into shards of clips and teacher targets"
@@ -94,9 +94,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build, and print what was built."""
-    from shards.build import open_source
-    from shards.build.remote import RemoteFolder, is_remote
-    from shards.parse import check_name
+    from shards.builder import open_source
+    from shards.builder.remote import RemoteFolder, is_remote
+    from shards.format.parse import check_name
     from tools.recipe import load_recipe
 
     check_name(args.split, "--split")
@@ -153,9 +153,9 @@ def _scratch(url: str, partition: Partition | None) -> Path:
 
 def _preflight(args: argparse.Namespace, recipe: Recipe, source: Source) -> None:
     """Look at the videos before the first build starts a teacher, where it would stop at failures later."""
-    from shards.beside import PLAN_NAME
-    from shards.build.plan import make_plan
-    from shards.build.preflight import check_preflight, preflight, sample_bytes
+    from shards.builder.plan import make_plan
+    from shards.builder.readiness import check_preflight, preflight, sample_bytes
+    from shards.format.beside import PLAN_NAME
 
     begun = args.finalize or (args.out / PLAN_NAME).exists()
     if not args.preflight and (begun or recipe.build.max_failures is None):
@@ -178,7 +178,7 @@ def _which(args: argparse.Namespace) -> dict[str, Any]:
 def _build(
     args: argparse.Namespace, recipe: Recipe, source: Source, partition: Partition | None, remote: RemoteFolder | None
 ) -> BuildSummary:
-    from shards.build import build_dataset, finalize_dataset
+    from shards.builder import build_dataset, finalize_dataset
     from tools.progress import track
 
     which = _which(args)

@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from shards.errors import ShardError
+from shards.format.errors import ShardError
 from tools.signals import exit_status, spell, work_is_done
 from tools.terminal import clean
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from model.teacher import TeacherConfig, VideoMAETeacher
-    from shards.build import Engine, Partition
-    from shards.build.worker import Deliver
+    from shards.builder import Engine, Partition
+    from shards.builder.worker import Deliver
     from tools.recipe import Recipe
 
 
@@ -23,13 +23,13 @@ def open_engine(args: argparse.Namespace, teacher: TeacherConfig, deliver: Deliv
     Raises:
         ValueError: arguments do not go together, or the teacher cannot be loaded.
     """
-    from shards.build import InProcess, ProcessPool
+    from shards.builder import InProcess, ProcessPool
 
     make = partial(make_teacher, config=teacher)
     if args.engine == "ray":
         if args.devices:
             raise ValueError("--devices is for this machine; Ray hands out the cluster's GPUs by itself: leave it out")
-        from shards.build.cluster import RayCluster
+        from shards.builder.engines.ray import RayCluster
 
         with RayCluster(make, args.device, deliver) as cluster:
             yield cluster
@@ -87,7 +87,7 @@ def read_partition(text: str | None, environment: Mapping[str, str] | None = Non
     Raises:
         ValueError: it is something else, or there is no job array.
     """
-    from shards.build import Partition
+    from shards.builder import Partition
 
     if text is None:
         return None

@@ -155,9 +155,9 @@ def probe(
 
 def _compare_views(run_dir: Path, sets: tuple[ShardDataset, ShardDataset]) -> str:
     """Compare the views of both data sets, and of the one that the run was trained on, as its record says."""
-    from shards.files import read_small
-    from shards.parse import mapping, parse_json, text
-    from shards.views import refuse_other_views, view_hash
+    from shards.format.files import read_small
+    from shards.format.parse import mapping, parse_json, text
+    from shards.format.views import refuse_other_views, view_hash
 
     views = {str(dataset.directory): view_hash(dataset.manifest) for dataset in sets}
     with contextlib.suppress(OSError, ValueError, KeyError):  # runs of earlier versions do not say

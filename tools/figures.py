@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from shards.dataset import ShardDataset
-from shards.layout import tubes_to_clip, tubes_to_target
+from shards.format.layout import tubes_to_clip, tubes_to_target
 from tools.terminal import clean
 
 MAX_COLUMNS = 8

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from pipeline.config import LoaderConfig
-from shards.beside import teacher_of
 from shards.dataset import ShardDataset
-from shards.publish import publish_json
-from shards.views import view_hash
+from shards.format.beside import teacher_of
+from shards.format.publish import publish_json
+from shards.format.views import view_hash
 from tools.recipe import Recipe, save_resolved
 from tools.revision import git_revision, package_versions
 from training.loop import Trainer

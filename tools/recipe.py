@@ -19,9 +19,9 @@ from model.salt import SALTConfig
 from model.st_jepa import STJEPAConfig
 from model.teacher import TeacherConfig
 from pipeline.config import LoaderConfig
-from shards.build.config import BuildConfig
-from shards.build.view import ViewSpec
-from shards.publish import publish_bytes
+from shards.builder.config import BuildConfig
+from shards.builder.decode.view import ViewSpec
+from shards.format.publish import publish_bytes
 from training.config import TrainConfig
 from training.objectives.salt import SALTObjectiveConfig
 from training.objectives.st_jepa import STJEPAObjectiveConfig

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from shards.dataset import ShardDataset
-    from shards.schema import Field
+    from shards.format.schema import Field
 
 HELP = "print a data set's manifest and fields, or a sample; draw a sample as a picture"
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     number = _number(dataset, args.key)
     print(json.dumps(_sample_json(dataset, number)) if args.json else describe_sample(dataset, number))
     if args.png:
-        from shards.publish import publish_bytes
+        from shards.format.publish import publish_bytes
         from tools.figures import draw_strip, load_sample
 
         publish_bytes(args.png, draw_strip(load_sample(dataset, number)))

@@ -156,7 +156,7 @@ def _train(
     import torch
 
     from shards.dataset import ShardDataset
-    from shards.views import refuse_other_views, view_hash
+    from shards.format.views import refuse_other_views, view_hash
     from tools.launch import launch_lines, record_run
     from tools.recipe import as_plain
     from tools.systems import make_objective, make_training_loader

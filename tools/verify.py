@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 def _verify(path: Path, args: argparse.Namespace) -> bool:
     """Verify one data set and print the result; returns whether it is sound."""
     from shards.dataset import ShardDataset
-    from shards.errors import ShardError
+    from shards.format.errors import ShardError
     from shards.verify import VerifyReport, verify_dataset
     from tools.progress import track
     from tools.terminal import clean

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tools.terminal import clean
 
 if TYPE_CHECKING:
-    from shards.build.recheck import SourceReport
+    from shards.builder.recheck import SourceReport
     from shards.dataset import ShardDataset
 
 DEFAULT_SAMPLES = 64
@@ -41,9 +41,9 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def check(dataset: ShardDataset, args: argparse.Namespace) -> SourceReport:
     """Decode a few samples again from the videos in `args.sources`."""
-    from shards.build import open_source
-    from shards.build.locate import VideoFinder
-    from shards.build.recheck import check_sources
+    from shards.builder import open_source
+    from shards.builder.recheck import check_sources
+    from shards.builder.sources.locate import VideoFinder
     from tools.progress import track
 
     samples = args.samples * len(dataset) if args.samples < 1 else args.samples

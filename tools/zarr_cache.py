@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export or import."""
     from shards.dataset import ShardDataset
-    from shards.zarr_cache import export_targets, import_targets
+    from shards.exchange.zarr import export_targets, import_targets
     from tools.progress import track
     from tools.terminal import clean
 

@@ -24,7 +24,7 @@ import xxhash
 from safetensors import SafetensorError
 from torch import Tensor
 
-from shards.publish import publish_bytes, publish_json
+from shards.format.publish import publish_bytes, publish_json
 
 FORMAT = 1
 TENSORS = ("model", "optimizer", "rng")

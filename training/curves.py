@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from shards.publish import publish_bytes
+from shards.format.publish import publish_bytes
 from training.metrics import Row
 
 PANELS = {

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.batch import Batch
+from pipeline.batch.batch import Batch
 
 # Dense bf16 (V100: f16) peak in FLOP/s by a part of the device's name, from the vendor's data sheets; first match wins.
 PEAK_FLOPS_PER_SECOND = {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.blocks import recompute_blocks
-from pipeline.batch import Batch
+from pipeline.batch.batch import Batch
 from pipeline.world import World
 from training.clock import StepClock
 from training.config import TrainConfig

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from pipeline.batch import Batch
+from pipeline.batch.batch import Batch
 from pipeline.stats import LoaderStats
 from pipeline.world import World
 from training.checkpoint import (

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.stats import LoaderStats
-from shards.publish import publish_bytes
+from shards.format.publish import publish_bytes
 from training.clock import STAGES, StepClock
 from training.learner import StepResult
 

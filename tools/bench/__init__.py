@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     results["command"] = command(args)
     print_report(results, dataset)
     if args.json:
-        from shards.publish import publish_json
+        from shards.format.publish import publish_json
 
         publish_json(args.json, results)
     if args.png:
@@ -121,9 +121,9 @@ def run_build(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     from model.teacher import TeacherConfig
-    from shards.publish import publish_json
+    from shards.format.publish import publish_json
     from tools.bench.build import measure_build
-    from tools.bench.teacher import measure_teacher
+    from tools.bench.teacher_rate import measure_teacher
     from tools.engines import make_teacher
 
     title, teacher = f"reelshard bench --build on {machine()}", None

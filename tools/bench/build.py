@@ -1,6 +1,6 @@
 """How fast the builder is: each decoder by itself, threads against processes, the whole build, the disk.
 
-Called by `reelshard bench --build`; `tools.bench.teacher` adds the teacher.
+Called by `reelshard bench --build`; `tools.bench.teacher_rate` adds the teacher.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.build import BuildConfig, Source, ViewSpec, build_dataset, decode_clip, load_folder
-from shards.build.decode import Decoder, decoder_versions
-from shards.build.isolate import DecodePool
-from shards.build.plan import make_plan
-from shards.schema import Field, Schema
+from shards.builder import BuildConfig, Source, ViewSpec, build_dataset, decode_clip, load_folder
+from shards.builder.decode.decoders import Decoder, decoder_versions
+from shards.builder.decode.isolate import DecodePool
+from shards.builder.plan import make_plan
+from shards.format.schema import Field, Schema
 from shards.writer import ShardWriter
 
 VIDEO_SHAPE = (48, 240, 427, 3)  # frames, height, width of a Something-Something v2 video

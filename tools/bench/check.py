@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.readers import DescriptorShard, Scratch
+from pipeline.read.readers import DescriptorShard, Scratch
 from shards.dataset import ShardDataset
 
 HEAD_BYTES = 8

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import LoaderConfig, Reader, Verify
-from pipeline.gather import COMPILED, gather
 from pipeline.loader import ShardLoader
-from pipeline.masking import TubeMask
+from pipeline.order.draws import TubeMask
+from pipeline.read.gather import COMPILED, gather
 from pipeline.world import World
 from shards.dataset import ShardDataset
 from tools.bench.check import Arrived

@@ -18,9 +18,9 @@ import xxhash
 from pipeline.config import LoaderConfig
 from pipeline.loader import ShardLoader
 from shards.dataset import ShardDataset
-from shards.index import Extents, ShardIndex, ShardInfo, save_index
-from shards.manifest import Manifest, shard_name
-from shards.schema import Field, Schema
+from shards.format.index import Extents, ShardIndex, ShardInfo, save_index
+from shards.format.manifest import Manifest, shard_name
+from shards.format.schema import Field, Schema
 from shards.writer import ShardWriter
 from tools.bench.contenders import Case, Reelshard
 from tools.bench.synthesize import POSITIONS

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.gather import COMPILED, NO_LIBRARY
-from pipeline.masking import TubeMask
+from pipeline.order.draws import TubeMask
+from pipeline.read.gather import COMPILED, NO_LIBRARY
 from shards.dataset import ShardDataset
 
 STORAGE_GB_PER_SECOND = (3.5, 7.0, 14.0, 28.0)

@@ -9,8 +9,8 @@ import sys
 import time
 from typing import Any
 
+from tools.bench.child import Measured
 from tools.bench.peers import PEERS
-from tools.bench.worker import Measured
 from tools.progress import track
 
 SEARCH_SECONDS = 1.0
@@ -107,7 +107,7 @@ def _run(
 
 
 def _start(task: dict[str, Any]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tools.bench.worker", json.dumps(task)]
+    command = [sys.executable, "-m", "tools.bench.child", json.dumps(task)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

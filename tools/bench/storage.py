@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 
-from pipeline.auto import supports_direct
+from pipeline.read.auto import supports_direct
 
 BLOCK_BYTES = 4 << 20
 

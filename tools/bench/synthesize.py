@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.manifest import Manifest, shard_name
-from shards.publish import canonical_json
-from shards.schema import Field, Schema
+from shards.format.manifest import Manifest, shard_name
+from shards.format.publish import canonical_json
+from shards.format.schema import Field, Schema
 from shards.writer import ShardWriter
 
 NUM_TIMES, TUBELET, PATCH, POSITIONS, TARGET_DIM = 8, 2, 16, 196, 384

@@ -31,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo, and print what came out."""
-    from tools.demo.report import summary
+    from tools.demo.motion_teacher import TeacherPlan
+    from tools.demo.page import summary
     from tools.demo.run import DemoPlan, run_demo
-    from tools.demo.teacher import TeacherPlan
     from tools.demo.videos import VideoSet
     from tools.recipe import load_recipe
 

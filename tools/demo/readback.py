@@ -13,9 +13,9 @@ import webdataset
 
 from pipeline.config import LoaderConfig
 from pipeline.loader import ShardLoader
-from pipeline.masking import TubeMask
+from pipeline.order.draws import TubeMask
 from shards.dataset import ShardDataset
-from shards.errors import ShardError
+from shards.format.errors import ShardError
 
 ROUNDS = 5
 FIELDS = ("clip", "target")

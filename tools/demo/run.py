@@ -16,16 +16,16 @@ from typing import Any
 import torch
 
 from model.teacher import TeacherConfig, load_videomae_teacher
-from shards.build import BuildSummary, build_dataset, open_source
+from shards.builder import BuildSummary, build_dataset, open_source
 from shards.dataset import ShardDataset
-from shards.errors import ShardError
-from shards.publish import publish_json
+from shards.format.errors import ShardError
+from shards.format.publish import publish_json
 from shards.verify import verify_dataset
 from tools.bench import machine
+from tools.demo.motion_teacher import TeacherPlan, make_teacher
+from tools.demo.page import write_html
 from tools.demo.readback import Readback, read_back
-from tools.demo.report import write_html
 from tools.demo.scenes import MOTIONS
-from tools.demo.teacher import TeacherPlan, make_teacher
 from tools.demo.videos import VideoSet, make_videos
 from tools.evaluate import ProbeReport, probe
 from tools.progress import track

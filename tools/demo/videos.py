@@ -18,7 +18,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.publish import publish_json
+from shards.format.publish import publish_json
 from tools.demo.scenes import MOTIONS, SHAPES, Scene, draw_scene, render
 
 FRAMES_PER_SECOND = 12

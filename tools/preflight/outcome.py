@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from shards.errors import ShardError
+from shards.format.errors import ShardError
 
 Status = Literal["pass", "warn", "fail"]
 

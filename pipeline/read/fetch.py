@@ -1,0 +1,167 @@
+"""Fill rows of a batch from shards: what the reader threads run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.batch.batch import BatchPlan
+from pipeline.batch.destinations import Destination, Ragged, Rows, Source
+from pipeline.config import LoaderConfig
+from pipeline.read.decoders import Decoder
+from pipeline.read.files import ShardFiles
+from pipeline.read.quarantine import Quarantine
+from pipeline.read.readers import NOT_THERE, Identity, OpenShard, ReaderName
+from pipeline.stats import StageClock
+from shards.dataset import ShardDataset
+from shards.format.errors import DamagedShardError, ShardError
+from shards.format.members import check_members
+from shards.format.schema import Field
+
+Failures = dict[int, ShardError | OSError]
+
+
+class _Opened(NamedTuple):
+    """What is needed of a shard: a source for each field, and the tars that these lie in."""
+
+    sources: tuple[Source, ...]
+    tars: tuple[OpenShard, ...]
+
+
+class Fetcher:
+    """Reads samples into batches. One object serves all threads of a loader."""
+
+    def __init__(self, dataset: ShardDataset, config: LoaderConfig, decoders: Mapping[str, Decoder]) -> None:
+        """Prepare to read the fields of `config`; those in its `gather` only at the positions of the named mask."""
+        self._dataset, self._config, self._decoders = dataset, config, decoders
+        self._identities: dict[Path, Identity] = {}
+        self._files = ShardFiles("pread", self._identities)
+        self._opened: dict[int, _Opened] = {}
+        needed = dict.fromkeys("json" if name == "label" else name for name in config.fields)
+        self._fields = tuple(dataset.schema[name] for name in needed)
+        self._verified = np.zeros(len(dataset), np.bool_)
+        self.num_checked = 0
+        self.quarantine = Quarantine(config.most_quarantined(len(dataset)), str(dataset.directory))
+        self._lock = threading.Lock()
+
+    def use(self, reader: ReaderName) -> None:
+        """Read with `reader` from now on."""
+        if reader != self._files.reader:
+            self._opened.clear()
+            self._files = ShardFiles(reader, self._identities)
+
+    def close(self) -> None:
+        """Close all files; they are opened again when needed, and may be others then."""
+        self._opened.clear()
+        self._files.close()
+        self._identities.clear()
+
+    def fill(self, plan: BatchPlan, start: int, stop: int, clock: StageClock) -> None:
+        """Fill rows `start` to `stop` of a batch.
+
+        Raises:
+            ShardError: a sample cannot be read, and errors are not quarantined, or too many were.
+        """
+        began = perf_counter()
+        destinations = [self._destination(plan, field, start, stop) for field in self._fields]
+        valid = plan.arrays["valid"]
+        valid[start:stop] = [sample >= 0 for sample in plan.samples[start:stop]]
+        used: dict[int, _Opened] = {}
+        failed: Failures = {}
+        for row in range(start, stop):
+            if plan.samples[row] >= 0:
+                try:
+                    self._fill_row(plan, row, destinations, used)
+                except (ShardError, OSError) as error:
+                    failed[row] = error
+        lost = [(row, number) for number, destination in enumerate(destinations) for row in destination.finish()]
+        if changed := _changed(used):
+            rows = (row for row in range(start, stop) if plan.shards[row] in changed)
+            failed = {row: changed[plan.shards[row]] for row in rows} | failed
+        for row, number in lost:
+            source, field = used[plan.shards[row]].sources[number], self._fields[number]
+            failed.setdefault(row, self._damaged(plan, row, source, field, NOT_THERE))
+        self._leave_out(plan, failed)
+        padding = (row for row in range(start, stop) if plan.samples[row] < 0)
+        for row in (*failed, *padding):
+            valid[row] = False
+            for destination in destinations:
+                destination.blank(row)
+        clock.add("read", perf_counter() - began)
+
+    def _leave_out(self, plan: BatchPlan, failed: Failures) -> None:
+        for row, error in failed.items():
+            if self._config.on_error == "raise":
+                raise error
+            self.quarantine.add(plan.samples[row], plan.epoch, error)
+
+    def _destination(self, plan: BatchPlan, field: Field, start: int, stop: int) -> Destination:
+        if not field.is_array:
+            labels = plan.arrays.get("label") if field.name == "json" else None
+            pieces, decoded = plan.ragged.get(field.name), plan.decoded.get(field.name)
+            return Ragged(field, pieces, decoded, self._decoders.get(field.name), labels)
+        array = plan.arrays[field.name]
+        mask = self._config.gather.get(field.name)
+        positions = None if mask is None else plan.arrays[mask]
+        num_pieces = 1 if positions is None else positions.shape[1]
+        return Rows(field, array.view(np.uint8).reshape(len(array), num_pieces, -1), positions, start, stop)
+
+    def _fill_row(self, plan: BatchPlan, row: int, destinations: list[Destination], used: dict[int, _Opened]) -> None:
+        sample, shard, shard_row = plan.samples[row], plan.shards[row], plan.rows[row]
+        check = plan.checked[row] or (self._config.verify == "first" and not self._verified[sample])
+        opened = used.get(shard)
+        if opened is None:
+            opened = used[shard] = self._opened.get(shard) or self._open(shard)
+        for source, destination in zip(opened.sources, destinations, strict=True):
+            try:
+                destination.fill(row, source, shard_row, check)
+            except DamagedShardError as error:
+                raise self._damaged(plan, row, source, destination.field, error.problem) from None
+        if check:
+            self._verified[sample] = True
+            with self._lock:
+                self.num_checked += 1
+
+    def _damaged(self, plan: BatchPlan, row: int, source: Source, field: Field, problem: str) -> DamagedShardError:
+        return DamagedShardError(
+            problem,
+            shard=source.shard.path.name,
+            key=self._dataset.key(plan.samples[row]),
+            field=field.name,
+            offset=int(source.extents.offsets[plan.rows[row]]),
+        )
+
+    def _open(self, shard: int) -> _Opened:
+        """Open what is needed of a shard; those opened first are forgotten first when there are too many."""
+        if self._config.verify == "always":  # a checksum does not say that the sidecar means the right sample
+            for group in dict.fromkeys(field.group for field in self._fields):
+                check_members(self._dataset.tar_path(shard, group), self._dataset.index(shard, group))
+        sources = tuple(self._source(shard, field) for field in self._fields)
+        opened = _Opened(sources, tuple({source.shard for source in sources}))
+        with self._lock:
+            while len(self._opened) >= self._files.limit:
+                del self._opened[next(iter(self._opened))]
+            self._opened[shard] = opened
+        return opened
+
+    def _source(self, shard: int, field: Field) -> Source:
+        index = self._dataset.index(shard, field.group)
+        tar = self._files.get(self._dataset.tar_path(shard, field.group), index)
+        return Source(tar, index.extents[field.name])
+
+
+def _changed(used: Mapping[int, _Opened]) -> Failures:
+    """Shards that are not what they were when they were opened; asked after the last byte was copied."""
+    changed: Failures = {}
+    for shard, opened in used.items():
+        try:
+            for tar in opened.tars:
+                tar.check_unchanged()
+        except (ShardError, OSError) as error:
+            changed[shard] = error
+    return changed

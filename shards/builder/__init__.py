@@ -1,0 +1,38 @@
+"""Videos to shards. `build_dataset` is the whole of it; docs/building.md tells how to use it."""
+
+from shards.builder.build import BuildSummary, build_dataset, finalize_dataset
+from shards.builder.config import BuildConfig, Teacher, TeacherDescription
+from shards.builder.decode.decoders import DecodedClip, decode_clip
+from shards.builder.decode.view import ViewSpec
+from shards.builder.engines.base import Engine
+from shards.builder.engines.in_process import InProcess
+from shards.builder.engines.processes import ProcessPool
+from shards.builder.failure import REASONS, BuildFailure, FailureRecord
+from shards.builder.item import Item, Source
+from shards.builder.partition import Partition
+from shards.builder.sources import load_folder, load_ssv2, load_table, open_source
+
+__all__ = [
+    "REASONS",
+    "BuildConfig",
+    "BuildFailure",
+    "BuildSummary",
+    "DecodedClip",
+    "Engine",
+    "FailureRecord",
+    "InProcess",
+    "Item",
+    "Partition",
+    "ProcessPool",
+    "Source",
+    "Teacher",
+    "TeacherDescription",
+    "ViewSpec",
+    "build_dataset",
+    "decode_clip",
+    "finalize_dataset",
+    "load_folder",
+    "load_ssv2",
+    "load_table",
+    "open_source",
+]

@@ -1,0 +1,158 @@
+"""How shards are built, and what a teacher is to the builder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.builder.decode.decoders import Decoder
+from shards.builder.decode.view import ViewSpec
+from shards.format.schema import Field, Schema
+
+
+class TeacherFacts(Protocol):
+    """What the plan needs to know of a teacher."""
+
+    @property
+    def output_shape(self) -> tuple[int, int]:
+        """Tokens and width of a target, (N, D); token i is t * S + s."""
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """All that decides the bits: id, revision or weight digest, projection digest, precision, device type."""
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """What the data set must keep beside its shards, by file name: the projection."""
+
+
+class Teacher(TeacherFacts, Protocol):
+    """A frozen model that turns clips into targets. The builder knows no more of it than this."""
+
+    def __call__(self, clips: NDArray[np.uint8]) -> NDArray[np.float16]:
+        """Turn u8 [B, T, H, W, 3] into f16 [B, N, D]; a value beyond f16 is an infinity, which the builder refuses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherDescription:
+    """The facts about a teacher that is in another process, or that made the targets of an earlier run."""
+
+    output_shape: tuple[int, int]
+    provenance: Mapping[str, Any]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, teacher: TeacherFacts) -> TeacherDescription:
+        """Return what a teacher says about itself."""
+        return cls(output_shape=teacher.output_shape, provenance=dict(teacher.provenance), files=dict(teacher.files))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """How a data set is cut into shards and made.
+
+    Attributes:
+        samples_per_shard: planned samples in a shard; failed ones are missing from it.
+        layout: "tubes" for masked training (one spatial position over all time is contiguous), or "frames".
+        tubelet: frames per tube step; tubes layout only.
+        patch: pixels per side of a tube; tubes layout only.
+        seed: of the order in which items are cut into shards.
+        workers: decoders at work at once; None takes one for each CPU this process may use.
+        teacher_batch: clips in one call of the teacher; it shapes the bits of the targets.
+        decoder: "pyav"; "decord", for which videos that it would not read exactly fail as `not_exact`; or "auto", which
+            is PyAV.
+        max_failures: stop when more items have failed: a count from 1 on, or a share of all items below 1; None never
+            stops.
+        time_limit_seconds: a decoder that takes longer for one video is stopped and the video recorded as `timeout`;
+            decoders are processes of their own then, and one that crashes costs one video. None decodes in threads of
+            the builder, which a decoder that hangs or crashes takes with it.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    samples_per_shard: int = 256
+    layout: Literal["tubes", "frames"] = "tubes"
+    tubelet: int = 2
+    patch: int = 16
+    seed: int = 0
+    workers: int | None = None
+    teacher_batch: int = 16
+    decoder: Decoder = "pyav"
+    max_failures: float | None = None
+    time_limit_seconds: float | None = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("samples_per_shard", "tubelet", "patch", "teacher_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"build.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"build.workers is {self.workers}; give at least 1, or leave it out for one per CPU")
+        if self.layout not in ("tubes", "frames"):
+            raise ValueError(f"build.layout is {self.layout!r}; choose 'tubes' or 'frames'")
+        if self.decoder not in get_args(Decoder):
+            raise ValueError(f"build.decoder is {self.decoder!r}; choose {', '.join(get_args(Decoder))}")
+        if self.max_failures is not None and self.max_failures < 0:
+            raise ValueError(f"build.max_failures is {self.max_failures}; give a count or a share of at least 0")
+        if self.time_limit_seconds is not None and self.time_limit_seconds <= 0:
+            raise ValueError(
+                f"build.time_limit_seconds is {self.time_limit_seconds}; give more than 0, or null for none"
+            )
+
+    @property
+    def num_workers(self) -> int:
+        """Decoders to start."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+    def allowed_failures(self, num_items: int) -> int:
+        """Return how many of `num_items` may fail before the build stops."""
+        if self.max_failures is None:
+            return num_items
+        return int(self.max_failures * num_items) if self.max_failures < 1 else int(self.max_failures)
+
+    def schema(self, view: ViewSpec, output_shape: tuple[int, int] | None) -> Schema:
+        """Return the fields of a sample.
+
+        Args:
+            view: decides the clip's shape.
+            output_shape: (N, D) of the teacher, or None for a data set without targets.
+
+        Raises:
+            ValueError: the view does not divide into tubes, or the teacher's tokens do not lie on the same grid.
+        """
+        if self.layout == "frames":
+            target: tuple[int, ...] | None = output_shape
+            clip: tuple[int, ...] = view.clip_shape
+        else:
+            clip, target = self._tube_shapes(view, output_shape)
+        fields = [Field(name="clip", dtype="|u1", shape=clip, layout=self.layout)]
+        if target is not None:
+            layout: Literal["tubes", "plain"] = "tubes" if self.layout == "tubes" else "plain"
+            fields.append(Field(name="target", dtype="<f2", shape=target, layout=layout))
+        return Schema((*fields, Field(name="json")))
+
+    def _tube_shapes(
+        self, view: ViewSpec, output_shape: tuple[int, int] | None
+    ) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+        if view.num_frames % self.tubelet or view.size % self.patch:
+            raise ValueError(
+                f"a clip of {view.num_frames} frames of {view.size} px does not divide into tubelets "
+                f"of {self.tubelet} frames and patches of {self.patch} px; change view.num_frames, view.size, "
+                "build.tubelet or build.patch"
+            )
+        times, positions = view.num_frames // self.tubelet, (view.size // self.patch) ** 2
+        clip = (positions, times, self.tubelet, self.patch, self.patch, 3)
+        if output_shape is None:
+            return clip, None
+        num_tokens, width = output_shape
+        if num_tokens != times * positions:
+            raise ValueError(
+                f"the teacher gives {num_tokens} tokens, the clip has {times} x {positions} tubelets; the tubes layout "
+                "needs the same grid: give build.tubelet and build.patch the teacher's, or choose layout 'frames'"
+            )
+        return clip, (positions, times, width)

@@ -1,0 +1,81 @@
+"""One video to one clip: frame choice and resizing are the view's, so every decoder gives the same clip.
+
+Everything is opened per clip and with one thread: small clips gain nothing from more, and a decoder carried over a fork
+hangs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.builder.decode import decord_reader, pyav_reader
+from shards.builder.decode.probe import SourceFile, probe_video, read_source_file
+from shards.builder.decode.view import ViewSpec
+
+Decoder = Literal["pyav", "auto", "decord"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedClip:
+    """A clip and where it came from.
+
+    Attributes:
+        frames: u8 [T, H, W, 3].
+        frame_indices: T source frame numbers: places among the video's frames by presentation time.
+        timestamps_seconds: T presentation times relative to the first frame of the video.
+        num_source_frames: frames in the video.
+        decoder: "pyav" or "decord".
+        source: size and digest of the file.
+    """
+
+    frames: NDArray[np.uint8]
+    frame_indices: tuple[int, ...]
+    timestamps_seconds: tuple[float, ...]
+    num_source_frames: int
+    decoder: str
+    source: SourceFile
+
+
+def decode_clip(path: Path, view: ViewSpec, decoder: Decoder = "pyav") -> DecodedClip:
+    """Decode the view of one video.
+
+    Args:
+        path: the video file.
+        view: which frames, at which size.
+        decoder: "pyav"; "decord", which fails with `not_exact` where it would give other frames; or "auto", which is
+            PyAV: decord would have to be checked by PyAV, and so is nowhere faster.
+
+    Raises:
+        BuildFailure: with the reason, when the file cannot give this view.
+    """
+    source = read_source_file(path)
+    return decode_source(path, source, view, decoder)
+
+
+def decode_source(path: Path, source: SourceFile, view: ViewSpec, decoder: Decoder = "pyav") -> DecodedClip:
+    """Decode the view of a video whose size and digest are known; else as `decode_clip`."""
+    probe = probe_video(path, source.num_bytes)
+    if decoder == "decord":
+        shown, pictures = decord_reader.read_view(path, probe, view)
+    else:
+        shown, pictures = pyav_reader.read_view(path, probe.timeline, view)
+    indices = view.frame_indices(len(shown.packets))
+    return DecodedClip(
+        frames=np.stack([pictures[shown.packets[i]] for i in indices]),
+        frame_indices=tuple(indices),
+        timestamps_seconds=tuple(shown.seconds[i] for i in indices),
+        num_source_frames=len(shown.packets),
+        decoder="decord" if decoder == "decord" else "pyav",
+        source=source,
+    )
+
+
+def decoder_versions() -> dict[str, str | None]:
+    """Return the versions of the decoders at hand; None for one that is not installed."""
+    return {"decord": decord_reader.version(), "pyav": av.__version__}

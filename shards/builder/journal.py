@@ -1,0 +1,161 @@
+"""What became of a shard: written beside the shards while a build runs, and why a finished shard can be skipped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.builder.failure import KNOWN_BEFORE_DECODING, FailureRecord
+from shards.builder.plan import Plan
+from shards.format.beside import FAILURES_NAME, read_failures
+from shards.format.errors import ShardError
+from shards.format.files import read_small
+from shards.format.index import ShardInfo, index_path, load_index
+from shards.format.parse import count, parse_json
+from shards.format.publish import canonical_json, publish_bytes
+
+WORK_FOLDER = ".build"  # beside the shards; gone once the manifest is there
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSeconds:
+    """Where the time of a build went, in seconds of one thread.
+
+    Attributes:
+        decode: all decode threads together.
+        decode_wait: the driving thread waiting for decoded clips.
+        teacher: the driving thread in the teacher.
+        write: the writer thread, syncing to disk included.
+        write_wait: the driving thread waiting for the writer.
+    """
+
+    decode: float = 0.0
+    decode_wait: float = 0.0
+    teacher: float = 0.0
+    write: float = 0.0
+    write_wait: float = 0.0
+
+    def __add__(self, other: StageSeconds) -> StageSeconds:
+        return StageSeconds(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardReport:
+    """One finished shard; num_samples + len(failures) is what was planned for it."""
+
+    shard: int
+    info: ShardInfo
+    failures: tuple[FailureRecord, ...]
+    seconds: StageSeconds = StageSeconds()
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in the shard."""
+        return self.info.num_samples
+
+
+def count_failures(reports: Iterable[ShardReport]) -> dict[str, int]:
+    """Return the number of failed items by reason, in alphabetical order."""
+    return dict(sorted(Counter(failure.reason for report in reports for failure in report.failures).items()))
+
+
+def spell(counts: Mapping[str, int]) -> str:
+    """Return counts by reason in words."""
+    return ", ".join(f"{reason} {count}" for reason, count in counts.items())
+
+
+def spell_bytes(num_bytes: int) -> str:
+    """Return a size in the largest decimal unit of which there is one at least."""
+    for size, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if num_bytes >= size:
+            return f"{num_bytes / size:,.1f} {unit}"
+    return f"{num_bytes} bytes"
+
+
+def publish_failures(plan: Plan, out: Path, shard: int, failures: Sequence[FailureRecord]) -> None:
+    """Write down the failures of a shard. Done before the shard's sidecar appears, so no finished shard is without."""
+    publish_bytes(_failures_path(plan, out, shard), encode_failures(failures))
+
+
+def encode_failures(failures: Sequence[FailureRecord]) -> bytes:
+    """Return the failures as JSON lines."""
+    return b"".join(canonical_json(failure.to_json()) + b"\n" for failure in failures)
+
+
+def finished_shards(plan: Plan, out: Path, shards: Iterable[int] | None = None) -> dict[int, ShardReport]:
+    """Return the reports of those of `shards` (None: all) that earlier runs finished; the others have to be built.
+
+    The sidecar marks a shard as done; it counts only when tar, keys and failures account for every planned item.
+    """
+    published: dict[int, list[FailureRecord]] = {}
+    if (path := out / FAILURES_NAME).exists():
+        published = {shard: [] for shard in range(plan.num_shards)}
+        try:
+            for failure in _decode_failures(path):
+                published.setdefault(failure.shard, []).append(failure)
+        except ShardError as error:
+            raise ShardError(f"{error}. Restore it, or delete it: all shards are then built again") from None
+    reports = {}
+    for shard in range(plan.num_shards) if shards is None else shards:
+        failures = _failures_of(_failures_path(plan, out, shard), published.get(shard))
+        if failures is not None and (report := _check_shard(plan, out, shard, failures)):
+            reports[shard] = report
+    return reports
+
+
+def _failures_of(path: Path, published: list[FailureRecord] | None) -> list[FailureRecord] | None:
+    """The failures of one shard from its own file, if there is one; None if they are not known."""
+    if not path.exists():
+        return published
+    try:
+        return _decode_failures(path)
+    except ShardError:
+        return None
+
+
+def _decode_failures(path: Path) -> list[FailureRecord]:
+    return [FailureRecord.from_json(record) for record in read_failures(path)]
+
+
+def _check_shard(plan: Plan, out: Path, shard: int, failures: Sequence[FailureRecord]) -> ShardReport | None:
+    tar = out / plan.shard_name(shard)
+    try:
+        index = load_index(index_path(tar))
+        tar_bytes = stored_bytes(tar)
+    except (ShardError, OSError):
+        return None
+    items = plan.shard_items(shard)
+    failed = {failure.key for failure in failures if failure.reason not in KNOWN_BEFORE_DECODING}
+    expected = [item.key for item in items if item.problem is None and item.key not in failed]
+    if list(index.keys) != expected or len(expected) + len(failures) != len(items):
+        return None
+    if index.schema != plan.schema or tar_bytes != index.info.num_bytes:
+        return None
+    return ShardReport(shard=shard, info=index.info, failures=tuple(failures))
+
+
+def uploaded_path(tar: Path) -> Path:
+    """Return the file that stands for a tar which was moved to object storage; it holds the tar's size as JSON."""
+    return tar.parent / WORK_FOLDER / f"{tar.name}.uploaded"
+
+
+def stored_bytes(tar: Path) -> int:
+    """Return the size of a tar, here or in object storage.
+
+    Raises:
+        FileNotFoundError: it is in neither.
+        ShardError: what stands for it cannot be read.
+    """
+    uploaded = uploaded_path(tar)
+    if not uploaded.exists():
+        return tar.stat().st_size
+    try:
+        return count(parse_json(read_small(uploaded)), "the size of a tar")
+    except ValueError as error:
+        raise ShardError(f"{uploaded} is damaged: {error}") from None
+
+
+def _failures_path(plan: Plan, out: Path, shard: int) -> Path:
+    return out / WORK_FOLDER / f"{plan.shard_name(shard)}.failures.jsonl"

@@ -1,0 +1,120 @@
+"""Look before a long build: are the videos there, does a sample of them decode, is there room for the shards?"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from shards.builder.decode.isolate import DecodePool
+from shards.builder.journal import spell, spell_bytes
+from shards.builder.plan import Plan
+from shards.format.errors import ShardError
+from shards.format.schema import Schema
+
+NUM_SAMPLED = 64
+_OVERHEAD_BYTES = 3 * 4096  # tar headers, page alignment and metadata of a sample
+_STAT_THREADS = 16  # they wait for the file system
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """What was found.
+
+    Attributes:
+        num_items: planned items.
+        absent: items that fail without being opened, by reason: no file, an empty one, or a wrong annotation.
+        num_sampled: files that were decoded.
+        broken: of these, those that failed, by reason.
+        bytes_needed: all shards, estimated from above.
+        bytes_free: on the disk of the output folder.
+    """
+
+    num_items: int
+    absent: dict[str, int]
+    num_sampled: int
+    broken: dict[str, int]
+    bytes_needed: int
+    bytes_free: int
+
+    def describe(self) -> str:
+        """Return the findings as one line."""
+        absent = spell(self.absent) or "none missing"
+        broken = spell(self.broken) or "all decode"
+        return (
+            f"{self.num_items} videos: {absent}; of {self.num_sampled} taken at random: {broken}; "
+            f"up to {spell_bytes(self.bytes_needed)} needed, {spell_bytes(self.bytes_free)} free"
+        )
+
+
+def preflight(plan: Plan, out: Path, bytes_per_sample: int | None = None) -> Preflight:
+    """Count files, decode a sample, and compare sizes; nothing is written.
+
+    Args:
+        plan: what is to be built.
+        out: the data set's folder; it need not exist yet.
+        bytes_per_sample: where the plan's schema does not know of the targets yet.
+    """
+    with ThreadPoolExecutor(_STAT_THREADS) as pool:
+        problems = list(
+            pool.map(
+                lambda item: item.problem[0] if item.problem else _absent(plan.root / item.path),
+                plan.items,
+                chunksize=256,
+            )
+        )
+    decoders = DecodePool(plan, plan.config.num_workers)
+    try:
+        there = (item for item, problem in zip(plan.items, problems, strict=True) if problem is None)
+        tries = [decoders.submit(0, item) for item in islice(there, NUM_SAMPLED)]  # the plan's order is random
+        failures = [outcome.failure for outcome in (future.result() for future in tries) if outcome.failure]
+    finally:
+        decoders.shutdown()
+    folder = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    return Preflight(
+        num_items=len(plan.items),
+        absent=dict(sorted(Counter(problem for problem in problems if problem).items())),
+        num_sampled=len(tries),
+        broken=dict(sorted(Counter(failure.reason for failure in failures).items())),
+        bytes_needed=len(plan.items) * (bytes_per_sample or sample_bytes(plan.schema)),
+        bytes_free=shutil.disk_usage(folder).free,
+    )
+
+
+def check_preflight(found: Preflight, plan: Plan) -> None:
+    """Stop a build that would fail later.
+
+    Raises:
+        ShardError: more items are absent than may fail, or so many of the sample are broken that more would.
+    """
+    allowed = plan.config.allowed_failures(found.num_items)
+    share = allowed / found.num_items
+    expected = found.num_sampled * share
+    surprising = (
+        expected + 4 * math.sqrt(expected * (1 - share)) + 1
+    )  # a share at the limit would hardly ever give more
+    if sum(found.absent.values()) > allowed or sum(found.broken.values()) > surprising:
+        raise ShardError(
+            f"the videos are not fit to build: {found.describe()}. {allowed} may fail: unpack or copy the videos "
+            "again, or raise build.max_failures"
+        )
+
+
+def sample_bytes(schema: Schema) -> int:
+    """Return about how many bytes a sample takes in a tar, rather more than fewer."""
+    fields = (field for field in schema if field.shape is not None)
+    return _OVERHEAD_BYTES + sum(math.prod(f.shape or ()) * np.dtype(f.dtype).itemsize for f in fields)
+
+
+def _absent(path: Path) -> str | None:
+    try:
+        return None if os.stat(path).st_size else "empty_file"  # noqa: PTH116  (a hundred thousand of them)
+    except OSError:
+        return "missing_file"

@@ -1,0 +1,113 @@
+"""What a tar holds against what its sidecar says of it: names, places, and the headers of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from shards.format.errors import DamagedShardError, ShardError, UnsafeMemberError
+from shards.format.index import ShardIndex
+from shards.format.npy import MAX_HEADER_BYTES, parse_header
+from shards.format.schema import PICKLE_SUFFIXES, Field, check_key
+from shards.format.tar import Member, open_tar, scan
+
+
+def split_member(member: Member, shard: str) -> tuple[str, str]:
+    """Key and suffix of `dir/KEY.suffix`; a folder becomes a part of the key, joined by `--`.
+
+    Raises:
+        ShardError: the member belongs to no sample.
+        UnsafeMemberError: it is a pickle.
+    """
+    folder, _, name = member.name.rpartition("/")
+    stem, _, suffix = name.partition(".")
+    key = "--".join(part for part in (*folder.split("/"), stem) if part)
+    if not suffix:
+        raise ShardError(f"shard {shard}: member {member.name!r} has no suffix, so it belongs to no field")
+    if suffix.rpartition(".")[2].lower() in PICKLE_SUFFIXES:
+        raise UnsafeMemberError(f"shard {shard}: member {member.name!r} is a pickle, which can run code when read")
+    try:
+        return check_key(key.replace("\\", "-")), suffix
+    except ValueError as error:
+        raise ShardError(f"shard {shard}: member {member.name!r}: {error}") from None
+
+
+def check_members(path: Path, index: ShardIndex) -> None:
+    """Compare the members of a tar with its sidecar; payloads are not read.
+
+    Raises:
+        ShardError: the first thing in which they differ.
+    """
+    for problem in member_problems(path, index):
+        raise problem
+
+
+def member_problems(path: Path, index: ShardIndex) -> Iterator[ShardError]:
+    """Yield where the members of a tar and its sidecar differ: in names, in places, in the headers of arrays."""
+    expected = {
+        (key, field.suffix): _Place(field, offset, size)
+        for field in index.schema
+        for key, offset, size in zip(index.keys, *_columns(index, field), strict=True)
+    }
+    if len(expected) < len(index) * len(index.schema.fields):
+        yield DamagedShardError("a key is there twice", shard=path.name)
+    headers: dict[str, bytes] = {}
+    try:
+        with open_tar(path) as file:
+            for member in scan(file, path.name):
+                key, suffix = split_member(member, path.name)
+                place = expected.pop((key, suffix), None)
+                if place is None:
+                    text = f"the tar holds {member.name!r}, the sidecar does not list it, or lists it once"
+                    yield DamagedShardError(text, shard=path.name, offset=member.offset)
+                    continue
+                try:
+                    _check_member(file, member, place, headers)
+                except ValueError as error:
+                    name = place.field.name
+                    yield DamagedShardError(str(error), shard=path.name, key=key, field=name, offset=member.offset)
+    except ShardError as error:
+        yield error
+        return
+    for (key, suffix), place in expected.items():
+        text = f"the sidecar lists {key}.{suffix}, the tar does not hold it"
+        yield DamagedShardError(text, shard=path.name, key=key, field=place.field.name, offset=place.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the sidecar says that the payload of a field lies."""
+
+    field: Field
+    offset: int
+    size: int
+
+
+def _columns(index: ShardIndex, field: Field) -> tuple[list[int], list[int]]:
+    extents = index.extents[field.name]
+    return extents.offsets.tolist(), extents.sizes.tolist()
+
+
+def _check_member(file: BinaryIO, member: Member, place: _Place, headers: dict[str, bytes]) -> None:
+    """Compare one member; `headers` remembers an npy header of each field that was found right.
+
+    Raises:
+        ValueError: it is not what the sidecar says.
+    """
+    field, lead = place.field, place.offset - member.offset
+    if lead + place.size != member.size or not 0 <= lead <= 2 * MAX_HEADER_BYTES or (lead and not field.is_array):
+        raise ValueError(
+            f"its payload is not at bytes {place.offset} to {place.offset + place.size}, where the sidecar says it is"
+        )
+    if not field.is_array:
+        return
+    file.seek(member.offset)
+    header = file.read(lead)
+    if headers.get(field.name) == header:
+        return
+    found = parse_header(header)
+    if (found.dtype, found.shape, found.fortran_order, found.num_bytes) != (field.dtype, field.shape, False, lead):
+        raise ValueError(f"its .npy header says {found.dtype} {found.shape}, the sidecar {field.dtype} {field.shape}")
+    headers[field.name] = header

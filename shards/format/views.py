@@ -1,0 +1,42 @@
+"""Which view of its videos a data set shows. What is used together has to show the same one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from shards.format.errors import ShardError
+from shards.format.manifest import Manifest
+
+
+def view_hash(manifest: Manifest) -> str | None:
+    """The hash of the view that the clips were cut by, or None where nobody wrote it down (tars made elsewhere)."""
+    view = manifest.provenance.get("view")
+    found = view.get("hash") if isinstance(view, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def refuse_other_views(views: Mapping[str, str | None]) -> str:
+    """Compare the views of what is to be used together.
+
+    A data set whose view nobody wrote down is not refused, since nothing is known against it; that it was not compared
+    is said instead.
+
+    Args:
+        views: what each is called in messages -> hash of its view, or None.
+
+    Returns:
+        "the same view", or which were not compared: for the terminal.
+
+    Raises:
+        ShardError: two views differ; both are named.
+    """
+    known = {name: found for name, found in views.items() if found is not None}
+    first = next(iter(known), "")
+    for name, found in known.items():
+        if found != known[first]:
+            raise ShardError(
+                f"the views differ: {first} was cut by view {known[first][:12]}, {name} by view {found[:12]}; build "
+                "both with the same `view` section (`reelshard show` prints it)"
+            )
+    unknown = [name for name in views if name not in known]
+    return f"view not recorded in {', '.join(unknown)}, not compared" if unknown else "the same view"
