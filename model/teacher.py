@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.pixels import IMAGENET_MEAN, IMAGENET_STD
+from shards.format.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 PROJECTION_NAME = "projection.npy"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

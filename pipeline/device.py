@@ -13,8 +13,6 @@ from pipeline.stats import LoaderStats
 
 PixelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
 
-IMAGENET: PixelStatistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
 
 @dataclass(frozen=True)
 class _Travelling:

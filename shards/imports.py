@@ -37,7 +37,7 @@ MOVED = {
     "shards.builder.isolate": "shards.builder.decode.isolate",
     "shards.builder.locate": "shards.builder.sources.locate",
     "shards.builder.preflight": "shards.builder.readiness",
-    "shards.builder.probe": "shards.builder.decode.probe",
+    "shards.builder.probe": "shards.builder.decode.stream_facts",
     "shards.builder.processes": "shards.builder.engines.processes",
     "shards.builder.pyav_reader": "shards.builder.decode.pyav_reader",
     "shards.builder.report": "shards.builder.journal",

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.builder import BuildConfig, Item, Source, ViewSpec, build_dataset
-from shards.builder.decode.decoders import Decoder
+from shards.builder.decode.decoders import VideoDecoder
 from shards.dataset import ShardDataset
 from shards.format.layout import tubes_to_clip
 from tests.numbered import CONTAINERS, ENCODINGS, NUM_FRAMES, PECULIAR, RATE, Encoding, number_of, write_numbered
@@ -43,7 +43,7 @@ def write_all(folder: Path) -> dict[Name, Item]:
     return items
 
 
-def build_all(folder: Path, items: Mapping[Name, Item], out: Path, decoder: Decoder) -> dict[Name, str]:
+def build_all(folder: Path, items: Mapping[Name, Item], out: Path, decoder: VideoDecoder) -> dict[Name, str]:
     """Build a data set of all videos, and say for each of them "right", "refused" or what is wrong."""
     source = Source(kind="table", root=folder, items=tuple(items.values()))
     build_dataset(source, out, VIEW, replace(CONFIG, decoder=decoder))
@@ -82,7 +82,7 @@ def _cell(pyav: str, decord: str) -> str:
     return names.get(f"{pyav} {decord}", f"PyAV {pyav}; decord {decord}")
 
 
-def find(folder: Path, decoders: Sequence[Decoder]) -> tuple[dict[Name, Item], dict[str, dict[Name, str]]]:
+def find(folder: Path, decoders: Sequence[VideoDecoder]) -> tuple[dict[Name, Item], dict[str, dict[Name, str]]]:
     """Write the videos into `folder`, build them with each decoder, and judge every clip."""
     items = write_all(folder / "videos")
     return items, {name: build_all(folder / "videos", items, folder / name, name) for name in decoders}

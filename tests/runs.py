@@ -11,11 +11,12 @@ import torch
 from model.salt import SALTConfig
 from model.st_jepa import STJEPA, STJEPAConfig
 from pipeline.config import LoaderConfig
-from pipeline.device import IMAGENET, DeviceLoader
+from pipeline.device import DeviceLoader
 from pipeline.loader import ShardLoader
 from pipeline.order.draws import TubeMask
 from pipeline.world import World
 from shards.dataset import ShardDataset
+from shards.format.pixels import IMAGENET
 from tests.datasets import DIM, FRAMES, PATCH, SIZE, TUBELET
 from training.config import TrainConfig
 from training.loop import Trainer

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.builder import REASONS, BuildFailure, ViewSpec, decode_clip
-from shards.builder.decode.decoders import Decoder
+from shards.builder.decode.decoders import VideoDecoder
 from tests.numbered import ENCODINGS, remux, with_data, write_numbered
 from tests.videos import DECODERS, clips_folder, moving_square, rotate_by_metadata, write_video
 
@@ -25,7 +25,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def failure_of(path: Path, view: ViewSpec = VIEW, decoder: Decoder = "pyav") -> BuildFailure:
+def failure_of(path: Path, view: ViewSpec = VIEW, decoder: VideoDecoder = "pyav") -> BuildFailure:
     with pytest.raises(BuildFailure) as caught:
         decode_clip(path, view, decoder)
     return caught.value
@@ -33,7 +33,7 @@ def failure_of(path: Path, view: ViewSpec = VIEW, decoder: Decoder = "pyav") -> 
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("name", ["a.webm", "a.mp4", "a.avi"])
-def test_a_clip_says_which_frames_it_shows_and_who_read_them(videos: Path, name: str, decoder: Decoder) -> None:
+def test_a_clip_says_which_frames_it_shows_and_who_read_them(videos: Path, name: str, decoder: VideoDecoder) -> None:
     clip = decode_clip(videos / name, VIEW, decoder)
     assert clip.decoder == decoder
     assert clip.frames.shape == VIEW.clip_shape
@@ -67,7 +67,7 @@ def test_both_decoders_agree_on_real_videos() -> None:
 
 
 @pytest.mark.parametrize("decoder", [*DECODERS, "auto"])
-def test_a_video_that_breaks_in_the_middle_is_a_failure_that_says_where(tmp_path: Path, decoder: Decoder) -> None:
+def test_a_video_that_breaks_in_the_middle_is_a_failure_that_says_where(tmp_path: Path, decoder: VideoDecoder) -> None:
     path = write_numbered(tmp_path / "whole.mp4", ENCODINGS["H.264, closed groups"])
     assert path is not None
     broken = remux(
@@ -81,7 +81,7 @@ def test_a_video_that_breaks_in_the_middle_is_a_failure_that_says_where(tmp_path
 
 
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
-def test_rotation_metadata_turns_the_picture(tmp_path: Path, decoder: Decoder) -> None:
+def test_rotation_metadata_turns_the_picture(tmp_path: Path, decoder: VideoDecoder) -> None:
     frames = moving_square(height=64, width=64)
     path = write_video(tmp_path / "a.mp4", frames, codec="libx264")
     before = decode_clip(path, VIEW, decoder).frames
@@ -139,7 +139,7 @@ def test_files_that_are_no_video_fail_with_their_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_a_still_video_is_no_failure(tmp_path: Path, decoder: Decoder) -> None:
+def test_a_still_video_is_no_failure(tmp_path: Path, decoder: VideoDecoder) -> None:
     still = np.repeat(moving_square(num_frames=1), 24, 0)
     assert decode_clip(write_video(tmp_path / "still.webm", still), VIEW, decoder).num_source_frames == 24
 

@@ -15,7 +15,7 @@ import pytest
 from shards.builder import BuildConfig, Item, load_folder, load_ssv2, open_source
 from shards.builder.decode.isolate import DecodePool, DecoderProcess
 from shards.builder.plan import make_plan
-from shards.builder.readiness import check_preflight, preflight
+from shards.builder.readiness import check_readiness, look_ahead
 from shards.format.errors import ShardError
 from tests.builds import CONFIG, VIEW, build, contents, failures, listed, write_videos
 from tests.videos import moving_square, write_video
@@ -179,16 +179,16 @@ def test_preflight_counts_what_is_absent_and_decodes_a_sample(tmp_path: Path) ->
     items = (*load_folder(videos).items, Item(id="x", path="x.webm"))
     source = replace(load_folder(videos), items=items)
     plan = make_plan(source, VIEW, replace(CONFIG, max_failures=0.5), split="train")
-    found = preflight(plan, tmp_path / "not" / "yet")
+    found = look_ahead(plan, tmp_path / "not" / "yet")
     assert (found.num_items, found.num_sampled) == (6, 4)
     assert found.absent == {"empty_file": 1, "missing_file": 1}
     assert found.broken == {"open_error": 1}
     assert found.bytes_needed > 6 * 4 * 32 * 32 * 3
     assert found.bytes_free > 0
-    check_preflight(found, plan)
+    check_readiness(found, plan)
     strict = make_plan(source, VIEW, replace(CONFIG, max_failures=1), split="train")
     with pytest.raises(ShardError, match=r"not fit to build: 6 videos: empty_file 1, missing_file 1; .* 1 may fail"):
-        check_preflight(found, strict)
+        check_readiness(found, strict)
 
 
 def test_preflight_stops_where_the_sample_shows_that_too_many_are_broken(tmp_path: Path) -> None:
@@ -196,4 +196,4 @@ def test_preflight_stops_where_the_sample_shows_that_too_many_are_broken(tmp_pat
         (tmp_path / f"{number}.webm").write_text("no video\n")
     plan = make_plan(open_source(tmp_path, None, "train"), VIEW, BuildConfig(max_failures=0.1), split="train")
     with pytest.raises(ShardError, match="open_error 12"):
-        check_preflight(preflight(plan, tmp_path), plan)
+        check_readiness(look_ahead(plan, tmp_path), plan)

@@ -13,9 +13,10 @@ from evaluation.features import Features, extract_features
 from evaluation.probe import ProbeConfig, chance, linear_probe, wilson_interval
 from model.st_jepa import STJEPAEncoder
 from pipeline.config import LoaderConfig
-from pipeline.device import IMAGENET, DeviceLoader
+from pipeline.device import DeviceLoader
 from pipeline.loader import ShardLoader
 from shards.dataset import ShardDataset
+from shards.format.pixels import IMAGENET
 from tests.datasets import make_dataset
 from tests.runs import MODEL
 

@@ -10,12 +10,13 @@ import torch
 
 from pipeline.config import LoaderConfig
 from pipeline.dense import dense_tokens, dense_video
-from pipeline.device import IMAGENET, DeviceLoader
+from pipeline.device import DeviceLoader
 from pipeline.loader import ShardLoader
 from pipeline.order.draws import TubeMask
 from shards.dataset import ShardDataset
 from shards.format.layout import tubes_to_clip, tubes_to_target
 from shards.format.manifest import Manifest, shard_name
+from shards.format.pixels import IMAGENET
 from shards.format.schema import Field, Schema
 from shards.writer import ShardWriter
 from tests.datasets import DIM, FRAMES, PATCH, POSITIONS, SIZE, TIMES, make_dataset, tubes_sample

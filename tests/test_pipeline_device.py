@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from pipeline.config import LoaderConfig
-from pipeline.device import IMAGENET, DeviceLoader
+from pipeline.device import DeviceLoader
 from pipeline.loader import ShardLoader
 from pipeline.order.draws import TubeMask
 from shards.dataset import ShardDataset
+from shards.format.pixels import IMAGENET
 from tests.datasets import POSITIONS, make_dataset, tubes_sample
 
 GATHER = {"clip": "visible", "target": "masked"}

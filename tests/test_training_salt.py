@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.salt import SALT, Mode
-from pipeline.device import IMAGENET, DeviceLoader
+from pipeline.device import DeviceLoader
 from pipeline.loader import ShardLoader
 from pipeline.world import World
 from shards.dataset import ShardDataset
+from shards.format.pixels import IMAGENET
 from tests.datasets import make_dataset
 from tests.runs import SALT_MODEL
 from tools.cli import main

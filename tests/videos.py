@@ -12,9 +12,9 @@ import pytest
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from shards.builder.decode.decoders import Decoder
+from shards.builder.decode.decoders import VideoDecoder
 
-DECODERS: tuple[Decoder, ...] = ("pyav", "decord") if find_spec("decord") else ("pyav",)
+DECODERS: tuple[VideoDecoder, ...] = ("pyav", "decord") if find_spec("decord") else ("pyav",)
 needs_decord = pytest.mark.skipif("decord" not in DECODERS, reason="decord is not installed")
 
 

@@ -154,7 +154,7 @@ def _scratch(url: str, partition: Partition | None) -> Path:
 def _preflight(args: argparse.Namespace, recipe: Recipe, source: Source) -> None:
     """Look at the videos before the first build starts a teacher, where it would stop at failures later."""
     from shards.builder.plan import make_plan
-    from shards.builder.readiness import check_preflight, preflight, sample_bytes
+    from shards.builder.readiness import check_readiness, look_ahead, sample_bytes
     from shards.format.beside import PLAN_NAME
 
     begun = args.finalize or (args.out / PLAN_NAME).exists()
@@ -163,9 +163,9 @@ def _preflight(args: argparse.Namespace, recipe: Recipe, source: Source) -> None
     plan = make_plan(source, recipe.view, recipe.build, **_which(args))
     dim = 0 if recipe.teacher.id == "none" else recipe.model.target_dim
     tokens = math.prod(recipe.view.clip_shape[:3]) // (recipe.build.tubelet * recipe.build.patch**2)
-    found = preflight(plan, args.out, sample_bytes(plan.schema) + tokens * dim * 2)
+    found = look_ahead(plan, args.out, sample_bytes(plan.schema) + tokens * dim * 2)
     sys.stderr.write(f"preflight: {found.describe()}\n")
-    check_preflight(found, plan)
+    check_readiness(found, plan)
 
 
 def _which(args: argparse.Namespace) -> dict[str, Any]:

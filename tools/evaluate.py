@@ -105,7 +105,7 @@ def probe(
     advance: Callable[[int], None] = lambda num_clips: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> ProbeReport:
-    """Probe the newest checkpoint of a run, and the untrained student it began as.
+    """StreamFacts the newest checkpoint of a run, and the untrained student it began as.
 
     Args:
         recipe: the run's recipe; its `evaluate` section is the probe's configuration.

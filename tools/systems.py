@@ -10,12 +10,13 @@ import torch
 from model.grid import GridConfig
 from model.salt import SALT, SALTConfig
 from model.st_jepa import STJEPA, STJEPAConfig
-from pipeline.device import IMAGENET, DeviceLoader
+from pipeline.device import DeviceLoader
 from pipeline.loader import ShardLoader
 from pipeline.order.draws import Mask, MultiBlockMask, RandomMask, TubeMask
 from pipeline.world import World
 from shards.dataset import ShardDataset
 from shards.format.beside import teacher_of
+from shards.format.pixels import IMAGENET
 from training.objectives.salt import SALTObjective, SALTObjectiveConfig
 from training.objectives.st_jepa import STJEPAObjective, STJEPAObjectiveConfig
 

@@ -19,7 +19,7 @@ from shards.format.schema import Field
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class StoredField:
     """One field of one shard: the open tar, and where each row's payload lies in it.
 
     `check` compares the payload with its checksum. All methods raise DamagedShardError where the file or the payload
@@ -73,9 +73,9 @@ class Rows:
         self.field, self._rows, self._positions = field, rows, positions
         self._start, self._stop = start, stop
         self._addresses = np.zeros(stop - start, np.uint64)
-        self._held: list[Source] = []  # so that no address outlives its mapping
+        self._held: list[StoredField] = []  # so that no address outlives its mapping
 
-    def fill(self, row: int, source: Source, source_row: int, check: bool) -> None:
+    def fill(self, row: int, source: StoredField, source_row: int, check: bool) -> None:
         """Put one payload into its row, at once or with `finish`."""
         if not check and (address := source.address(source_row)) is not None:
             self._addresses[row - self._start] = address
@@ -115,7 +115,7 @@ class Ragged:
     decoder: Decoder | None
     labels: NDArray[np.int64] | None
 
-    def fill(self, row: int, source: Source, source_row: int, check: bool) -> None:
+    def fill(self, row: int, source: StoredField, source_row: int, check: bool) -> None:
         """Put one payload into its row, at once or with `finish`."""
         data = source.view(source_row, check).tobytes()
         if self.pieces is not None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.batch.batch import BatchPlan
-from pipeline.batch.destinations import Destination, Ragged, Rows, Source
+from pipeline.batch.destinations import Destination, Ragged, Rows, StoredField
 from pipeline.config import LoaderConfig
 from pipeline.read.decoders import Decoder
 from pipeline.read.files import ShardFiles
@@ -29,7 +29,7 @@ Failures = dict[int, ShardError | OSError]
 class _Opened(NamedTuple):
     """What is needed of a shard: a source for each field, and the tars that these lie in."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[StoredField, ...]
     tars: tuple[OpenShard, ...]
 
 
@@ -127,7 +127,7 @@ class Fetcher:
             with self._lock:
                 self.num_checked += 1
 
-    def _damaged(self, plan: BatchPlan, row: int, source: Source, field: Field, problem: str) -> DamagedShardError:
+    def _damaged(self, plan: BatchPlan, row: int, source: StoredField, field: Field, problem: str) -> DamagedShardError:
         return DamagedShardError(
             problem,
             shard=source.shard.path.name,
@@ -149,10 +149,10 @@ class Fetcher:
             self._opened[shard] = opened
         return opened
 
-    def _source(self, shard: int, field: Field) -> Source:
+    def _source(self, shard: int, field: Field) -> StoredField:
         index = self._dataset.index(shard, field.group)
         tar = self._files.get(self._dataset.tar_path(shard, field.group), index)
-        return Source(tar, index.extents[field.name])
+        return StoredField(tar, index.extents[field.name])
 
 
 def _changed(used: Mapping[int, _Opened]) -> Failures:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.builder.decode.decoders import Decoder
+from shards.builder.decode.decoders import VideoDecoder
 from shards.builder.decode.view import ViewSpec
 from shards.format.schema import Field, Schema
 
@@ -83,7 +83,7 @@ class BuildConfig:
     seed: int = 0
     workers: int | None = None
     teacher_batch: int = 16
-    decoder: Decoder = "pyav"
+    decoder: VideoDecoder = "pyav"
     max_failures: float | None = None
     time_limit_seconds: float | None = 60.0
 
@@ -95,8 +95,8 @@ class BuildConfig:
             raise ValueError(f"build.workers is {self.workers}; give at least 1, or leave it out for one per CPU")
         if self.layout not in ("tubes", "frames"):
             raise ValueError(f"build.layout is {self.layout!r}; choose 'tubes' or 'frames'")
-        if self.decoder not in get_args(Decoder):
-            raise ValueError(f"build.decoder is {self.decoder!r}; choose {', '.join(get_args(Decoder))}")
+        if self.decoder not in get_args(VideoDecoder):
+            raise ValueError(f"build.decoder is {self.decoder!r}; choose {', '.join(get_args(VideoDecoder))}")
         if self.max_failures is not None and self.max_failures < 0:
             raise ValueError(f"build.max_failures is {self.max_failures}; give a count or a share of at least 0")
         if self.time_limit_seconds is not None and self.time_limit_seconds <= 0:

@@ -17,7 +17,7 @@ import PIL
 import xxhash
 
 from shards.builder.config import BuildConfig, TeacherDescription, TeacherFacts
-from shards.builder.decode.decoders import Decoder, decoder_versions
+from shards.builder.decode.decoders import VideoDecoder, decoder_versions
 from shards.builder.decode.view import ViewSpec
 from shards.builder.item import Item, Source, items_digest
 from shards.format.beside import PLAN_NAME, read_plan
@@ -126,7 +126,7 @@ def make_plan(
     )
 
 
-def _decoder_facts(decoder: Decoder) -> dict[str, str]:
+def _decoder_facts(decoder: VideoDecoder) -> dict[str, str]:
     """Name what decides a clip's pixels, and not what else is installed: "auto" is PyAV."""
     versions = decoder_versions()
     names = ("pyav", "decord") if decoder == "decord" else ("pyav",)

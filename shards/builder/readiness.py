@@ -25,7 +25,7 @@ _STAT_THREADS = 16  # they wait for the file system
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preflight:
+class Readiness:
     """What was found.
 
     Attributes:
@@ -54,7 +54,7 @@ class Preflight:
         )
 
 
-def preflight(plan: Plan, out: Path, bytes_per_sample: int | None = None) -> Preflight:
+def look_ahead(plan: Plan, out: Path, bytes_per_sample: int | None = None) -> Readiness:
     """Count files, decode a sample, and compare sizes; nothing is written.
 
     Args:
@@ -78,7 +78,7 @@ def preflight(plan: Plan, out: Path, bytes_per_sample: int | None = None) -> Pre
     finally:
         decoders.shutdown()
     folder = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    return Preflight(
+    return Readiness(
         num_items=len(plan.items),
         absent=dict(sorted(Counter(problem for problem in problems if problem).items())),
         num_sampled=len(tries),
@@ -88,7 +88,7 @@ def preflight(plan: Plan, out: Path, bytes_per_sample: int | None = None) -> Pre
     )
 
 
-def check_preflight(found: Preflight, plan: Plan) -> None:
+def check_readiness(found: Readiness, plan: Plan) -> None:
     """Stop a build that would fail later.
 
     Raises:

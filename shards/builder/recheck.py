@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.builder.decode.decoders import DecodedClip, decode_source
-from shards.builder.decode.probe import probe_video
 from shards.builder.decode.pyav_reader import RGB, decode_frames
+from shards.builder.decode.stream_facts import read_stream_facts
 from shards.builder.decode.view import ViewSpec
 from shards.builder.failure import BuildFailure
 from shards.builder.sources.locate import FoundVideo, VideoFinder
@@ -209,7 +209,7 @@ def _recognise(stored: Clip, clip: DecodedClip, path: Path, view: ViewSpec) -> l
     """Return which frame of its video each stored frame is; None for one that looks like none of them."""
     distances = [_distance(ours, theirs) for ours, theirs in zip(stored, clip.frames, strict=True)]
     nearest: list[tuple[float, int]] = [(math.inf, -1)] * len(stored)
-    timeline, rgb = probe_video(path, clip.source.num_bytes).timeline, RGB()
+    timeline, rgb = read_stream_facts(path, clip.source.num_bytes).timeline, RGB()
     decoded: list[int] = []
     with closing(decode_frames(path, timeline)) as frames:
         for packet, frame in frames:

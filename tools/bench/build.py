@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.builder import BuildConfig, Source, ViewSpec, build_dataset, decode_clip, load_folder
-from shards.builder.decode.decoders import Decoder, decoder_versions
+from shards.builder.decode.decoders import VideoDecoder, decoder_versions
 from shards.builder.decode.isolate import DecodePool
 from shards.builder.plan import make_plan
 from shards.format.schema import Field, Schema
@@ -76,7 +76,7 @@ def _decode_jobs(source: Source, view: ViewSpec, out: Path, workers: int) -> Ite
     paths = [source.root / item.path for item in source.items]
     config = BuildConfig(workers=workers, samples_per_shard=-(-len(paths) // 8), layout="tubes")
 
-    def decode_with(decoder: Decoder) -> None:
+    def decode_with(decoder: VideoDecoder) -> None:
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(lambda path: decode_clip(path, view, decoder), paths))
 

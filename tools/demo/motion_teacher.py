@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.pixels import IMAGENET_MEAN, IMAGENET_STD
 from shards.builder.decode.view import ViewSpec
+from shards.format.pixels import IMAGENET_MEAN, IMAGENET_STD
 from tools.demo.scenes import MOTIONS, render
 from tools.demo.videos import HEIGHT, WIDTH, scene_of
 from training.optim import OptimConfig, learning_rate

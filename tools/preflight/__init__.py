@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tools.preflight.outcome import Outcome
+    from tools.preflight.finding import Finding
 
 HELP = "check machine, data set and memory with a short rehearsal before a long run"
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the training data set")
     parser.add_argument("--out", type=Path, default=Path(), help="where the run is to be written (default: here)")
     parser.add_argument("--batches", type=int, default=30, help="batches of the stress run (default: 30)")
-    parser.add_argument("--json", action="store_true", help="print the outcome as JSON only")
+    parser.add_argument("--json", action="store_true", help="print the finding as JSON only")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,31 +45,31 @@ def run(args: argparse.Namespace) -> int:
     use_device(device)
 
     def failures() -> int:
-        mine = sum(outcome.status == "fail" for outcome in outcomes)
+        mine = sum(finding.status == "fail" for finding in findings)
         return int(sum_over_ranks(torch.tensor(mine, device=device), world).item())
 
     with process_group(world, device):
-        outcomes = machine_checks(device, world)
+        findings = machine_checks(device, world)
         rehearsal = Rehearsal(recipe, args.data, args.out, device=device, world=world, num_batches=args.batches)
-        outcomes += rehearsal.data_checks()
+        findings += rehearsal.data_checks()
         num_failed = failures()
         if num_failed == 0:  # ranks step together: only if all of them can
-            outcomes += rehearsal.training_checks()
+            findings += rehearsal.training_checks()
             num_failed = failures()
         rehearsal.close()
     if world.rank == 0:
-        print(_as_json(outcomes, num_failed) if args.json else _as_table(outcomes, num_failed))
+        print(_as_json(findings, num_failed) if args.json else _as_table(findings, num_failed))
     return int(num_failed > 0)
 
 
-def _as_json(outcomes: list[Outcome], num_failed: int) -> str:
-    checks = [dataclasses.asdict(outcome) for outcome in outcomes]
+def _as_json(findings: list[Finding], num_failed: int) -> str:
+    checks = [dataclasses.asdict(finding) for finding in findings]
     return json.dumps({"ready": num_failed == 0, "num_failed": num_failed, "checks": checks})
 
 
-def _as_table(outcomes: list[Outcome], num_failed: int) -> str:
-    width = max(len(outcome.name) for outcome in outcomes)
-    lines = [f"{outcome.status:<4}  {outcome.name:<{width}}  {outcome.detail}" for outcome in outcomes]
-    num_warned = sum(outcome.status == "warn" for outcome in outcomes)
+def _as_table(findings: list[Finding], num_failed: int) -> str:
+    width = max(len(finding.name) for finding in findings)
+    lines = [f"{finding.status:<4}  {finding.name:<{width}}  {finding.detail}" for finding in findings]
+    num_warned = sum(finding.status == "warn" for finding in findings)
     verdict = f"{num_failed} failed" if num_failed else "ready to train"
     return "\n".join([*lines, f"{verdict}, {num_warned} to look at" if num_warned else verdict])

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.world import World
-from tools.preflight.outcome import Outcome, Status, check
+from tools.preflight.finding import Finding, Status, check
 from tools.revision import PACKAGES, git_revision, package_versions
 
 OURS = ("shards", "pipeline", "model", "training", "evaluation", "tools")
@@ -21,7 +21,7 @@ THEIRS = ("torch", "numpy", "safetensors", "transformers", "webdataset", "msgpac
 ALSO_NAMED = ("webdataset", "braceexpand", "einops", "msgpack", "av", "decord")
 
 
-def machine_checks(device: torch.device, world: World) -> list[Outcome]:
+def machine_checks(device: torch.device, world: World) -> list[Finding]:
     """All of them."""
     return [
         check("environment", _environment),

@@ -16,7 +16,7 @@ from pipeline.device import DeviceLoader
 from pipeline.loader import ShardLoader
 from pipeline.world import World
 from shards.dataset import ShardDataset
-from tools.preflight.outcome import Outcome, Status, check
+from tools.preflight.finding import Finding, Status, check
 from tools.preflight.shared_memory import SharedMemoryWatch
 from tools.recipe import Recipe
 from tools.systems import make_objective, make_training_loader, make_video_loader
@@ -46,16 +46,16 @@ class Rehearsal:
         if self._loader is not None:
             self._loader.close()
 
-    def data_checks(self) -> list[Outcome]:
+    def data_checks(self) -> list[Finding]:
         """Those that a rank makes alone; what needs a data set is left out where there is none."""
-        outcomes = [check("data set", self._data_set)]
-        if outcomes[0].status != "fail":
-            outcomes.append(check("loader", self._make_loader))
+        findings = [check("data set", self._data_set)]
+        if findings[0].status != "fail":
+            findings.append(check("loader", self._make_loader))
         if self._loader is not None:
-            outcomes += [check("batch", self._batch), check("video", self._video), check("stress run", self._stress)]
-        return [*outcomes, check("disk", self._disk)]
+            findings += [check("batch", self._batch), check("video", self._video), check("stress run", self._stress)]
+        return [*findings, check("disk", self._disk)]
 
-    def training_checks(self) -> list[Outcome]:
+    def training_checks(self) -> list[Finding]:
         """Those that all ranks make together."""
         return [check("training", self._train), check("memory", self._memory)]
 

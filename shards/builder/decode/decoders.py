@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.builder.decode import decord_reader, pyav_reader
-from shards.builder.decode.probe import SourceFile, probe_video, read_source_file
+from shards.builder.decode.stream_facts import SourceFile, read_source_file, read_stream_facts
 from shards.builder.decode.view import ViewSpec
 
-Decoder = Literal["pyav", "auto", "decord"]
+VideoDecoder = Literal["pyav", "auto", "decord"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class DecodedClip:
     source: SourceFile
 
 
-def decode_clip(path: Path, view: ViewSpec, decoder: Decoder = "pyav") -> DecodedClip:
+def decode_clip(path: Path, view: ViewSpec, decoder: VideoDecoder = "pyav") -> DecodedClip:
     """Decode the view of one video.
 
     Args:
@@ -58,13 +58,13 @@ def decode_clip(path: Path, view: ViewSpec, decoder: Decoder = "pyav") -> Decode
     return decode_source(path, source, view, decoder)
 
 
-def decode_source(path: Path, source: SourceFile, view: ViewSpec, decoder: Decoder = "pyav") -> DecodedClip:
+def decode_source(path: Path, source: SourceFile, view: ViewSpec, decoder: VideoDecoder = "pyav") -> DecodedClip:
     """Decode the view of a video whose size and digest are known; else as `decode_clip`."""
-    probe = probe_video(path, source.num_bytes)
+    facts = read_stream_facts(path, source.num_bytes)
     if decoder == "decord":
-        shown, pictures = decord_reader.read_view(path, probe, view)
+        shown, pictures = decord_reader.read_view(path, facts, view)
     else:
-        shown, pictures = pyav_reader.read_view(path, probe.timeline, view)
+        shown, pictures = pyav_reader.read_view(path, facts.timeline, view)
     indices = view.frame_indices(len(shown.packets))
     return DecodedClip(
         frames=np.stack([pictures[shown.packets[i]] for i in indices]),

@@ -13,8 +13,8 @@ from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 
-from shards.builder.decode.probe import Probe
 from shards.builder.decode.pyav_reader import Picture, decode_frames
+from shards.builder.decode.stream_facts import StreamFacts
 from shards.builder.decode.timeline import Shown
 from shards.builder.decode.view import ViewSpec
 from shards.builder.failure import BuildFailure
@@ -41,14 +41,14 @@ def version() -> str | None:
     return decord.__version__ if decord else None
 
 
-def read_view(path: Path, probe: Probe, view: ViewSpec) -> tuple[Shown, dict[int, Picture]]:
+def read_view(path: Path, facts: StreamFacts, view: ViewSpec) -> tuple[Shown, dict[int, Picture]]:
     """Read the view; else as `pyav_reader.read_view`.
 
     Raises:
         BuildFailure: with `not_exact` where decord would give other frames or other pixels.
     """
-    timeline = probe.timeline
-    if objection := _why_not(probe):
+    timeline = facts.timeline
+    if objection := _why_not(facts):
         raise BuildFailure("not_exact", f"{objection}; build.decoder pyav reads it")
     decoded = []
     with closing(decode_frames(path, timeline)) as frames:
@@ -64,15 +64,15 @@ def read_view(path: Path, probe: Probe, view: ViewSpec) -> tuple[Shown, dict[int
     return shown, _read_in_order(path, shown, view)
 
 
-def _why_not(probe: Probe) -> str | None:
+def _why_not(facts: StreamFacts) -> str | None:
     """Return what speaks against decord before anything is decoded, or None."""
-    width, height = probe.width, probe.height
+    width, height = facts.width, facts.height
     if _decord() is None:
         return "decord is not installed"
-    if probe.container not in _CONTAINERS:
-        return f"decord loses frames in the container {probe.container}"
-    if probe.pixel_format not in _PIXEL_FORMATS:
-        return f"decord does not convert {probe.pixel_format or 'these pixels'} exactly"
+    if facts.container not in _CONTAINERS:
+        return f"decord loses frames in the container {facts.container}"
+    if facts.pixel_format not in _PIXEL_FORMATS:
+        return f"decord does not convert {facts.pixel_format or 'these pixels'} exactly"
     if height % 2:
         return f"decord does not convert frames of an odd height exactly, these are {width} x {height} px"
     if width * height > _FRAME_PIXELS:

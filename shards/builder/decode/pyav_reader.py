@@ -14,7 +14,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from shards.builder.decode.probe import stored_packets
+from shards.builder.decode.stream_facts import stored_packets
 from shards.builder.decode.timeline import Shown, Timeline
 from shards.builder.decode.view import ViewSpec
 from shards.builder.failure import BuildFailure

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from shards.builder.decode.decoders import DecodedClip, decode_source
-from shards.builder.decode.probe import SourceFile, read_source_file
+from shards.builder.decode.stream_facts import SourceFile, read_source_file
 from shards.builder.failure import BuildFailure, FailureRecord
 from shards.builder.item import Item
 from shards.builder.plan import Plan

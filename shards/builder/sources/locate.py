@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
-from shards.builder.decode.probe import SourceFile, read_source_file
+from shards.builder.decode.stream_facts import SourceFile, read_source_file
 from shards.builder.failure import BuildFailure
 from shards.builder.item import Item
 from shards.format.errors import ShardError

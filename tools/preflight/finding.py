@@ -12,7 +12,7 @@ Status = Literal["pass", "warn", "fail"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Finding:
     """The result of a check, and one line about it."""
 
     name: str
@@ -20,9 +20,9 @@ class Outcome:
     detail: str
 
 
-def check(name: str, look: Callable[[], tuple[Status, str]]) -> Outcome:
+def check(name: str, look: Callable[[], tuple[Status, str]]) -> Finding:
     """Run a check; an error that a run would end with is a failure."""
     try:
-        return Outcome(name, *look())
+        return Finding(name, *look())
     except (ShardError, ValueError, OSError, RuntimeError, ImportError) as error:
-        return Outcome(name, "fail", " ".join(str(error).split()) or type(error).__name__)
+        return Finding(name, "fail", " ".join(str(error).split()) or type(error).__name__)

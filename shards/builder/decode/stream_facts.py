@@ -37,7 +37,7 @@ class SourceFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe:
+class StreamFacts:
     """The video stream of one file.
 
     Attributes:
@@ -81,7 +81,7 @@ def read_source_file(path: Path) -> SourceFile:
     return SourceFile(num_bytes=num_bytes, xxh3_128=digest.hexdigest())
 
 
-def probe_video(path: Path, file_bytes: int) -> Probe:
+def read_stream_facts(path: Path, file_bytes: int) -> StreamFacts:
     """Read the container and the packet table of a video.
 
     Args:
@@ -101,17 +101,17 @@ def probe_video(path: Path, file_bytes: int) -> Probe:
             stream = container.streams.video[0]
             if stream.codec_context is None:  # PyAV's types do not say so: an unknown codec has none
                 raise BuildFailure("open_error", "FFmpeg has no decoder for its video stream")
-            probe = _probe_stream(container, stream)
+            facts = _facts_of_stream(container, stream)
             expected = _expected_seconds(container, stream)
     except av.FFmpegError as error:
         raise BuildFailure("open_error", f"FFmpeg cannot open it: {error.strerror}") from error
-    if not probe.timeline.candidates:
+    if not facts.timeline.candidates:
         raise BuildFailure("decode_error", "the video stream has no frames")
-    _check_duration(probe.timeline, expected)
-    return probe
+    _check_duration(facts.timeline, expected)
+    return facts
 
 
-def _probe_stream(container: InputContainer, stream: VideoStream) -> Probe:
+def _facts_of_stream(container: InputContainer, stream: VideoStream) -> StreamFacts:
     context = stream.codec_context
     _check_dimensions(context.width, context.height)
     name = container.format.name
@@ -122,7 +122,7 @@ def _probe_stream(container: InputContainer, stream: VideoStream) -> Probe:
         has_pts=stream.time_base is not None and name not in _WITHOUT_PTS,
         reorders=bool(context.codec.properties & _REORDERS),
     )
-    return Probe(
+    return StreamFacts(
         timeline=timeline,
         container=name,
         pixel_format=context.pix_fmt or "",
