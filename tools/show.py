@@ -108,7 +108,7 @@ def describe_sample(dataset: ShardDataset, number: int) -> str:
 def _spread(value: NDArray[Any]) -> str:
     import numpy as np
 
-    if value.dtype.kind == "c":
+    if value.dtype.kind == "c" or not value.size:
         return ""
     with np.errstate(all="ignore"):  # sums beyond the range, and what is not a number, are what they are
         low, high, mean = float(value.min()), float(value.max()), float(value.mean(dtype=np.float64))
