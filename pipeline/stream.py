@@ -21,7 +21,7 @@ from pipeline.read.labels import label_of
 from pipeline.stats import LoaderStats
 from pipeline.world import World
 from shards.format.errors import ShardError, UnsafeMemberError
-from shards.format.schema import PICKLE_SUFFIXES
+from shards.format.parse import PICKLE_SUFFIXES
 
 _INSTEAD = "index the tars with `reelshard index` and read them with ShardLoader"
 _NOT_KNOWN = f"how many batches a stream has is not known before its end: {_INSTEAD}"

@@ -22,7 +22,6 @@ from shards.builder.decode.view import ViewSpec
 from shards.builder.item import Item, Source, items_digest
 from shards.format.beside import PLAN_NAME, read_plan
 from shards.format.errors import ShardError
-from shards.format.index import FORMAT
 from shards.format.manifest import shard_name
 from shards.format.parse import check_name
 from shards.format.publish import publish_json
@@ -109,7 +108,7 @@ def make_plan(
     origin = {"kind": source.kind, **source.provenance, "items": len(items), "digest": items_digest(items)}
     schema = config.schema(view, None if teacher is None else teacher.output_shape)
     fingerprint = {
-        "format": FORMAT,
+        "format": schema.format,
         "build_version": BUILD_VERSION,
         "split": split,
         "source": origin | ({"limit_order": limit_order} if takes_first else {}),
@@ -165,9 +164,10 @@ def recorded_teacher(out: Path) -> TeacherDescription | None:
         return None
     provenance = {name: value for name, value in found["teacher"].items() if name != "batch"}
     schema = Schema(tuple(Field.from_json(field) for field in found["schema"]))
-    shape = schema["target"].shape if "target" in schema else None
-    if shape is None or len(shape) not in (2, 3):
-        raise ShardError(f"{out / PLAN_NAME} is damaged: it has a teacher, and targets of shape {shape}")
+    shapes = {field.name: field.fixed_shape for field in schema if field.is_array}
+    shape = shapes.get("target", ())
+    if len(shape) not in (2, 3):
+        raise ShardError(f"{out / PLAN_NAME} is damaged: it has a teacher, and targets of shape {shape or None}")
     tokens = shape[0] * shape[1] if len(shape) == 3 else shape[0]  # [S, T', D] in the tubes layout, else [N, D]
     return TeacherDescription(output_shape=(tokens, shape[-1]), provenance=provenance)
 
