@@ -19,7 +19,7 @@ from pipeline.batch.batch import Batch
 from pipeline.read.labels import label_of
 from pipeline.world import World
 from shards.format.errors import ShardError, UnsafeMemberError
-from shards.format.schema import PICKLE_SUFFIXES
+from shards.format.parse import PICKLE_SUFFIXES
 
 
 class StreamLoader:

@@ -69,9 +69,9 @@ class Planner:
                 arrays[name] = ("<i8", (rows,))
                 continue
             field = self._dataset.schema[name]
-            if field.dtype is None or field.shape is None:
+            if not field.is_array or field.dtype is None:
                 continue
-            shape = field.shape
+            shape = field.fixed_shape
             if name in config.gather:
                 shape = (*mask_shapes[config.gather[name]], *shape[1:])
             arrays[name] = (field.dtype, (rows, *shape))
