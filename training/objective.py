@@ -64,6 +64,11 @@ class Declared:
         """Whether a checkpoint holds this parameter or buffer."""
         return self.trainable is None or lies_in(name, self.trainable)
 
+    def rests(self, module: str) -> bool:
+        """Whether this module stays in evaluation mode: it is frozen, and holds nothing that is trained."""
+        holds_a_part = any(prefix.startswith(f"{module}.") for prefix in self.trainable or ())
+        return self.is_frozen(module) and not holds_a_part
+
     def group_of(self, name: str) -> str:
         """The name of a parameter's group."""
         return next((group for group, part in self.groups.items() if lies_in(name, part.prefixes)), REST)
