@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from model.salt import SALTConfig
-from tools.recipe import RECIPES, Recipe, find_recipe, load_recipe, save_resolved
+from tools.recipe import RECIPES, find_recipe, load_recipe, save_resolved
+from tools.systems.st_jepa import STJEPARecipe as Recipe
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 

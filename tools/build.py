@@ -1,6 +1,6 @@
 """`reelshard build`: videos and annotations to a data set of shards.
 
-reelshard build --recipe st_jepa_ssv2 --videos VIDEOS --annotations LABELS --split train --out ssv2/train --limit 1000
+reelshard build --recipe RECIPE --videos VIDEOS --annotations LABELS --split train --out ssv2/train --limit 1000
 """
 
 from __future__ import annotations
@@ -8,20 +8,20 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import sys
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tools.engines import open_engine, read_partition, refuse_other_width
+from tools.engines import open_engine, read_partition
 from tools.signals import exit_status
+from tools.systems import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
     from shards.builder import BuildSummary, Partition, Source
     from shards.builder.remote import RemoteFolder
-    from tools.recipe import Recipe
+    from tools.systems.clips import ClipRecipe as Recipe
 
 HELP = "turn videos into shards of clips and teacher targets"
 RECIPE_NAME = "recipe.yaml"
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.description = _DESCRIPTION
     parser.add_argument(
-        "--recipe", default="st_jepa_ssv2", help="recipe name or YAML file; its view, build and teacher sections count"
+        "--recipe", default=DEFAULT_RECIPE, help="recipe name or YAML file; its view, build and teacher sections count"
     )
     parser.add_argument("--videos", type=Path, required=True, help="folder of videos")
     parser.add_argument("--annotations", type=Path, help="folder of SSv2 annotations, or a .csv or .tsv table")
@@ -98,10 +98,12 @@ def run(args: argparse.Namespace) -> int:
     from shards.builder.remote import RemoteFolder, is_remote
     from shards.format.parse import check_name
     from tools.recipe import load_recipe
+    from tools.systems import system_of
 
     check_name(args.split, "--split")
     recipe = load_recipe(args.recipe, [*args.overrides, *_shorthands(args)])
-    refuse_other_width(recipe, look=False)
+    system = system_of(recipe)
+    system.check_build(recipe, look=False)
     partition = read_partition(args.partition)
     source = open_source(args.videos, args.annotations, args.split)
     for note in source.notes:
@@ -116,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         _preflight(args, recipe, source)
         if args.preflight:
             return 0
-        refuse_other_width(recipe, look=not args.finalize)
+        system.check_build(recipe, look=not args.finalize)
         summary = _build(args, recipe, source, partition, remote)
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"reelshard: {stop or 'stopped; run the same command again to go on'}\n")
@@ -156,14 +158,13 @@ def _preflight(args: argparse.Namespace, recipe: Recipe, source: Source) -> None
     from shards.builder.plan import make_plan
     from shards.builder.readiness import check_readiness, look_ahead, sample_bytes
     from shards.format.beside import PLAN_NAME
+    from tools.systems import system_of
 
     begun = args.finalize or (args.out / PLAN_NAME).exists()
     if not args.preflight and (begun or recipe.build.max_failures is None):
         return
     plan = make_plan(source, recipe.view, recipe.build, **_which(args))
-    dim = 0 if recipe.teacher.id == "none" else recipe.model.target_dim
-    tokens = math.prod(recipe.view.clip_shape[:3]) // (recipe.build.tubelet * recipe.build.patch**2)
-    found = look_ahead(plan, args.out, sample_bytes(plan.schema) + tokens * dim * 2)
+    found = look_ahead(plan, args.out, sample_bytes(plan.schema) + system_of(recipe).target_bytes(recipe))
     sys.stderr.write(f"preflight: {found.describe()}\n")
     check_readiness(found, plan)
 
@@ -191,7 +192,7 @@ def _build(
             total = min(total, len(shards) * recipe.build.samples_per_shard)
         deliver = remote.push_shard if remote else None
         with (
-            open_engine(args, recipe.teacher, deliver) as engine,
+            open_engine(args, recipe, deliver) as engine,
             track("building", total=total, unit="clips") as advance,
         ):
             summary = build_dataset(
@@ -214,10 +215,10 @@ def _build(
 def _save_recipe(recipe: Recipe, out: Path) -> None:
     """Keep the recipe with its output, without what does not shape it: any machine leaves the same file."""
     from tools.recipe import save_resolved
+    from tools.systems import system_of
 
     build = replace(recipe.build, workers=None, max_failures=None, time_limit_seconds=None)
-    teacher = replace(recipe.teacher, id=recipe.teacher.name)
-    save_resolved(replace(recipe, build=build, teacher=teacher), out / RECIPE_NAME)
+    save_resolved(system_of(recipe).as_kept(replace(recipe, build=build)), out / RECIPE_NAME)
 
 
 def describe(summary: BuildSummary, out: str) -> str:

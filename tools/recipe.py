@@ -14,78 +14,19 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
-from evaluation.probe import ProbeConfig
-from model.salt import SALTConfig
-from model.st_jepa import STJEPAConfig
-from model.teacher import TeacherConfig
 from pipeline.config import LoaderConfig
-from shards.builder.config import BuildConfig
-from shards.builder.decode.view import ViewSpec
 from shards.format.publish import publish_bytes
-from training.config import TrainConfig
-from training.objectives.salt import SALTObjectiveConfig
-from training.objectives.st_jepa import STJEPAObjectiveConfig
-from training.optim import OptimConfig
+from tools.systems import DEFAULT_SYSTEM, find_system
+from tools.systems.base import Recipe
 
 RECIPES = Path(__file__).parent / "recipes"
 NOT_THE_USERS = ("fields", "gather")  # of the section `data`: what is read of a sample follows from the system
+# In this order they are written and printed; a system's own sections stand in front of `optim`.
+ORDER = ("view", "build", "teacher", "data", "model", "objective", "", "optim", "train", "evaluate")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A resolved recipe.
-
-    Attributes:
-        system: which of the systems it trains; it decides the classes of `model` and `objective`.
-        view: how a clip is cut out of a video.
-        build: how shards are made.
-        teacher: who makes the targets.
-        data: how they are read for training; which fields, and what of them, the system decides.
-        model: the student.
-        objective: what it is trained to do.
-        optim: the optimiser.
-        train: the loop.
-        evaluate: the probe.
-    """
-
-    system: str = "st_jepa"
-    view: ViewSpec = dataclasses.field(default_factory=ViewSpec)
-    build: BuildConfig = dataclasses.field(default_factory=BuildConfig)
-    teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
-    data: LoaderConfig = dataclasses.field(default_factory=LoaderConfig)
-    model: STJEPAConfig | SALTConfig = dataclasses.field(default_factory=STJEPAConfig)
-    objective: STJEPAObjectiveConfig | SALTObjectiveConfig = dataclasses.field(default_factory=STJEPAObjectiveConfig)
-    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
-    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    evaluate: ProbeConfig = dataclasses.field(default_factory=ProbeConfig)
-
-    def __post_init__(self) -> None:
-        for name in NOT_THE_USERS:
-            value = getattr(self.data, name)
-            if value != getattr(LoaderConfig(), name):
-                raise ValueError(
-                    f"data.{name} is {value}; what is read of a sample follows from the system {self.system}: leave "
-                    f"data.{name} out"
-                )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SALTRecipe(Recipe):
-    """A resolved recipe of the system `salt`."""
-
-    system: str = "salt"
-    teacher: TeacherConfig = dataclasses.field(
-        default_factory=lambda: TeacherConfig(id="MCG-NJU/videomae-huge", projection_dim=None)
-    )
-    model: STJEPAConfig | SALTConfig = dataclasses.field(default_factory=SALTConfig)
-    objective: STJEPAObjectiveConfig | SALTObjectiveConfig = dataclasses.field(default_factory=SALTObjectiveConfig)
-
-
-SYSTEMS: dict[str, type[Recipe]] = {"st_jepa": Recipe, "salt": SALTRecipe}
-
-
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and put the overrides on top.
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Any:
+    """Read a recipe and put the overrides on top; the result is of the `recipe` class of its system.
 
     Args:
         name_or_path: one of `tools/recipes/`, or the path of a YAML file.
@@ -101,10 +42,26 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected sections such as 'view:' and 'train:'")
-    system = content.pop("system", "st_jepa")
-    if system not in SYSTEMS:
-        raise ValueError(f"{path}: system is {system!r}, allowed are {', '.join(SYSTEMS)}")
-    return _resolve(SYSTEMS[system], system, content, overrides, path)
+    return _resolve(*_kind(content.pop("system", DEFAULT_SYSTEM), path), content, overrides, path)
+
+
+def _kind(system: Any, path: Path) -> tuple[type[Recipe], str]:
+    """The class of a recipe, and its system as any folder finds it."""
+    try:
+        found = find_system(str(system), path.parent)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    name = str(system)
+    return found.recipe, name if found.name == name else str((path.parent / name).resolve())
+
+
+def sections_of(kind: type[Recipe]) -> dict[str, type]:
+    """The sections of a system's recipes: name -> class, in the order in which they are written."""
+    defaults = kind()
+    found = {field.name: type(getattr(defaults, field.name)) for field in dataclasses.fields(kind)}
+    del found["system"]
+    place = {name: number for number, name in enumerate(ORDER)}
+    return {name: found[name] for name in sorted(found, key=lambda name: place.get(name, place[""]))}
 
 
 def find_recipe(name_or_path: str | Path) -> Path:
@@ -125,7 +82,8 @@ def find_recipe(name_or_path: str | Path) -> Path:
 
 def as_plain(recipe: Recipe) -> dict[str, Any]:
     """Every value of a recipe that is the user's, in the types that YAML and JSON know."""
-    record: dict[str, Any] = _plain(dataclasses.asdict(recipe))
+    sections = {name: dataclasses.asdict(getattr(recipe, name)) for name in sections_of(type(recipe))}
+    record: dict[str, Any] = _plain({"system": recipe.system, **sections})
     for name in NOT_THE_USERS:
         del record["data"][name]
     return record
@@ -138,13 +96,12 @@ def save_resolved(recipe: Recipe, path: Path) -> None:
 
 
 def _resolve(kind: type[Recipe], system: str, content: dict[str, Any], overrides: Sequence[str], path: Path) -> Recipe:
-    defaults = kind()
+    defaults, sections = kind(), sections_of(kind)
     parser = ArgumentParser(prog="recipe", exit_on_error=False)
-    sections = {field.name: type(getattr(defaults, field.name)) for field in dataclasses.fields(kind)}
-    del sections["system"]
     for name, section in sections.items():
         parser.add_class_arguments(section, name)
-    parser.set_defaults({f"teacher.{name}": value for name, value in vars(defaults.teacher).items()})
+        values = {field.name: getattr(getattr(defaults, name), field.name) for field in dataclasses.fields(section)}
+        parser.set_defaults({f"{name}.{key}": value for key, value in values.items()})
     for name, section_values in content.items():
         if name not in sections:
             known = ("system", *sections)
@@ -156,14 +113,26 @@ def _resolve(kind: type[Recipe], system: str, content: dict[str, Any], overrides
         _refuse_unknown(sections, [f"{name}.{key}" for key in section_values], f"{path}: ")
     _refuse_unknown(sections, [_key(override) for override in overrides])
     try:
-        values = parser.parse_object(content, defaults=True)
+        parsed = parser.parse_object(content, defaults=True)
     except Exception as error:
         raise ValueError(f"{path}: {_explain(error)}") from None
     try:
-        values = parser.parse_args(_last_word_on_length(overrides), namespace=values)
+        parsed = parser.parse_args(_last_word_on_length(overrides), namespace=parsed)
     except Exception as error:
         raise ValueError(_explain(error)) from None
-    return kind(system=system, **{name: section(**values[name].as_dict()) for name, section in sections.items()})
+    made: dict[str, Any] = {name: section(**parsed[name].as_dict()) for name, section in sections.items()}
+    _refuse_reading(made["data"], system)
+    return kind(system=system, **made)
+
+
+def _refuse_reading(data: LoaderConfig, system: str) -> None:
+    for name in NOT_THE_USERS:
+        value = getattr(data, name)
+        if value != getattr(LoaderConfig(), name):
+            raise ValueError(
+                f"data.{name} is {value}; what is read of a sample follows from the system {system}: leave "
+                f"data.{name} out"
+            )
 
 
 def _refuse_unknown(sections: dict[str, type], keys: Iterable[str], where: str = "") -> None:

@@ -29,7 +29,8 @@ from tools.demo.scenes import MOTIONS
 from tools.demo.videos import VideoSet, make_videos
 from tools.evaluate import ProbeReport, probe
 from tools.progress import track
-from tools.recipe import Recipe, load_recipe
+from tools.recipe import load_recipe
+from tools.systems.clips import ClipRecipe as Recipe
 from tools.train import train
 from training.loop import TrainSummary
 
@@ -175,7 +176,7 @@ def _describe(build: BuildSummary) -> dict[str, Any]:
 
 def _salt_recipe(recipe: Recipe, steps: int) -> Recipe:
     """The recipe `demo_salt` on the shards of another one."""
-    salt = load_recipe("demo_salt")
+    salt: Recipe = load_recipe("demo_salt")
     grid = {
         name: getattr(recipe.model, name) for name in ("num_frames", "image_size", "tubelet", "patch", "target_dim")
     }
