@@ -8,7 +8,7 @@ from model.salt import SALTConfig
 from tools.recipe import RECIPES, find_recipe, load_recipe, save_resolved
 from tools.systems.st_jepa import STJEPARecipe as Recipe
 
-NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem != "frames")  # those that train
 
 
 @pytest.mark.parametrize("name", NAMES)

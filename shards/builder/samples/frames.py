@@ -26,6 +26,16 @@ from shards.writer import Value
 LOWEST_QUALITY, HIGHEST_QUALITY = 1, 95  # above, Pillow's JPEGs grow and look no better
 
 
+def check_quality(quality: int, what: str) -> None:
+    """Refuse a quality that JPEGs do not have.
+
+    Raises:
+        ValueError: Naming `what` it is.
+    """
+    if not LOWEST_QUALITY <= quality <= HIGHEST_QUALITY:
+        raise ValueError(f"{what} is {quality}; JPEGs have {LOWEST_QUALITY} to {HIGHEST_QUALITY}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class FramesKind:
     """JPEG frames of any number: `frames` packed, `times` f32 [n] in seconds, and `json`.
@@ -44,9 +54,7 @@ class FramesKind:
     quality: int = 90
 
     def __post_init__(self) -> None:
-        if not LOWEST_QUALITY <= self.quality <= HIGHEST_QUALITY:
-            allowed = f"{LOWEST_QUALITY} to {HIGHEST_QUALITY}"
-            raise ValueError(f"the quality of the JPEG frames is {self.quality}; {allowed} are allowed")
+        check_quality(self.quality, "the quality of the frames")
 
     @property
     def name(self) -> str:
