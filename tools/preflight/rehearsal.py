@@ -86,6 +86,7 @@ class Rehearsal:
     @property
     def _shards(self) -> ShardLoader:
         assert self._loader is not None
+        assert isinstance(self._loader.loader, ShardLoader)
         return self._loader.loader
 
     def _batch(self) -> tuple[Status, str]:
@@ -144,8 +145,8 @@ class Rehearsal:
         window = Window(self.device, self._loader.stats())
         for batch in itertools.islice(itertools.chain.from_iterable(itertools.repeat(self._loader)), NUM_STEPS):
             result = learner.step(batch, 0.0, window.clock)
-            window.add(result, num_clips=len(batch["valid"]) * self.world.size)
-        row = window.row(self._loader.stats())
+            window.add(result)
+        row = window.row(self._loader.stats(), self.world)
         if "loss" not in row:
             return "fail", f"loss or gradient was not finite in each of {NUM_STEPS} steps"
         precision = str(learner.dtype or "float32").removeprefix("torch.")
