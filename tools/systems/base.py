@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pipeline.device import PixelStatistics
     from pipeline.reads import Reads
-    from shards.builder import Teacher
+    from shards.builder import SampleKind, Teacher
     from shards.dataset import ShardDataset
 
 
@@ -95,6 +95,14 @@ class System(Protocol[R_contra]):
     loss: str = "its own measure"
     recipe: type[Recipe]
     evaluators: Mapping[str, Callable[..., Any]] = {}
+
+    def sample_kind(self, recipe: R_contra) -> SampleKind:
+        """What an item of a build becomes.
+
+        Raises:
+            ValueError: the sections do not fit together.
+        """
+        ...
 
     def make_objective(self, recipe: R_contra) -> nn.Module:
         """Student and loss in one module, with fresh weights from torch's generator."""

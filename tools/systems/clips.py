@@ -12,6 +12,7 @@ from model.grid import GridConfig
 from model.teacher import TeacherConfig
 from pipeline.reads import Reads
 from shards.builder.decode.view import ViewSpec
+from shards.builder.samples.clip import ClipKind
 from shards.format.beside import teacher_of
 from shards.format.pixels import IMAGENET
 from tools.systems.base import Feed, Recipe, System
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from model.teacher import VideoMAETeacher
     from pipeline.order.draws import Mask
+    from shards.builder import SampleKind
     from shards.dataset import ShardDataset
 
 
@@ -65,6 +67,10 @@ class ClipSystem(System[C_contra], Protocol[C_contra]):
     def gather(self, recipe: C_contra) -> Mapping[str, str]:
         """Which part of a field in the tubes layout the mask leaves to be read."""
         ...
+
+    def sample_kind(self, recipe: C_contra) -> SampleKind:
+        """Clips of the view."""
+        return ClipKind.of(recipe.view, recipe.build)
 
     def feed(self, recipe: C_contra, dataset: ShardDataset, source: str = "") -> Feed:
         """Clips and targets, with the mask; of tubes, only what the mask leaves to be read.
