@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser
 
-from pipeline.config import LoaderConfig
 from shards.format.publish import publish_bytes
+from tools.recipes import RECIPES
 from tools.systems import DEFAULT_SYSTEM, find_system
 from tools.systems.base import Recipe
 
-RECIPES = Path(__file__).parent / "recipes"
-NOT_THE_USERS = ("fields", "gather")  # of the section `data`: what is read of a sample follows from the system
+# Of the section `data`, with what earlier versions wrote there: what is read of a sample follows from the system.
+NOT_THE_USERS: Mapping[str, Any] = {"fields": ["clip", "target"], "gather": {}}
 # In this order they are written and printed; a system's own sections stand in front of `optim`.
 ORDER = ("view", "build", "teacher", "data", "model", "objective", "", "optim", "train", "evaluate")
 
@@ -95,13 +95,25 @@ def save_resolved(recipe: Recipe, path: Path) -> None:
     publish_bytes(path, b"# The resolved recipe: every value, defaults and flags included.\n" + text.encode())
 
 
-def _resolve(kind: type[Recipe], system: str, content: dict[str, Any], overrides: Sequence[str], path: Path) -> Recipe:
-    defaults, sections = kind(), sections_of(kind)
+def make_parser(kind: type[Recipe]) -> ArgumentParser:
+    """A parser of all that a system's recipes may say, with the help, types and defaults of its sections' classes."""
+    defaults = kind()
     parser = ArgumentParser(prog="recipe", exit_on_error=False)
-    for name, section in sections.items():
-        parser.add_class_arguments(section, name)
-        values = {field.name: getattr(getattr(defaults, name), field.name) for field in dataclasses.fields(section)}
+    for name, section in sections_of(kind).items():
+        hidden = set(NOT_THE_USERS) if name == "data" else set()
+        parser.add_class_arguments(section, name, skip=hidden)
+        values = {key: getattr(getattr(defaults, name), key) for key in _keys_of(name, section)}
         parser.set_defaults({f"{name}.{key}": value for key, value in values.items()})
+    return parser
+
+
+def _keys_of(name: str, section: type) -> list[str]:
+    hidden = NOT_THE_USERS if name == "data" else ()
+    return [field.name for field in dataclasses.fields(section) if field.name not in hidden]
+
+
+def _resolve(kind: type[Recipe], system: str, content: dict[str, Any], overrides: Sequence[str], path: Path) -> Recipe:
+    sections, parser = sections_of(kind), make_parser(kind)
     for name, section_values in content.items():
         if name not in sections:
             known = ("system", *sections)
@@ -110,8 +122,12 @@ def _resolve(kind: type[Recipe], system: str, content: dict[str, Any], overrides
             )
         if not isinstance(section_values, dict):
             raise ValueError(f"{path}: section {name!r} is {section_values!r}, expected 'name: value' lines")
-        _refuse_unknown(sections, [f"{name}.{key}" for key in section_values], f"{path}: ")
-    _refuse_unknown(sections, [_key(override) for override in overrides])
+    content = {name: dict(values) for name, values in content.items()}
+    for name, before in NOT_THE_USERS.items():  # recipes recorded by earlier versions say what was read by default
+        if content.get("data", {}).get(name) == before:
+            del content["data"][name]
+    _refuse_unknown(sections, [f"{name}.{key}" for name in content for key in content[name]], system, f"{path}: ")
+    _refuse_unknown(sections, [_key(override) for override in overrides], system)
     try:
         parsed = parser.parse_object(content, defaults=True)
     except Exception as error:
@@ -121,33 +137,25 @@ def _resolve(kind: type[Recipe], system: str, content: dict[str, Any], overrides
     except Exception as error:
         raise ValueError(_explain(error)) from None
     made: dict[str, Any] = {name: section(**parsed[name].as_dict()) for name, section in sections.items()}
-    _refuse_reading(made["data"], system)
     return kind(system=system, **made)
 
 
-def _refuse_reading(data: LoaderConfig, system: str) -> None:
-    for name in NOT_THE_USERS:
-        value = getattr(data, name)
-        if value != getattr(LoaderConfig(), name):
-            raise ValueError(
-                f"data.{name} is {value}; what is read of a sample follows from the system {system}: leave "
-                f"data.{name} out"
-            )
-
-
-def _refuse_unknown(sections: dict[str, type], keys: Iterable[str], where: str = "") -> None:
+def _refuse_unknown(sections: dict[str, type], keys: Iterable[str], system: str, where: str = "") -> None:
     """Refuse keys that no section has, with the nearest that there is.
 
     Raises:
         ValueError: Naming the key.
     """
-    known = [f"{name}.{field.name}" for name, kind in sections.items() for field in dataclasses.fields(kind)]
-    offered = [name for name in known if name not in {f"data.{other}" for other in NOT_THE_USERS}]
+    known = [f"{name}.{key}" for name, section in sections.items() for key in _keys_of(name, section)]
     for key in keys:
         section, _, rest = key.partition(".")
-        if f"{section}.{rest.partition('.')[0]}" not in known:  # a mapping may be given entry by entry
-            allowed = ", ".join(name.partition(".")[2] for name in offered if name.startswith(f"{section}."))
-            raise ValueError(f"{where}there is no {key}{_nearest(key, offered)}; {section} has {allowed}")
+        name = rest.partition(".")[0]  # a mapping may be given entry by entry
+        if section == "data" and name in NOT_THE_USERS:
+            raise ValueError(f"{where}what is read of a sample follows from the system {system}: leave data.{name} out")
+        if f"{section}.{name}" not in known:
+            allowed = ", ".join(_keys_of(section, sections[section])) if section in sections else ""
+            there = f"{section} has {allowed}" if allowed else f"the sections are {', '.join(sections)}"
+            raise ValueError(f"{where}there is no {key}{_nearest(key, known)}; {there}")
 
 
 def _nearest(name: str, known: Sequence[str], most: int = 1) -> str:

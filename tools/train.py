@@ -157,6 +157,7 @@ def _train(
     """`train` within the group of ranks, so that nothing of the run outlives it."""
     import torch
 
+    from pipeline.loader import ShardLoader
     from shards.dataset import ShardDataset
     from shards.format.views import refuse_other_views, view_hash
     from tools.launch import launch_lines, record_run
@@ -194,6 +195,7 @@ def _train(
         )
         notes += _resume(trainer, resume)
         if trainer.leads:
+            assert isinstance(loader.loader, ShardLoader)
             record_run(trainer, recipe, dataset, val, loader=loader.loader.config, command=command)
             for line in (*launch_lines(trainer, dataset, recipe, val), *notes):
                 report(line)

@@ -86,6 +86,7 @@ class Rehearsal:
     @property
     def _shards(self) -> ShardLoader:
         assert self._loader is not None
+        assert isinstance(self._loader.loader, ShardLoader)
         return self._loader.loader
 
     def _batch(self) -> tuple[Status, str]:

@@ -5,6 +5,7 @@ Commands ask these objects and never what a system is called. docs/extending.md 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -24,20 +25,38 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataConfig(LoaderConfig):
+    """How data sets are read for training; which fields, and what of them, the system decides.
+
+    Attributes:
+        mix: where several data sets are trained on (`--data NAME=PATH` each): name -> its share of the batches, by
+            weights that need not add up to 1. An epoch is one pass over the heaviest; the others begin anew as needed.
+    """
+
+    mix: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        weights = list((self.mix or {}).values())
+        if self.mix is not None and (not all(0 <= weight < math.inf for weight in weights) or not any(weights)):
+            raise ValueError(f"mix is {dict(self.mix)}; give each source a weight of 0 or more, and one more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A resolved recipe: the sections that every system has. A system's own recipe adds its sections as fields.
 
     Attributes:
         system: which system it trains: a name, or the path of a Python file that holds a `SYSTEM`.
         build: how shards are made.
-        data: how they are read for training; which fields, and what of them, the system decides.
+        data: how they are read for training.
         optim: the optimiser.
         train: the loop.
     """
 
     system: str = ""
     build: BuildConfig = field(default_factory=BuildConfig)
-    data: LoaderConfig = field(default_factory=LoaderConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -70,12 +89,14 @@ class System(Protocol[R_contra]):
     Attributes:
         name: as a recipe names it.
         title: for people.
+        loss: what its loss is, in words.
         recipe: the sections of its recipe, with their defaults.
         evaluators: what `reelshard evaluate NAME` measures, by name.
     """
 
     name: str
     title: str
+    loss: str = "its own measure"
     recipe: type[Recipe]
     evaluators: Mapping[str, Callable[..., Any]] = {}
 

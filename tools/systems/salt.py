@@ -131,6 +131,7 @@ class SALTSystem(ClipSystem[SALTRecipe]):
     """Clips and targets under a mask of tokens or of tubes."""
 
     name, title = "salt", "SALT"
+    loss = "the distance to the teacher's tokens where they are masked"
     recipe = SALTRecipe
 
     def make_objective(self, recipe: SALTRecipe) -> SALTObjective:

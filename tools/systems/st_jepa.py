@@ -90,6 +90,7 @@ class STJEPASystem(ClipSystem[STJEPARecipe]):
     """Clips and targets under a tube mask."""
 
     name, title = "st_jepa", "ST-JEPA"
+    loss = "one minus the cosine to the teacher's tokens"
     recipe = STJEPARecipe
 
     def make_objective(self, recipe: STJEPARecipe) -> STJEPAObjective:
