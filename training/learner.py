@@ -141,7 +141,7 @@ class Learner:
             num_samples, num_valid = sum_over_ranks(counts, self.world).unbind()
             divisor = num_valid.clamp(min=1)
         loss, weight = torch.zeros(2, device=self.device).unbind()
-        sums, losses, source = Sums(), [], getattr(batch, "source", "")
+        sums, losses, source = Sums(), [], batch.source
         chunks = list(cut(batch, self.config.chunk_size))
         for number, chunk in enumerate(chunks, start=1):
             with self._gradients_exchanged(number == len(chunks)):
@@ -213,7 +213,7 @@ class Learner:
             for chunk in cut(batch, self.config.chunk_size):
                 with self.autocast():
                     scores = score_batch(self.objective, chunk)
-                sums.add(scores, getattr(batch, "source", ""), with_loss=True)
+                sums.add(scores, batch.source, with_loss=True)
         train_mode(self.objective, self.parts)
         return {"loss": 0.0, **means_over_ranks(sums, self.world, self.device)}
 

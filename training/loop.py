@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,8 +13,8 @@ from typing import Any
 from torch import nn
 
 from pipeline.batch.batch import Batch
+from pipeline.source import BatchSource
 from pipeline.world import World
-from training.batches import BatchSource, endless
 from training.checkpoint import Checkpoint, refuse_other_recipe, save_checkpoint
 from training.config import TrainConfig
 from training.curves import draw_curves
@@ -162,7 +162,7 @@ class Trainer:
         with (
             stop.listening(),
             MetricsFile(self.run_dir / "metrics.jsonl", after_step=self.step, writes=self.leads) as metrics,
-            contextlib.closing(endless(self.loader)) as batches,
+            contextlib.closing(_endless(self.loader)) as batches,
         ):
             window = self._window()
             while self.step < self.num_steps and not stopped:
@@ -253,3 +253,9 @@ class Trainer:
             checkpoint=last_saved,
             stopped=stopped,
         )
+
+
+def _endless(loader: BatchSource) -> Generator[Batch, None, None]:
+    """One epoch after the other."""
+    while True:
+        yield from loader
