@@ -1,7 +1,7 @@
-"""Train a student: `reelshard train`, or `torchrun -m tools.train` with the same arguments.
+"""Train a student: `reelshard train`.
 
-reelshard train --recipe st_jepa_ssv2 --data ssv2/train --out runs/st_jepa --train.steps 2000
-torchrun --nproc-per-node 8 -m tools.train --recipe st_jepa_ssv2 --data ssv2/train --out runs/st_jepa --resume auto
+reelshard train --recipe RECIPE --data ssv2/train --out runs/first --train.steps 2000
+torchrun --no-python --nproc-per-node 8 reelshard train --recipe RECIPE --data ssv2/train --out runs/first --resume auto
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+from tools.datasets import add_data_argument, parse_paths, refuse_other_mix
+from tools.systems import DEFAULT_RECIPE
 
+if TYPE_CHECKING:
     from pipeline.world import World
-    from tools.recipe import Recipe
-    from tools.systems import Objective
-    from training.loop import Trainer, TrainSummary
+    from tools.systems.base import Recipe
+    from training.loop import TrainSummary
 
 HELP = "train a student on a data set by a recipe"
 
@@ -34,12 +34,18 @@ EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped in good order, to be sta
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `reelshard train`."""
-    parser.add_argument("--recipe", default="st_jepa_ssv2", help="name of a recipe, or path of a YAML file")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the training data set")
-    parser.add_argument("--val", type=Path, help="folder of a held-out data set: every checkpoint takes its loss")
+    parser.add_argument("--recipe", default=DEFAULT_RECIPE, help="name of a recipe, or path of a YAML file")
+    add_data_argument(parser, help_text="folder of the training data set")
+    parser.add_argument(
+        "--val",
+        metavar="[NAME=]PATH",
+        help="folder of a held-out data set, of the source NAME of a mix: every checkpoint takes its loss",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: metrics, curves, checkpoints")
     parser.add_argument("--epochs", type=int, help="passes over the data (default: the recipe's train.epochs)")
-    parser.add_argument("--init", type=Path, help="safetensors file of a ViT or VideoMAE to start the encoder from")
+    parser.add_argument(
+        "--init", type=Path, help="safetensors file of a ViT or VideoMAE to start the encoder from; or another run"
+    )
     parser.add_argument(
         "--resume",
         default="never",
@@ -70,12 +76,14 @@ def run(args: argparse.Namespace) -> int:
     if world.rank == 0:
         logging.getLogger("pipeline.loader").setLevel(logging.INFO)  # which reader `auto` chose, and why
     report = functools.partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
+    paths = parse_paths(args.data)
+    refuse_other_mix(recipe.data, paths)
     try:
         summary = train(
             recipe,
-            args.data,
+            paths,
             args.out,
-            val=args.val,
+            val=None if args.val is None else parse_paths([args.val]),
             init=args.init,
             resume=args.resume,
             world=world,
@@ -91,10 +99,10 @@ def run(args: argparse.Namespace) -> int:
 
 def train(
     recipe: Recipe,
-    data: Path,
+    data: Path | Mapping[str, Path],
     run_dir: Path,
     *,
-    val: Path | None = None,
+    val: Path | Mapping[str, Path] | None = None,
     init: Path | None = None,
     resume: str = "never",
     world: World | None = None,
@@ -105,10 +113,10 @@ def train(
 
     Args:
         recipe: the resolved configuration.
-        data: the training data set.
+        data: the training data set, or those of a mix by source.
         run_dir: the folder of the run.
-        val: a held-out data set, of which every checkpoint takes the loss.
-        init: weights for the encoder, see `model.weights`.
+        val: a held-out data set, of which every checkpoint takes the loss; of a mix, with its source.
+        init: weights for the encoder, see `model.weights`; or another run's folder or checkpoint.
         resume: "never", "auto", or the path of a checkpoint.
         world: which of how many ranks this is; the environment says so where it is None.
         report: takes each line meant for the terminal; called on rank 0 only.
@@ -119,122 +127,36 @@ def train(
             not fit together.
     """
     from pipeline.world import World
+    from tools.job import Job, prepare, resume_from
+    from tools.launch import launch_lines, record_run
     from training.distributed import process_group, use_device
 
     world = world or World.from_env()
     device = recipe.train.torch_device(world.local_rank)
     use_device(device)
-    with process_group(world, device):
-        return _train(
-            recipe,
-            data,
-            run_dir,
-            val=val,
-            init=init,
-            resume=resume,
-            world=world,
-            device=device,
-            report=report,
-            command=command,
-        )
-
-
-def _train(
-    recipe: Recipe,
-    data: Path,
-    run_dir: Path,
-    *,
-    val: Path | None,
-    init: Path | None,
-    resume: str,
-    world: World,
-    device: torch.device,
-    report: Callable[[str], None],
-    command: str,
-) -> TrainSummary:
-    """`train` within the group of ranks, so that nothing of the run outlives it."""
-    import torch
-
-    from shards.dataset import ShardDataset
-    from shards.format.views import refuse_other_views, view_hash
-    from tools.launch import launch_lines, record_run
-    from tools.recipe import as_plain
-    from tools.systems import make_objective, make_training_loader
-    from training.loop import Trainer
-
-    dataset = ShardDataset.open(data)
-    torch.manual_seed(recipe.train.seed)
-    objective = make_objective(recipe)
-    with contextlib.ExitStack() as stack:
-        loader = stack.enter_context(
-            contextlib.closing(make_training_loader(recipe, objective, dataset, device, world))
-        )
-        recipe = dataclasses.replace(recipe, train=recipe.train.resolved(loader.num_batches))
-        held_out, notes = None, []
-        if val is not None:
-            held_out_set = ShardDataset.open(val)
-            views = {str(data): view_hash(dataset.manifest), str(val): view_hash(held_out_set.manifest)}
-            notes.append(f"views    {refuse_other_views(views)}")
-            held_out = make_training_loader(recipe, objective, held_out_set, device, world, held_out=True)
-            stack.enter_context(contextlib.closing(held_out))
-        notes += [] if init is None else _load_weights(objective, init)
-        trainer = Trainer(
-            objective,
-            loader,
-            config=recipe.train,
-            optim=recipe.optim,
-            recipe=as_plain(recipe),
-            run_dir=run_dir,
-            world=world,
-            validation=held_out,
-            report=report,
-            key_of=dataset.key,
-        )
-        notes += _resume(trainer, resume)
+    job = Job(
+        recipe=recipe,
+        data=_by_source(data),
+        run_dir=run_dir,
+        val=_by_source(val or {}),
+        init=init,
+        world=world,
+        device=device,
+        report=report,
+    )
+    with process_group(world, device), contextlib.ExitStack() as stack:
+        prepared = prepare(job, stack)
+        trainer = prepared.trainer
+        notes = [*prepared.notes, *resume_from(trainer, resume)]
         if trainer.leads:
-            record_run(trainer, recipe, dataset, val, loader=loader.loader.config, command=command)
-            for line in (*launch_lines(trainer, dataset, recipe, val), *notes):
+            record_run(prepared, command=command)
+            for line in (*launch_lines(prepared), *notes):
                 report(line)
         return trainer.run()
 
 
-def _load_weights(objective: Objective, path: Path) -> list[str]:
-    import safetensors.torch
-    from safetensors import SafetensorError
-
-    from model.weights import load_encoder
-
-    try:
-        tensors = safetensors.torch.load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file ({error}); convert the weights to one") from error
-    unused = load_encoder(objective.student.encoder, tensors)
-    more = f"; not used: {', '.join(unused[:6])}{' ...' if len(unused) > 6 else ''}" if unused else ""
-    return [f"weights  {path}: {len(tensors) - len(unused)} of {len(tensors)} tensors for the encoder{more}"]
-
-
-def _resume(trainer: Trainer, resume: str) -> list[str]:
-    """Go on from a checkpoint; rank 0 chooses which, so that all ranks take the same."""
-    from training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint
-    from training.distributed import number_from_rank_zero
-
-    root = trainer.checkpoints
-    if resume == "never":
-        if list_checkpoints(root):
-            raise ValueError(
-                f"{trainer.run_dir} holds a run already; go on with --resume auto, or choose another --out"
-            )
-        return []
-    path: Path | None = Path(resume)
-    if resume == "auto":
-        found = newest_checkpoint(root) if trainer.leads else None
-        step = number_from_rank_zero(-1 if found is None else found.step, trainer.world, trainer.device)
-        path = None if step < 0 else root / f"step-{step:08d}"
-    if path is None:
-        return []
-    checkpoint = load_checkpoint(path)
-    trainer.resume(checkpoint)
-    return [f"resume   resuming after step {checkpoint.step}, from {path}"]
+def _by_source(data: Path | Mapping[str, Path]) -> Mapping[str, Path]:
+    return {"": data} if isinstance(data, Path) else data
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from shards.builder.decode.isolate import DecodePool
 from shards.builder.journal import spell, spell_bytes
 from shards.builder.plan import Plan
@@ -65,7 +63,7 @@ def look_ahead(plan: Plan, out: Path, bytes_per_sample: int | None = None) -> Re
     with ThreadPoolExecutor(_STAT_THREADS) as pool:
         problems = list(
             pool.map(
-                lambda item: item.problem[0] if item.problem else _absent(plan.root / item.path),
+                lambda item: item.problem[0] if item.problem else _absent(plan.root, item.path),
                 plan.items,
                 chunksize=256,
             )
@@ -109,12 +107,11 @@ def check_readiness(found: Readiness, plan: Plan) -> None:
 
 def sample_bytes(schema: Schema) -> int:
     """Return about how many bytes a sample takes in a tar, rather more than fewer."""
-    fields = (field for field in schema if field.shape is not None)
-    return _OVERHEAD_BYTES + sum(math.prod(f.shape or ()) * np.dtype(f.dtype).itemsize for f in fields)
+    return _OVERHEAD_BYTES + sum(field.num_bytes for field in schema if field.is_array)
 
 
-def _absent(path: Path) -> str | None:
+def _absent(root: Path, path: str) -> str | None:
     try:
-        return None if os.stat(path).st_size else "empty_file"  # noqa: PTH116  (a hundred thousand of them)
+        return None if not path or os.stat(root / path).st_size else "empty_file"  # noqa: PTH116  (so many of them)
     except OSError:
         return "missing_file"

@@ -40,6 +40,7 @@ from shards.format.publish import canonical_json, publish_bytes, temporary_path
 from shards.format.schema import Field, Layout, Schema
 from shards.format.views import refuse_other_views, view_hash
 from shards.groups import Group, with_groups
+from shards.payload import StoredValue
 from shards.writer import ShardWriter
 
 ZarrFormat = Literal[2, 3]
@@ -69,7 +70,7 @@ def export_targets(
     """
     zarr = zarr_package()
     description = dataset.schema[field]
-    if description.shape is None or len(description.shape) not in (2, 3):
+    if not description.is_array or len(description.fixed_shape) not in (2, 3):
         raise ValueError(f"field {field} has shape {description.shape}; targets are [N, D], or [S, T', D] in tubes")
     refuse_url(directory)
     if directory.exists():
@@ -78,7 +79,7 @@ def export_targets(
     temporary = temporary_path(directory)
     temporary.mkdir(parents=True)
     try:
-        shape = (len(dataset), description.num_positions * _times(description), description.shape[-1])
+        shape = (len(dataset), description.num_positions * _times(description), description.fixed_shape[-1])
         group = zarr.open_group(str(temporary / STORE_NAME), mode="w", zarr_format=zarr_format)
         array = group.create_array(ARRAY_NAME, shape=shape, chunks=(1, *shape[1:]), dtype=description.dtype)
         array.attrs[ATTRIBUTE] = _about(dataset, description)
@@ -191,9 +192,9 @@ def _write_group(
 def _positions(cache: ZarrCache, dataset: ShardDataset, tubes: bool) -> int | None:
     """Positions of a frame where the targets go into tubes, else None."""
     clip = dataset.schema["clip"]
-    if not tubes or clip.layout != "tubes" or clip.shape is None or len(clip.shape) < 2:
+    if not tubes or clip.layout != "tubes" or not clip.is_array or len(clip.fixed_shape) < 2:
         return None
-    positions, times = clip.shape[:2]
+    positions, times = clip.fixed_shape[:2]
     if cache.array.shape[1] != positions * times:
         raise ShardError(
             f"{cache.path} has {cache.array.shape[1]} tokens a sample, the clips of {dataset.directory} have "
@@ -214,10 +215,10 @@ def _row_of(cache: ZarrCache, dataset: ShardDataset, number: int) -> int:
 
 
 def _times(field: Field) -> int:
-    return 1 if field.shape is None or len(field.shape) == 2 else field.shape[1]
+    return 1 if len(field.fixed_shape) == 2 else field.fixed_shape[1]
 
 
-def _tokens(target: NDArray[Any] | bytes) -> NDArray[Any]:
+def _tokens(target: StoredValue) -> NDArray[Any]:
     array = np.asarray(target)
     return tubes_to_target(array) if array.ndim == 3 else array
 

@@ -1,0 +1,141 @@
+"""A training job: data sets, batches, student and trainer, put together and not yet begun."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from model.weights import load_encoder
+from pipeline.world import World
+from shards.dataset import ShardDataset
+from shards.format.views import refuse_other_views, view_hash
+from tools.loaders import TrainingLoader
+from tools.recipe import as_plain
+from tools.systems import system_of
+from tools.systems.base import Recipe, System
+from training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint
+from training.distributed import number_from_rank_zero
+from training.loop import Trainer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be trained, on what, where."""
+
+    recipe: Recipe
+    data: Mapping[str, Path]
+    run_dir: Path
+    val: Mapping[str, Path]
+    init: Path | None
+    world: World
+    device: torch.device
+    report: Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A job with everything opened.
+
+    Attributes:
+        recipe: with its steps counted out.
+        datasets: by source.
+        held_out: the held-out data set, or None.
+        loader: of the training data.
+        trainer: about to run.
+        notes: lines for the terminal.
+    """
+
+    recipe: Recipe
+    datasets: Mapping[str, ShardDataset]
+    held_out: ShardDataset | None
+    loader: TrainingLoader
+    trainer: Trainer
+    notes: Sequence[str]
+
+
+def prepare(job: Job, stack: contextlib.ExitStack) -> Prepared:
+    """Open the data and make the student; what has to be closed goes onto `stack`.
+
+    Raises:
+        ValueError: Data, recipe and weights do not fit together.
+    """
+    datasets = {name: ShardDataset.open(path) for name, path in job.data.items()}
+    torch.manual_seed(job.recipe.train.seed)
+    system = system_of(job.recipe)
+    objective = system.make_objective(job.recipe)
+    loader = TrainingLoader(job.recipe, datasets, job.device, job.world)
+    stack.enter_context(contextlib.closing(loader))
+    recipe = dataclasses.replace(job.recipe, train=job.recipe.train.resolved(loader.num_batches))
+    held_out, validation, notes = _open_held_out(job, datasets, stack)
+    notes += [] if job.init is None else _load_weights(system, objective, job.init)
+    trainer = Trainer(
+        objective,
+        loader,
+        config=recipe.train,
+        optim=recipe.optim,
+        recipe={**as_plain(recipe), "system": system.name},
+        run_dir=job.run_dir,
+        world=job.world,
+        validation=validation,
+        report=job.report,
+        key_of=next(iter(datasets.values())).key if len(datasets) == 1 else "sample {}".format,
+    )
+    return Prepared(recipe=recipe, datasets=datasets, held_out=held_out, loader=loader, trainer=trainer, notes=notes)
+
+
+def _open_held_out(
+    job: Job, datasets: Mapping[str, ShardDataset], stack: contextlib.ExitStack
+) -> tuple[ShardDataset | None, TrainingLoader | None, list[str]]:
+    """The held-out data set, its batches, and what was found when its view was compared with its source's."""
+    if not job.val:
+        return None, None, []
+    ((name, path),) = job.val.items()
+    if name not in datasets:
+        raise ValueError(
+            f"--val {path} is held out of {name or 'no source'}; give NAME={path} of {', '.join(datasets)}"
+        )
+    held_out = ShardDataset.open(path)
+    views = {str(job.data[name]): view_hash(datasets[name].manifest), str(path): view_hash(held_out.manifest)}
+    note = f"views    {refuse_other_views(views)}"
+    loader = TrainingLoader(job.recipe, {name: held_out}, job.device, job.world, held_out=True)
+    stack.enter_context(contextlib.closing(loader))
+    return held_out, loader, [note]
+
+
+def _load_weights(system: System[Any], objective: nn.Module, path: Path) -> list[str]:
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file ({error}); convert the weights to one") from error
+    unused = load_encoder(system.encoder(objective), tensors)
+    more = f"; not used: {', '.join(unused[:6])}{' ...' if len(unused) > 6 else ''}" if unused else ""
+    return [f"weights  {path}: {len(tensors) - len(unused)} of {len(tensors)} tensors for the encoder{more}"]
+
+
+def resume_from(trainer: Trainer, resume: str) -> list[str]:
+    """Go on from a checkpoint; rank 0 chooses which, so that all ranks take the same."""
+    root = trainer.checkpoints
+    if resume == "never":
+        if list_checkpoints(root):
+            raise ValueError(
+                f"{trainer.run_dir} holds a run already; go on with --resume auto, or choose another --out"
+            )
+        return []
+    path: Path | None = Path(resume)
+    if resume == "auto":
+        found = newest_checkpoint(root) if trainer.leads else None
+        step = number_from_rank_zero(-1 if found is None else found.step, trainer.world, trainer.device)
+        path = None if step < 0 else root / f"step-{step:08d}"
+    if path is None:
+        return []
+    checkpoint = load_checkpoint(path)
+    trainer.resume(checkpoint)
+    return [f"resume   resuming after step {checkpoint.step}, from {path}"]
