@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +17,42 @@ from model.weights import load_encoder
 from pipeline.world import World
 from shards.dataset import ShardDataset
 from shards.format.views import refuse_other_views, view_hash
+from tools.datasets import refuse_other_mix
 from tools.loaders import TrainingLoader
 from tools.recipe import as_plain
 from tools.systems import system_of
 from tools.systems.base import Recipe, System
 from training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint
-from training.distributed import number_from_rank_zero
+from training.distributed import number_from_rank_zero, process_group, use_device
+from training.initial import load_initial
 from training.loop import Trainer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is to be trained, on what, where."""
+    """What is to be trained, on what, where.
+
+    Attributes:
+        recipe: the resolved configuration.
+        data: the training data sets by source; a single one may be called "".
+        run_dir: the folder of the run.
+        val: a held-out data set by its source, of which every checkpoint takes the loss; or none.
+        init: weights for the encoder, see `model.weights`; or another run's folder or checkpoint.
+        resume: "never", "auto", or the path of a checkpoint.
+        world: which of how many ranks this is.
+        report: takes each line meant for the terminal; called on rank 0 only.
+        command: what the run was started with, for the record.
+    """
 
     recipe: Recipe
     data: Mapping[str, Path]
     run_dir: Path
-    val: Mapping[str, Path]
-    init: Path | None
-    world: World
-    device: torch.device
-    report: Callable[[str], None]
+    val: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    init: Path | None = None
+    resume: str = "never"
+    world: World = World()  # noqa: RUF009  (frozen)
+    report: Callable[[str], None] = print
+    command: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +60,7 @@ class Prepared:
     """A job with everything opened.
 
     Attributes:
+        job: what is to be done.
         recipe: with its steps counted out.
         datasets: by source.
         held_out: the held-out data set, or None.
@@ -53,6 +69,7 @@ class Prepared:
         notes: lines for the terminal.
     """
 
+    job: Job
     recipe: Recipe
     datasets: Mapping[str, ShardDataset]
     held_out: ShardDataset | None
@@ -61,20 +78,31 @@ class Prepared:
     notes: Sequence[str]
 
 
-def prepare(job: Job, stack: contextlib.ExitStack) -> Prepared:
-    """Open the data and make the student; what has to be closed goes onto `stack`.
+@contextlib.contextmanager
+def opened(job: Job) -> Iterator[Prepared]:
+    """Join the ranks, open the data, make the student, and go to where the run begins; close all of it in the end.
 
     Raises:
-        ValueError: Data, recipe and weights do not fit together.
+        ValueError: Data, recipe, weights and checkpoint do not fit together.
     """
+    refuse_other_mix(job.recipe.data, job.data)
+    device = job.recipe.train.torch_device(job.world.local_rank)
+    use_device(device)
+    with process_group(job.world, device), contextlib.ExitStack() as stack:
+        prepared = _prepare(job, device, stack)
+        notes = [*prepared.notes, *_resume(prepared.trainer, job.resume)]
+        yield dataclasses.replace(prepared, notes=notes)
+
+
+def _prepare(job: Job, device: torch.device, stack: contextlib.ExitStack) -> Prepared:
     datasets = {name: ShardDataset.open(path) for name, path in job.data.items()}
     torch.manual_seed(job.recipe.train.seed)
     system = system_of(job.recipe)
     objective = system.make_objective(job.recipe)
-    loader = TrainingLoader(job.recipe, datasets, job.device, job.world)
+    loader = TrainingLoader(job.recipe, datasets, device, job.world)
     stack.enter_context(contextlib.closing(loader))
     recipe = dataclasses.replace(job.recipe, train=job.recipe.train.resolved(loader.num_batches))
-    held_out, validation, notes = _open_held_out(job, datasets, stack)
+    held_out, validation, notes = _open_held_out(job, datasets, device, stack)
     notes += [] if job.init is None else _load_weights(system, objective, job.init)
     trainer = Trainer(
         objective,
@@ -88,11 +116,19 @@ def prepare(job: Job, stack: contextlib.ExitStack) -> Prepared:
         report=job.report,
         key_of=next(iter(datasets.values())).key if len(datasets) == 1 else "sample {}".format,
     )
-    return Prepared(recipe=recipe, datasets=datasets, held_out=held_out, loader=loader, trainer=trainer, notes=notes)
+    return Prepared(
+        job=job,
+        recipe=recipe,
+        datasets=datasets,
+        held_out=held_out,
+        loader=loader,
+        trainer=trainer,
+        notes=notes,
+    )
 
 
 def _open_held_out(
-    job: Job, datasets: Mapping[str, ShardDataset], stack: contextlib.ExitStack
+    job: Job, datasets: Mapping[str, ShardDataset], device: torch.device, stack: contextlib.ExitStack
 ) -> tuple[ShardDataset | None, TrainingLoader | None, list[str]]:
     """The held-out data set, its batches, and what was found when its view was compared with its source's."""
     if not job.val:
@@ -105,12 +141,14 @@ def _open_held_out(
     held_out = ShardDataset.open(path)
     views = {str(job.data[name]): view_hash(datasets[name].manifest), str(path): view_hash(held_out.manifest)}
     note = f"views    {refuse_other_views(views)}"
-    loader = TrainingLoader(job.recipe, {name: held_out}, job.device, job.world, held_out=True)
+    loader = TrainingLoader(job.recipe, {name: held_out}, device, job.world, held_out=True)
     stack.enter_context(contextlib.closing(loader))
     return held_out, loader, [note]
 
 
 def _load_weights(system: System[Any], objective: nn.Module, path: Path) -> list[str]:
+    if path.is_dir():
+        return [f"weights  {load_initial(objective, path)}"]
     try:
         tensors = safetensors.torch.load_file(path)
     except SafetensorError as error:
@@ -120,7 +158,7 @@ def _load_weights(system: System[Any], objective: nn.Module, path: Path) -> list
     return [f"weights  {path}: {len(tensors) - len(unused)} of {len(tensors)} tensors for the encoder{more}"]
 
 
-def resume_from(trainer: Trainer, resume: str) -> list[str]:
+def _resume(trainer: Trainer, resume: str) -> list[str]:
     """Go on from a checkpoint; rank 0 chooses which, so that all ranks take the same."""
     root = trainer.checkpoints
     if resume == "never":

@@ -18,19 +18,14 @@ from tools.systems import system_of
 from training.loop import Trainer
 
 
-def record_run(prepared: Prepared, *, command: str) -> None:
-    """Write `recipe.yaml` and `run.json`: what was run, on which data, by which code, with which versions.
-
-    Args:
-        prepared: about to run.
-        command: what the run was started with.
-    """
+def record_run(prepared: Prepared) -> None:
+    """Write `recipe.yaml` and `run.json`: what was run, on which data, by which code, with which versions."""
     trainer, device = prepared.trainer, prepared.trainer.device
     trainer.run_dir.mkdir(parents=True, exist_ok=True)
     save_resolved(prepared.recipe, trainer.run_dir / "recipe.yaml")
     held_out = prepared.held_out
     record = {
-        "command": command,
+        "command": prepared.job.command,
         "started_after_step": trainer.step,
         "git_revision": git_revision(),
         **_by_source("dataset", {name: _identity(dataset) for name, dataset in prepared.datasets.items()}),
@@ -76,6 +71,7 @@ def launch_lines(prepared: Prepared) -> list[str]:
         f"student  {system.name}, {num_parameters:,} parameters, {_precision(trainer)} on {trainer.device}",
         f"run      {trainer.num_steps:,} steps = {trainer.num_steps / len(trainer.loader):.1f} epochs, into "
         f"{trainer.run_dir}; {steps_left:,} to go, the expected time comes with each line",
+        *prepared.notes,
     ]
 
 

@@ -7,23 +7,21 @@ torchrun --no-python --nproc-per-node 8 reelshard train --recipe RECIPE --data s
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.datasets import add_data_argument, parse_paths, refuse_other_mix
+from tools.datasets import add_data_argument, parse_paths
 from tools.systems import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
-    from pipeline.world import World
-    from tools.systems.base import Recipe
+    from tools.job import Job
     from training.loop import TrainSummary
 
 HELP = "train a student on a data set by a recipe"
@@ -52,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto: go on from the newest whole checkpoint in --out, if there is one; or the path of a checkpoint",
     )
     parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="read a batch of each source, score it and go backward once, print shapes, what is trained and what is "
+        "frozen, and the losses; write nothing",
+    )
+    parser.add_argument(
         "--requeue-code",
         type=int,
         default=EXIT_REQUEUE,
@@ -65,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from pipeline.world import World
+    from tools.job import Job
     from tools.recipe import load_recipe
 
     epochs = [] if args.epochs is None else [f"--train.epochs={args.epochs}"]
@@ -76,20 +81,22 @@ def run(args: argparse.Namespace) -> int:
     if world.rank == 0:
         logging.getLogger("pipeline.loader").setLevel(logging.INFO)  # which reader `auto` chose, and why
     report = functools.partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
-    paths = parse_paths(args.data)
-    refuse_other_mix(recipe.data, paths)
+    job = Job(
+        recipe=recipe,
+        data=parse_paths(args.data),
+        run_dir=args.out,
+        val={} if args.val is None else parse_paths([args.val]),
+        init=args.init,
+        resume=args.resume,
+        world=world,
+        report=report,
+        command=shlex.join(sys.argv),
+    )
     try:
-        summary = train(
-            recipe,
-            paths,
-            args.out,
-            val=None if args.val is None else parse_paths([args.val]),
-            init=args.init,
-            resume=args.resume,
-            world=world,
-            report=report,
-            command=shlex.join(sys.argv),
-        )
+        if args.dry_run:
+            show_first_step(job)
+            return 0
+        summary = train(job)
     except FloatingPointError as error:
         raise ValueError(str(error)) from error
     if args.json and world.rank == 0:
@@ -97,66 +104,39 @@ def run(args: argparse.Namespace) -> int:
     return args.requeue_code if summary.stopped else 0
 
 
-def train(
-    recipe: Recipe,
-    data: Path | Mapping[str, Path],
-    run_dir: Path,
-    *,
-    val: Path | Mapping[str, Path] | None = None,
-    init: Path | None = None,
-    resume: str = "never",
-    world: World | None = None,
-    report: Callable[[str], None] = print,
-    command: str = "",
-) -> TrainSummary:
-    """Train by a recipe and leave a run folder that explains itself.
-
-    Args:
-        recipe: the resolved configuration.
-        data: the training data set, or those of a mix by source.
-        run_dir: the folder of the run.
-        val: a held-out data set, of which every checkpoint takes the loss; of a mix, with its source.
-        init: weights for the encoder, see `model.weights`; or another run's folder or checkpoint.
-        resume: "never", "auto", or the path of a checkpoint.
-        world: which of how many ranks this is; the environment says so where it is None.
-        report: takes each line meant for the terminal; called on rank 0 only.
-        command: what the run was started with, for the record.
+def train(job: Job) -> TrainSummary:
+    """Do a job, and leave a run folder that explains itself.
 
     Raises:
-        ValueError: If the folder holds a run already and `resume` is "never"; or data set, recipe and checkpoint do
-            not fit together.
+        ValueError: The folder holds a run already and is not to be resumed; or data set, recipe and checkpoint do not
+            fit together.
     """
-    from pipeline.world import World
-    from tools.job import Job, prepare, resume_from
+    from tools.job import opened
     from tools.launch import launch_lines, record_run
-    from training.distributed import process_group, use_device
 
-    world = world or World.from_env()
-    device = recipe.train.torch_device(world.local_rank)
-    use_device(device)
-    job = Job(
-        recipe=recipe,
-        data=_by_source(data),
-        run_dir=run_dir,
-        val=_by_source(val or {}),
-        init=init,
-        world=world,
-        device=device,
-        report=report,
-    )
-    with process_group(world, device), contextlib.ExitStack() as stack:
-        prepared = prepare(job, stack)
-        trainer = prepared.trainer
-        notes = [*prepared.notes, *resume_from(trainer, resume)]
-        if trainer.leads:
-            record_run(prepared, command=command)
-            for line in (*launch_lines(prepared), *notes):
-                report(line)
-        return trainer.run()
+    with opened(job) as prepared:
+        if prepared.trainer.leads:
+            record_run(prepared)
+            for line in launch_lines(prepared):
+                job.report(line)
+        return prepared.trainer.run()
 
 
-def _by_source(data: Path | Mapping[str, Path]) -> Mapping[str, Path]:
-    return {"": data} if isinstance(data, Path) else data
+def show_first_step(job: Job) -> None:
+    """Say what a job's first step would be; nothing is written.
+
+    Raises:
+        ValueError: As for `train`.
+        FloatingPointError: A loss or a gradient is not finite.
+    """
+    from tools.job import opened
+    from tools.launch import launch_lines
+    from training.dry_run import dry_run
+
+    with opened(job) as prepared:
+        for line in itertools.chain(launch_lines(prepared), dry_run(prepared.trainer)):
+            if prepared.trainer.leads:
+                job.report(line)
 
 
 if __name__ == "__main__":
