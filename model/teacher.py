@@ -94,6 +94,16 @@ class VideoMAETeacher(nn.Module):
         self._weights_sha256 = weights_sha256(backbone)  # while still on the CPU
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of a clip, [T, H, W, 3]."""
+        return self.clip_shape
+
+    @property
+    def output_dtype(self) -> str:
+        """Of the targets."""
+        return "<f2"
+
+    @property
     def output_shape(self) -> tuple[int, int]:
         """Tokens and width of a target, (N, D); token i is t * S + s."""
         return self.num_tokens, self.hidden_size if self.projection is None else self.projection.shape[1]

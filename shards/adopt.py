@@ -15,10 +15,10 @@ from typing import Any
 from shards.foreign import ScannedShard, common_schema, fits, make_index, scan_shard
 from shards.format.beside import (
     FAILURES_NAME,
-    FROM_PLAN,
     PLAN_NAME,
     planned_schema,
     planned_shards,
+    provenance_of,
     read_failures,
     read_plan,
 )
@@ -96,7 +96,7 @@ def _make_manifest(directory: Path, scanned: Sequence[ScannedShard], split: str 
         split=split or (plan["split"] if plan else _split_of(main)),
         schema=indices[0].schema,
         shards=tuple(index.info for index in indices),
-        provenance={name: plan[name] for name in FROM_PLAN} if plan else {**INDEXED, **view.provenance},
+        provenance=provenance_of(plan) if plan else {**INDEXED, **view.provenance},
         failures=dict(sorted(Counter(failure["reason"] for failure in failures).items())),
     )
     manifest = with_groups(manifest, groups)
