@@ -23,7 +23,7 @@ from shards.format.manifest import Manifest, shard_name
 from shards.format.schema import Schema
 from shards.verify import verify_dataset
 from shards.writer import ShardWriter
-from tests.datasets import DIM, TIMES, make_dataset, tubes_sample, tubes_schema
+from tests.datasets import DIM, TIMES, make_dataset, make_lengths_dataset, tubes_sample, tubes_schema
 from tools.cli import main
 
 zarr = pytest.importorskip("zarr")
@@ -271,3 +271,10 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="s3://bucket/cache is no local folder"):
         export_targets(dataset, Path("s3://bucket/cache"))
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_rows_are_no_targets_for_a_cache(tmp_path: Path) -> None:
+    dataset = make_lengths_dataset(tmp_path / "set")
+    with pytest.raises(ValueError, match=r"field features has shape \(None, 3, 2\); targets are"):
+        export_targets(dataset, tmp_path / "cache", field="features")
+    assert not (tmp_path / "cache").exists()
