@@ -95,11 +95,13 @@ class Payload:
         return borders
 
     def _read_at(self, file: BinaryIO, start: int, size: int) -> bytes:
-        """Bytes `start` to `start + size` of the payload."""
-        file.seek(self.offset + start)
-        data = file.read(size)
+        """Bytes `start` to `start + size` of the payload; nothing is taken hold of for what the file does not have."""
+        total = os.fstat(file.fileno()).st_size
+        data = b""
+        if self.offset + start + size <= total:
+            file.seek(self.offset + start)
+            data = file.read(size)
         if len(data) < size:
-            total = os.fstat(file.fileno()).st_size
             there = max(0, min(self.size, total - self.offset))
             raise self._damaged(f"the file ends after {there} of {self.size} payload bytes; it was cut off")
         return data

@@ -27,6 +27,7 @@ from shards.builder.journal import finished_shards
 from shards.builder.plan import Plan, make_plan, publish_plan, recorded_teacher
 from shards.dataset import ShardDataset
 from shards.format.errors import ShardError
+from shards.format.packed import pack_pieces
 from shards.payload import StoredValue
 from shards.verify import verify_dataset
 from tests.builds import CONFIG, VIEW, build
@@ -39,7 +40,7 @@ PARTS = 5
 RANDOM, STRUCTURED = (2000, 500) if os.environ.get("REELSHARD_ALL_DAMAGES") else (250, 150)
 CHECKED_BESIDE = ("plan.json", "failures.jsonl", "projection.dinov2.npy")
 Value = bytes | tuple[bytes, ...] | tuple[str, tuple[int, ...], bytes]
-FIELDS = ("clip", "target", "json", "dino")
+FIELDS = ("clip", "target", "json", "dino", "features", "frames", "times")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def wrong_rows(directory: Path, intact: Intact) -> Iterator[str]:
             for row in np.flatnonzero(batch["valid"].numpy()).tolist():
                 key = dataset.key(int(batch["index"][row]))
                 for name in fields:
-                    if value_of(batch, name, row) != intact.samples.get(key, {}).get(name):
+                    if value_of(batch, name, row) != in_a_batch(intact.samples.get(key, {}).get(name)):
                         yield f"{name} of {key}"
 
 
@@ -106,7 +107,16 @@ def value_of(batch: Any, name: str, row: int) -> Value:
     if f"{name}_offsets" in batch:
         start, stop = batch[f"{name}_offsets"][row : row + 2].tolist()
         return bytes(batch[name][start:stop].numpy().tobytes())
-    return spelled(batch[name][row].numpy())
+    array = batch[name][row]
+    return spelled((array[: int(batch[f"{name}_length"][row])] if f"{name}_length" in batch else array).numpy())
+
+
+def in_a_batch(value: Value | None) -> Value | None:
+    """Pieces that are not decoded come as they are stored."""
+    is_packed = isinstance(value, tuple) and not any(isinstance(part, str) for part in value)
+    return (
+        pack_pieces([part for part in value if isinstance(part, bytes)]) if is_packed and value is not None else value
+    )
 
 
 def read_in_runs(directory: Path) -> None:

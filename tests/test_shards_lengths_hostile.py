@@ -193,3 +193,27 @@ def test_a_plan_whose_targets_are_rows_is_damaged(tmp_path: Path) -> None:
         (tmp_path / "plan.json").write_text(json.dumps(plan))
         with pytest.raises(ShardError, match="is damaged"):
             recorded_teacher(tmp_path)
+
+
+@pytest.mark.parametrize("size", [2**36, 2**49])
+def test_payloads_larger_than_memory_that_no_file_holds_are_one_clean_error(tmp_path: Path, size: int) -> None:
+    dataset = make_lengths_dataset(tmp_path, num_samples=2)
+
+    def change(body: Record) -> None:
+        body["shard"]["bytes"] = 2**50
+        for number in (TIMES, FRAMES, JSON):
+            body["fields"][number].update(sizes=as_u64([size] * 2), offsets=as_u64([4096] * 2))
+        body["fields"][FRAMES].update(pieces=as_u64([2**32 - 1] * 2))
+
+    write_sidecar(index_path(dataset.tar_path(0)), change)
+    write_manifest(tmp_path, lambda record: record["shards"][0].update(bytes=2**50))
+    hostile = ShardDataset.open(tmp_path)
+    assert hostile.lengths("frames").tolist() == [2**32 - 1] * 2
+    for name in ("times", "frames", "json"):
+        with pytest.raises(DamagedShardError, match="cut off"):
+            hostile.read(0, name)
+    with pytest.raises(DamagedShardError, match="cut off"):
+        hostile.read_run(0, "times", size // 4 - 1, size // 4)
+    with pytest.raises(DamagedShardError, match="cut off"):
+        hostile.read_run(0, "frames", 0, 1)
+    assert "cut off" in verify_dataset(tmp_path).problems[0]
