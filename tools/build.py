@@ -96,7 +96,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build, and print what was built."""
-    from shards.builder import open_source
     from shards.builder.remote import RemoteFolder, is_remote
     from shards.format.parse import check_name
     from tools.recipe import load_recipe
@@ -107,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     system = system_of(recipe)
     system.check_build(recipe, look=False)
     partition = read_partition(args.partition)
-    source = open_source(args.videos, args.annotations, args.split)
+    source = system.open_source(recipe, args.videos, args.annotations, args.split)
     for note in source.notes:
         sys.stderr.write(f"reelshard: {note}\n")
     name, remote = args.out, None
