@@ -9,7 +9,7 @@ from tools.recipe import find_recipe, load_recipe, save_resolved
 from tools.recipes import RECIPES
 from tools.systems.st_jepa import STJEPARecipe as Recipe
 
-NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem != "frames")  # those that train
 
 
 @pytest.mark.parametrize("name", NAMES)

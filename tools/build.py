@@ -21,12 +21,14 @@ from tools.systems import DEFAULT_RECIPE
 if TYPE_CHECKING:
     from shards.builder import BuildSummary, Partition, Source
     from shards.builder.remote import RemoteFolder
-    from tools.systems.clips import ClipRecipe as Recipe
+    from tools.systems.base import Recipe
 
-HELP = "turn videos into shards of clips and teacher targets"
+HELP = "turn videos into shards of clips and teacher targets, or of JPEG frames"
 RECIPE_NAME = "recipe.yaml"
 
 _DESCRIPTION = """Decode videos, run the frozen teacher over the clips, and pack both into shards.
+
+The recipe says what a sample is: a clip with the teacher's targets, or (recipe `frames`) JPEG frames with their times.
 
 Videos are Something-Something v2 (--annotations is the folder of its JSON files; they are found by themselves in the
 folder of videos and in `labels` there), a table (--annotations is a .csv or .tsv with a column 'path' and, optionally,
@@ -94,7 +96,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build, and print what was built."""
-    from shards.builder import open_source
     from shards.builder.remote import RemoteFolder, is_remote
     from shards.format.parse import check_name
     from tools.recipe import load_recipe
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     system = system_of(recipe)
     system.check_build(recipe, look=False)
     partition = read_partition(args.partition)
-    source = open_source(args.videos, args.annotations, args.split)
+    source = system.open_source(recipe, args.videos, args.annotations, args.split)
     for note in source.notes:
         sys.stderr.write(f"reelshard: {note}\n")
     name, remote = args.out, None
@@ -163,7 +164,7 @@ def _preflight(args: argparse.Namespace, recipe: Recipe, source: Source) -> None
     begun = args.finalize or (args.out / PLAN_NAME).exists()
     if not args.preflight and (begun or recipe.build.max_failures is None):
         return
-    plan = make_plan(source, recipe.view, recipe.build, **_which(args))
+    plan = make_plan(source, system_of(recipe).sample_kind(recipe), recipe.build, **_which(args))
     found = look_ahead(plan, args.out, sample_bytes(plan.schema) + system_of(recipe).target_bytes(recipe))
     sys.stderr.write(f"preflight: {found.describe()}\n")
     check_readiness(found, plan)
@@ -181,10 +182,11 @@ def _build(
 ) -> BuildSummary:
     from shards.builder import build_dataset, finalize_dataset
     from tools.progress import track
+    from tools.systems import system_of
 
-    which = _which(args)
+    which, kind = _which(args), system_of(recipe).sample_kind(recipe)
     if args.finalize:
-        summary = finalize_dataset(source, args.out, recipe.view, recipe.build, **which)
+        summary = finalize_dataset(source, args.out, config=recipe.build, kind=kind, **which)
     else:
         total = min(args.limit or len(source.items), len(source.items))
         if partition is not None:
@@ -198,8 +200,8 @@ def _build(
             summary = build_dataset(
                 source,
                 args.out,
-                recipe.view,
-                recipe.build,
+                config=recipe.build,
+                kind=kind,
                 engine=engine,
                 partition=partition,
                 retry_failures=args.retry_failures,
