@@ -122,7 +122,8 @@ def test_a_sample_that_cannot_be_read_is_logged_with_shard_key_and_thread_and_tr
     assert main([*arguments, *rules]) == 0
     assert [row["num_invalid"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [2, 1]
     left_out = [record for record in caplog.records if "left out" in record.message]
-    assert [re.findall(r"\((\d) of at most 1\)", record.message) for record in left_out] == [["1"], ["1"], ["1"]]
+    assert len(left_out) >= 3  # once an epoch, and the loader reads ahead
+    assert all(re.findall(r"\((\d) of at most 1\)", record.message) == ["1"] for record in left_out)
     assert all("train-00001-of-00002.tar" in r.message and "000006" in r.message for r in left_out)
     assert all(str(tmp_path / "train") in record.message for record in left_out)
     assert all(record.threadName and record.threadName.startswith("reelshard-reader") for record in left_out)
