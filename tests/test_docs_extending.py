@@ -84,7 +84,7 @@ def test_every_command_of_the_page_runs_and_the_student_learns(workplace: Path) 
         sample = dataset[row]
         colours, notes = sample["colours"], sample["notes"]
         assert isinstance(colours, np.ndarray)
-        assert [float(bytes(note).split()[1]) for note in notes] == pytest.approx(colours.mean(axis=1), abs=1e-3)  # type: ignore[union-attr]
+        assert [float(bytes(note).split()[1]) for note in notes] == pytest.approx(colours.mean(axis=1), abs=1e-3)
     (evaluated,) = [text for line, text in said.items() if " evaluate " in line]
     top1 = re.search(r"top1\s+(\d\.\d+)", evaluated)
     assert top1, evaluated
