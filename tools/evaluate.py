@@ -156,7 +156,8 @@ def evaluate(
     say(_compare_views(run_dir, datasets))
     device = recipe.train.torch_device()
     torch.manual_seed(recipe.train.seed)
-    objective = system_of(recipe).make_objective(recipe).to(device)
+    system = system_of(recipe)
+    objective = system.make_objective(recipe).to(device)
     results: dict[str, Result] = {}
     for which in ("untrained", "trained") if evaluation.with_untrained else ("trained",):
         if which == "trained":
@@ -164,13 +165,13 @@ def evaluate(
         with contextlib.ExitStack() as stack:
             splits = {}
             for role, dataset in datasets.items():
-                loader = make_loader(recipe, dataset, evaluation.feed(recipe, dataset), device)
+                loader = make_loader(recipe, dataset, (evaluation.feed or system.feed)(recipe, dataset), device)
                 stack.enter_context(contextlib.closing(loader))
                 splits[role] = _split(dataset, loader, advance)
             dtype = recipe.train.autocast_dtype(device)
             stack.enter_context(torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None))
             model, config = evaluation.model(objective.eval()), evaluation.config(recipe)
-            results[which] = evaluation.evaluator(model, splits, config, World())
+            results[which] = evaluation.measure(model, splits, config, World())
     found: dict[str, Result] = {which: results[which] for which in ("trained", "untrained") if which in results}
     make_report = evaluation.report or (lambda results, step: MetricsReport(results=results, step=step))
     return make_report(found, checkpoint.step)

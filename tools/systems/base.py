@@ -98,18 +98,18 @@ class Evaluation:
     """How `reelshard evaluate NAME` measures a run.
 
     Attributes:
-        evaluator: gets the model, the data by role, and the configuration.
-        feed: what is read of a data set.
-        config: the evaluator's configuration, of a recipe.
+        measure: gets the model, the data by role, and the configuration.
+        feed: what is read of a data set; None reads what training reads, the same draws every time.
+        config: the evaluator's configuration, of a recipe; the recipe itself where nothing is said.
         model: the part of the objective that is measured.
         roles: the data sets that it needs: "train", "val", or both.
         with_untrained: whether the student is measured with fresh weights, too, to compare with.
         report: puts the results ("trained", "untrained") and the step together; None prints the metrics.
     """
 
-    evaluator: Evaluator[Any]
-    feed: Callable[[Any, ShardDataset], Feed]
-    config: Callable[[Any], Any]
+    measure: Evaluator[Any]
+    feed: Callable[[Any, ShardDataset], Feed] | None = None
+    config: Callable[[Any], Any] = lambda recipe: recipe
     model: Callable[[nn.Module], nn.Module] = lambda objective: objective
     roles: tuple[str, ...] = ("train", "val")
     with_untrained: bool = False

@@ -77,7 +77,7 @@ def encoder_of(objective: nn.Module) -> nn.Module:
 
 EVALUATORS = {
     "probe": Evaluation(
-        evaluator=probe,
+        measure=probe,
         feed=feed_of_clips,
         config=lambda recipe: recipe.evaluate,
         model=encoder_of,
