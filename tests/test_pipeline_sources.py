@@ -82,7 +82,8 @@ def test_a_stream_has_the_same_protocol_and_says_what_it_cannot_do(dataset: Shar
     assert source.epoch == 2
     stats = source.stats()
     assert (stats.num_batches, stats.num_samples, stats.reader) == (4, 12, "webdataset")
-    assert stats.num_bytes == 12 * sum(dataset.schema[name].num_bytes for name in ("clip", "target"))
+    members = sum(4096 + dataset.schema[name].num_bytes for name in ("clip", "target"))  # with their headers
+    assert stats.num_bytes == 12 * members
     with pytest.raises(TypeError, match="reelshard index"):
         len(source)
     with pytest.raises(ValueError, match="reelshard index"):
