@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ from shards.dataset import ShardDataset
 STREAM = int.from_bytes(b"decoders", "little")  # apart from the order, the draws and the checks of the same seed
 
 
-class Draft(NamedTuple):
+@dataclass(frozen=True)
+class Draft:
     """A batch that has no memory yet.
 
     Attributes:
