@@ -130,6 +130,32 @@ def test_a_sample_that_cannot_be_read_is_logged_with_shard_key_and_thread_and_tr
     assert "2 samples of the last 2 steps did not count" in caplog.text
 
 
+def test_the_best_checkpoint_by_what_an_evaluation_finds_is_kept(place: Workplace, tmp_path: Path) -> None:
+    best = ("--evaluate", "probe", "--train.best_metric", "probe_top1", "--train.best_mode", "max")
+    often = ("--train.checkpoint_every", "1", "--train.keep_checkpoints", "1")
+    assert train(place, tmp_path / "run", "--val", place.val, *best, *often) == 0
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    found = max((row["probe_top1"], row["step"]) for row in rows)
+    kept = [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")]
+    assert set(kept) == {f"step-{found[1]:08d}", "step-00000006"}
+    assert rows[-1]["probe_top1_low"] <= rows[-1]["probe_top1"] <= rows[-1]["probe_top1_high"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--evaluate", "probe"), "--evaluate probe needs the data val; give --val SET"),
+        (("--evaluate", "taste"), "there is no evaluation 'taste' of ST-JEPA; there are probe"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_made_is_refused_before_the_run(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    assert train(place, tmp_path / "run", *arguments) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("command", ["train", "preflight"])
 def test_what_is_read_of_a_sample_cannot_be_set(
     place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
