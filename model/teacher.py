@@ -103,8 +103,13 @@ class VideoMAETeacher(nn.Module):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """A clip, (T, H, W, 3)."""
+        """Shape of a clip, [T, H, W, 3]."""
         return self.clip_shape
+
+    @property
+    def output_dtype(self) -> str:
+        """Of the targets."""
+        return "<f2"
 
     @property
     def output_shape(self) -> tuple[int, int]:

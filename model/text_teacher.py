@@ -64,9 +64,14 @@ class CLIPTextTeacher(nn.Module):
             )
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """A caption is one text."""
-        return ()
+    def input_shape(self) -> None:
+        """Nothing: it takes text."""
+        return
+
+    @property
+    def output_dtype(self) -> str:
+        """Of the embeddings."""
+        return "<f2"
 
     @property
     def output_shape(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from shards.builder.engines.base import Engine
+from shards.builder.failure import FailureRecord
 from shards.builder.journal import (
     WORK_FOLDER,
     ShardReport,
@@ -72,9 +73,10 @@ def finish_shards(
 def _withdraw(plan: Plan, out: Path, shards: Sequence[int]) -> None:
     """Take the marks away from what is going to change: no manifest and no sidecar may describe other bytes.
 
-    The manifest is put aside, as it knows of field groups that were added to the data set.
+    The manifest is put aside, as it knows of field groups that were added to the data set. It does not know of a group
+    that is being built.
     """
-    if shards:
+    if shards and not plan.group:
         with contextlib.suppress(FileNotFoundError):
             (out / MANIFEST_NAME).replace(out / WORK_FOLDER / MANIFEST_NAME)
     for shard in shards:
@@ -105,8 +107,8 @@ def _refuse_to_strand_groups(plan: Plan, out: Path, num_changed: int) -> None:
     Raises:
         ShardError: there is a group, and shards would change.
     """
-    names = [plan.shard_name(shard) for shard in range(plan.num_shards)]
-    if num_changed and (groups := names_of_groups(out, names, _earlier_manifest(out))):
+    names = [] if plan.group else [plan.shard_name(shard) for shard in range(plan.num_shards)]
+    if num_changed and names and (groups := names_of_groups(out, names, _earlier_manifest(out))):
         raise ShardError(
             f"{num_changed} shards of {out} would get other samples, and the field group {groups[0]!r} was made for "
             f"those they have: run without --retry-failures; or, {how_to_drop(plan.split, groups[0])}"
@@ -154,11 +156,18 @@ def _remaining(plan: Plan, out: Path, shards: Sequence[int]) -> str:
     )
 
 
+def publish_all_failures(plan: Plan, out: Path, reports: Sequence[ShardReport]) -> list[FailureRecord]:
+    """Write the failures of all shards into one file beside them, and return them."""
+    failures = [failure for report in reports for failure in report.failures]
+    publish_bytes(out / plan.failures_name, encode_failures(failures))
+    return failures
+
+
 def finalize(plan: Plan, out: Path, reports: Sequence[ShardReport], label_names: tuple[str, ...]) -> Manifest:
     """Publish failures.jsonl and the manifest, and clear the working files.
 
     Args:
-        plan: the plan.
+        plan: of a main series.
         out: the data set's folder.
         reports: of all shards, in order.
         label_names: name of each class, by number.
@@ -169,9 +178,7 @@ def finalize(plan: Plan, out: Path, reports: Sequence[ShardReport], label_names:
     Raises:
         ShardError: no item could be built, or a field group does not fit the samples any more.
     """
-    failures = [failure for report in reports for failure in report.failures]
-    counts = count_failures(reports)
-    publish_bytes(out / FAILURES_NAME, encode_failures(failures))
+    failures, counts = publish_all_failures(plan, out, reports), count_failures(reports)
     num_samples = sum(report.num_samples for report in reports)
     if num_samples + len(failures) != len(plan.items):
         raise ShardError(f"{num_samples} samples and {len(failures)} failures do not add up to {len(plan.items)} items")
@@ -184,7 +191,7 @@ def finalize(plan: Plan, out: Path, reports: Sequence[ShardReport], label_names:
         schema=plan.schema,
         shards=tuple(report.info for report in reports),
         label_names=label_names,
-        provenance={name: plan.fingerprint[name] for name in FROM_PLAN},
+        provenance={name: plan.fingerprint[name] for name in FROM_PLAN if name in plan.fingerprint},
         failures=counts,
     )
     manifest = _with_kept_groups(manifest, out)

@@ -65,7 +65,7 @@ def look_ahead(plan: Plan, out: Path, bytes_per_sample: int | None = None) -> Re
     with ThreadPoolExecutor(_STAT_THREADS) as pool:
         problems = list(
             pool.map(
-                lambda item: item.problem[0] if item.problem else _absent(plan.root / item.path),
+                lambda item: item.problem[0] if item.problem else _absent(plan.root, item.path),
                 plan.items,
                 chunksize=256,
             )
@@ -113,8 +113,8 @@ def sample_bytes(schema: Schema) -> int:
     return _OVERHEAD_BYTES + sum(math.prod(f.shape or ()) * np.dtype(f.dtype).itemsize for f in fields)
 
 
-def _absent(path: Path) -> str | None:
+def _absent(root: Path, path: str) -> str | None:
     try:
-        return None if os.stat(path).st_size else "empty_file"  # noqa: PTH116  (a hundred thousand of them)
+        return None if not path or os.stat(root / path).st_size else "empty_file"  # noqa: PTH116  (so many of them)
     except OSError:
         return "missing_file"

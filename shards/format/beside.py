@@ -25,7 +25,7 @@ from shards.format.schema import Field, Schema
 
 PLAN_NAME = "plan.json"
 FAILURES_NAME = "failures.jsonl"
-FROM_PLAN = ("source", "view", "decoder", "teacher", "seed")  # what a manifest's provenance takes from the plan
+FROM_PLAN = ("source", "sample", "view", "decoder", "teacher", "seed")  # what a manifest's provenance takes from a plan
 
 
 def read_plan(path: Path) -> dict[str, Any]:
@@ -42,8 +42,9 @@ def read_plan(path: Path) -> dict[str, Any]:
         for name in ("seed", "samples_per_shard"):
             count(entry(plan, name, "a plan"), name)
         count(entry(mapping(entry(plan, "source", "a plan"), "the source"), "items", "the source"), "the items")
-        mapping(entry(plan, "view", "a plan"), "the view")
-        mapping(entry(plan, "decoder", "a plan"), "the decoder")
+        for name in ("sample", "view", "decoder"):  # plans of clips have view and decoder; others name their kind
+            if name in plan or ("sample" not in plan and name != "sample"):
+                mapping(entry(plan, name, "a plan"), f"the {name}")
         if entry(plan, "teacher", "a plan") is not None:
             mapping(plan["teacher"], "the teacher")
         Schema(tuple(Field.from_json(field) for field in sequence(entry(plan, "schema", "a plan"), "the schema")))
@@ -115,7 +116,7 @@ def _plan(manifest: Manifest, directory: Path) -> Iterator[str]:
         "label_names": (plan["label_names"], names),
         "the number of shards": (planned_shards(plan), len(manifest.shards)),
         "the number of items": (plan["source"]["items"], manifest.num_samples + sum(manifest.failures.values())),
-        **{name: (plan[name], manifest.provenance.get(name)) for name in FROM_PLAN},
+        **{name: (plan.get(name), manifest.provenance.get(name)) for name in FROM_PLAN},
     }
     for name, (planned, found) in compared.items():
         if planned != found:

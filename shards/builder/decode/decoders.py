@@ -12,6 +12,7 @@ from typing import Literal
 
 import av
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 
 from shards.builder.decode import decord_reader, pyav_reader
@@ -79,3 +80,17 @@ def decode_source(path: Path, source: SourceFile, view: ViewSpec, decoder: Video
 def decoder_versions() -> dict[str, str | None]:
     """Return the versions of the decoders at hand; None for one that is not installed."""
     return {"decord": decord_reader.version(), "pyav": av.__version__}
+
+
+def decoder_facts(decoder: VideoDecoder) -> dict[str, str]:
+    """Name what decides a clip's pixels, and not what else is installed: "auto" is PyAV.
+
+    Raises:
+        ValueError: the decoder is not installed.
+    """
+    versions = decoder_versions()
+    names = ("pyav", "decord") if decoder == "decord" else ("pyav",)
+    if absent := [name for name in names if versions[name] is None]:
+        raise ValueError(f"build.decoder is {decoder!r}, but {absent[0]} is not installed here; choose pyav")
+    used = {name: str(versions[name]) for name in names}
+    return {"choice": names[-1], **used, "pillow": PIL.__version__, "frames_by": "presentation time"}

@@ -112,7 +112,7 @@ class RayCluster:
                 if ready in work.coming:
                     self._admit_late(ready, *work.coming.pop(ready))
                 elif (report := self._next_report(work, ready)) is not None:
-                    progress(report.num_samples + len(report.failures), len(report.failures))
+                    progress(len(plan.shard_items(report.shard)), len(report.failures))
                     yield report
                 work.hand_out(self._actors)
         finally:  # stopped in the middle: what is still at work must not go on
