@@ -12,10 +12,11 @@ import math
 import sys
 import tempfile
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tools.engines import open_engine, read_partition, refuse_other_width
+from tools.engines import make_teacher, open_engine, read_partition, refuse_other_width
 from tools.signals import exit_status
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def _build(
             total = min(total, len(shards) * recipe.build.samples_per_shard)
         deliver = remote.push_shard if remote else None
         with (
-            open_engine(args, recipe.teacher, deliver) as engine,
+            open_engine(args, partial(make_teacher, config=recipe.teacher), deliver) as engine,
             track("building", total=total, unit="clips") as advance,
         ):
             summary = build_dataset(

@@ -20,6 +20,8 @@ from tools.revision import package_versions
 COMMANDS = {
     "demo": "tools.demo.command",
     "build": "tools.build",
+    "add-field": "tools.add_field",
+    "drop-field": "tools.drop_field",
     "index": "tools.index",
     "verify": "tools.verify",
     "show": "tools.show",

@@ -28,8 +28,15 @@ def _names_of(dataset: ShardDataset, number: int) -> Iterator[str]:
             yield str(video)
 
 
-def refuse_unmatched(what: str, dataset: ShardDataset, matched: list[str | None], cure: str) -> None:
+def refuse_unmatched(what: str, lacks: str, dataset: ShardDataset, matched: list[str | None], cure: str = "") -> None:
     """Refuse samples without a row.
+
+    Args:
+        what: has the rows.
+        lacks: what there is not, such as "no row".
+        dataset: the samples.
+        matched: the name of each sample's row, or None.
+        cure: what to do about it.
 
     Raises:
         MissingDataError: there are some; a few are named.
@@ -41,7 +48,7 @@ def refuse_unmatched(what: str, dataset: ShardDataset, matched: list[str | None]
             f"{dataset.key(0)!r}, or by its video_id"
         )
     if keys:
-        raise MissingDataError(f"{what} has no row for {some(keys, 'sample')}{cure}")
+        raise MissingDataError(f"{what} has {lacks} for {some(keys, 'sample')}{cure}")
 
 
 def some(names: Iterable[str], unit: str) -> str:
