@@ -163,7 +163,8 @@ def test_annotations_that_json_does_not_hold_are_refused(tmp_path: Path) -> None
 def publish_group(plan: Plan, out: Path, reports: Sequence[ShardReport]) -> Manifest:
     publish_all_failures(plan, out, reports)
     shards = tuple(report.info for report in reports)
-    manifest = with_groups(Manifest.read(out), [Group(plan.group, plan.schema.fields, shards, group_provenance(out, plan.group) or {})])
+    group = Group(plan.group, plan.schema.fields, shards, group_provenance(out, plan.group) or {})
+    manifest = with_groups(Manifest.read(out), [group])
     manifest.write(out)
     return manifest
 

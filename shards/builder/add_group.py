@@ -20,7 +20,7 @@ from shards.builder.finish import publish_all_failures
 from shards.builder.group_plan import make_group_plan
 from shards.builder.item import Item
 from shards.builder.journal import ShardReport, clear_work
-from shards.builder.plan import Plan, differences
+from shards.builder.plan import Plan, differences, publish_plan
 from shards.builder.samples.base import GroupKind
 from shards.builder.samples.stored import CaptionKind, StoredClipKind, samples_of
 from shards.builder.samples.table import join_table
@@ -140,7 +140,7 @@ def add_group(
         dataset.directory, shards, kind, config, split=dataset.manifest.split, group=group, teacher=facts
     )
     refuse_taken(dataset, group, plan.schema.names)
-    _allow_missing(plan, dataset.directory)
+    _compare_with_begun(plan, dataset.directory)
     return run_plan(plan, dataset.directory, engine, partial(_publish, dataset.manifest, files), progress=progress)
 
 
@@ -164,8 +164,14 @@ def refuse_taken(dataset: ShardDataset, group: str, fields: Sequence[str]) -> No
         )
 
 
-def _allow_missing(plan: Plan, out: Path) -> None:
-    """Let a build that was begun without `missing` go on with it: what is finished would come out the same."""
+def _compare_with_begun(plan: Plan, out: Path) -> None:
+    """Refuse to go on with another plan than was begun, before a lock is taken.
+
+    What was begun without `missing` may go on with it: what is finished would come out the same.
+
+    Raises:
+        ShardError: the plans differ.
+    """
     try:
         found = read_group_plan(out / plan.name)
     except MissingDataError:
@@ -177,6 +183,7 @@ def _allow_missing(plan: Plan, out: Path) -> None:
             found, json.loads(canonical_json(plan.fingerprint))
         ):
             publish_json(out / plan.name, found)
+    publish_plan(plan, out)
 
 
 def _publish(
