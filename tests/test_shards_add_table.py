@@ -54,7 +54,7 @@ def test_numbers_and_text_of_each_sample_are_read_back_as_they_stand(
     assert verify_dataset(dataset.directory).problems == ()
     for number in range(20):
         sample = both[number]
-        assert (sample["views"], sample["score"]) == (number * 3 - 20, np.float32(number / 8))
+        assert (float(np.asarray(sample["views"])), float(np.asarray(sample["score"]))) == (number * 3 - 20, number / 8)
         assert sample["caption"] == f"caption {number} 猫".encode()
     after = contents(dataset.directory)
     assert {name: after[name] for name in before if name != "dataset.json"} == {

@@ -77,7 +77,7 @@ class StoredClipKind(_Stored):
         shape = frames_shape(clip)
         if teacher.input_shape != shape:
             raise ValueError(
-                f"the teacher takes {_spell(teacher.input_shape)}, the clips of {dataset.directory} are "
+                f"the teacher takes clips {_spell(teacher.input_shape)}, the clips of {dataset.directory} are "
                 f"{_spell(shape)}: take another teacher, or build a set with its view"
             )
         if len(teacher.output_shape) != 2:
@@ -210,7 +210,7 @@ def _field(dataset: ShardDataset, name: str, what: str) -> Field:
 
 
 def _spell(shape: tuple[int, ...] | None) -> str:
-    return "no clips" if shape is None else f"clips {list(shape)}"
+    return "no frames" if shape is None else f"{list(shape)}"
 
 
 def _read(root: Path, series: str, item: Item, name: str) -> Array | bytes:
