@@ -88,5 +88,5 @@ def _files(directory: Path, manifest: Manifest | None, name: str) -> list[Path]:
     ]
     working = directory.joinpath(WORK_FOLDER).glob("*.tar.failures.jsonl")
     lines = [path for path in working if series.fullmatch(path.name.removesuffix(".tar.failures.jsonl"))]
-    beside = [path for path in map(directory.joinpath, files_of_group(name)) if path.exists()]
-    return [*sorted(shards, key=lambda path: (path.suffix != ".idx", path.name)), *lines, *beside]
+    shards.sort(key=lambda path: (path.suffix != ".idx", path.name))
+    return [*shards, *lines, *files_of_group(directory, name)]

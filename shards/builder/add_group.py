@@ -137,7 +137,14 @@ def add_group(
     engine = engine or InProcess(None)
     facts: TeacherFacts | None = engine.facts()
     plan = make_group_plan(
-        dataset.directory, shards, kind, config, split=dataset.manifest.split, group=group, teacher=facts
+        dataset.directory,
+        shards,
+        kind,
+        config,
+        split=dataset.manifest.split,
+        group=group,
+        teacher=facts,
+        files=files.keys(),
     )
     refuse_taken(dataset, group, plan.schema.names)
     _compare_with_begun(plan, dataset.directory)

@@ -5,6 +5,7 @@ The plan says where the group came from, also where the manifest was lost or has
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from shards.format.beside import FAILURES_NAME, PLAN_NAME, projection_name, read
 from shards.format.errors import MissingDataError, ShardError
 from shards.format.files import read_small
 from shards.format.manifest import Manifest
-from shards.format.parse import entry, mapping, parse_json, sequence, text
+from shards.format.parse import check_name, entry, mapping, parse_json, sequence, text
 from shards.format.schema import Field, Schema
 
 
@@ -23,9 +24,14 @@ def beside_group(name: str, group: str) -> str:
     return f"{path.stem}.{group}{path.suffix}" if group else name
 
 
-def files_of_group(group: str) -> tuple[str, ...]:
-    """Names of all files that may lie beside the shards of a group, the plan last: it says what was begun."""
-    return beside_group(FAILURES_NAME, group), projection_name(group), beside_group(PLAN_NAME, group)
+def files_of_group(directory: Path, group: str) -> list[Path]:
+    """All files beside the shards of a group, the plan last: it says which others there are."""
+    plan = directory / beside_group(PLAN_NAME, group)
+    names = {projection_name(), FAILURES_NAME}
+    with contextlib.suppress(ShardError):  # there is none, or it is damaged
+        names |= set(read_group_plan(plan)["files"])
+    files = (directory / beside_group(name, group) for name in sorted(names))
+    return [path for path in (*files, plan) if path.exists()]
 
 
 def read_group_plan(path: Path) -> dict[str, Any]:
@@ -40,6 +46,8 @@ def read_group_plan(path: Path) -> dict[str, Any]:
         text(entry(plan, "split", "a plan"), "the split")
         text(entry(plan, "group", "a plan"), "the group")
         mapping(entry(plan, "sample", "a plan"), "the sample")
+        for name in sequence(entry(plan, "files", "a plan"), "the files"):
+            check_name(name, "a file's name")
         if entry(plan, "teacher", "a plan") is not None:
             mapping(plan["teacher"], "the teacher")
         Schema(tuple(Field.from_json(field) for field in sequence(entry(plan, "schema", "a plan"), "the schema")))
