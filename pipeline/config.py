@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 Reader = Literal["auto", "mmap", "pread", "direct"]
@@ -21,8 +21,6 @@ class LoaderConfig:
         seed: of order and masks.
         shuffle: a new global permutation every epoch; without it, the order of the shards.
         drop_last: leave out the last, smaller batch; otherwise it is padded, and `valid` says where.
-        fields: what to read; besides the data set's fields, `label` is the class from each sample's JSON (-1 if none).
-        gather: field -> mask name: read only the positions that the mask names (`tubes` layout).
         threads: reader threads.
         reader: `mmap`, `pread`, `direct`, or `auto` to choose at the start of each epoch.
         slabs: batches in the making or in use; memory is bounded by them.
@@ -32,25 +30,28 @@ class LoaderConfig:
         on_error: `raise`, or `quarantine`: leave a sample that cannot be read out of `valid`.
         max_quarantined: stop with an error when more samples than this were left out, each counted once: a count from 1
             on, or a share of the data set below 1, which allows one sample at least; 0 allows none.
-        length_budget: the most frames or tokens that a global batch may hold, padding included; samples of like length
-            are then batched together, and `global_batch_size` and `drop_last` do not count.
+        length_budget: name -> the most frames, tokens, ... that a global batch may hold, padding included; samples of
+            like length are then batched together, and `global_batch_size` and `drop_last` do not count. A name is that
+            of a rows or packed field, or of `Reads.lengths`.
         pin_memory: page-lock the slabs for copies to a GPU.
+        fields: what to read, for a loader that is given no `Reads`; clip and target if None.
+        gather: which of them only where a mask says, likewise; see `Reads`.
     """
 
     global_batch_size: int = 32
     seed: int = 0
     shuffle: bool = True
     drop_last: bool = True
-    fields: tuple[str, ...] = ("clip", "target")
-    gather: Mapping[str, str] = field(default_factory=dict)
     threads: int = 4
     reader: Reader = "auto"
     slabs: int = 4
     verify: Verify = "sample"
     on_error: OnError = "raise"
     max_quarantined: float = 0.01
-    length_budget: int | None = None
+    length_budget: Mapping[str, int] | None = None
     pin_memory: bool = False
+    fields: tuple[str, ...] | None = None
+    gather: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("global_batch_size", 1), ("threads", 1), ("slabs", 2)):
@@ -62,8 +63,13 @@ class LoaderConfig:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}")
-        if not self.fields:
+        if self.fields is not None and not self.fields:
             raise ValueError("fields must name at least one field to read")
+        if self.length_budget is not None and not self.length_budget:
+            raise ValueError("length_budget must name at least one length, such as {tokens: 16384}")
+        for name, budget in (self.length_budget or {}).items():
+            if budget < 1:
+                raise ValueError(f"length_budget: {name} must be at least 1, got {budget}")
 
     def most_quarantined(self, num_samples: int) -> int:
         """How many samples of a data set may be left out."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from pipeline.batch.batch import Batch
-from pipeline.loader import ShardLoader
+from pipeline.source import BatchSource
 from pipeline.stats import LoaderStats
 
 PixelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -21,11 +22,11 @@ class _Travelling:
     source: Batch
     batch: Batch
     event: torch.cuda.Event
-    state: dict[str, int | str]
+    state: dict[str, Any]
 
 
 class DeviceLoader:
-    """Wraps a `ShardLoader`: the same batches, on `device`, with u8 pixel fields normalised.
+    """Wraps any source of batches: the same ones, on `device`, with the u8 pixel fields that are in them normalised.
 
     On a GPU the slab of the next batch travels on a stream of its own while the current one is computed on: two batches
     in flight. On a CPU batches pass through and only the normalisation is done.
@@ -33,7 +34,7 @@ class DeviceLoader:
 
     def __init__(
         self,
-        loader: ShardLoader,
+        loader: BatchSource,
         device: torch.device | str,
         dtype: torch.dtype = torch.float32,
         normalize: Mapping[str, PixelStatistics] | None = None,
@@ -44,12 +45,13 @@ class DeviceLoader:
             loader: where batches come from.
             device: where they go.
             dtype: of normalised pixels.
-            normalize: field -> (mean, std) per channel (last axis) of pixels scaled to [0, 1].
+            normalize: field -> (mean, std) per channel (last axis) of pixels scaled to [0, 1]; a batch may
+                lack the field.
         """
         self.loader = loader
         self.device = torch.device(device)
         self._dtype = dtype
-        self._state: dict[str, int | str] | None = None  # on a GPU the loader is one batch ahead of the consumer
+        self._state: dict[str, Any] | None = None  # on a GPU the loader is one batch ahead of the consumer
         self._scale: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for name, (mean, std) in (normalize or {}).items():
             scale = 1 / (255 * torch.tensor(std, device=self.device))
@@ -111,15 +113,16 @@ class DeviceLoader:
     def _normalised(self, batch: Batch) -> Batch:
         tensors = dict(batch)
         for name, (scale, shift) in self._scale.items():
-            tensors[name] = torch.addcmul(shift, batch[name].to(torch.float32), scale).to(self._dtype)
+            if name in tensors:
+                tensors[name] = torch.addcmul(shift, tensors[name].to(torch.float32), scale).to(self._dtype)
         return batch.replace(tensors)
 
-    def state_dict(self) -> dict[str, int | str]:
+    def state_dict(self) -> dict[str, Any]:
         """The position of the next batch the consumer will get."""
         return self._state or self.loader.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, int | str]) -> None:
-        """Go to a position; see `ShardLoader.load_state_dict`."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a position; see `BatchSource.load_state_dict`."""
         self.loader.load_state_dict(state)
         self._state = None
 
@@ -129,7 +132,7 @@ class DeviceLoader:
 
 
 def _to_device(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
-    """One copy for all dense tensors, and one for each ragged one."""
+    """One copy for all that lies in the slab, and one for each tensor beside it."""
     tensors: dict[str, torch.Tensor] = {}
     if batch.memory is not None and batch.layout is not None:
         memory = batch.memory.to(device, non_blocking=True)

@@ -14,11 +14,10 @@ import os
 from collections.abc import Iterator, Mapping
 from time import perf_counter
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.batch.batch import Batch, BatchPlan
@@ -26,11 +25,12 @@ from pipeline.batch.planner import Planner
 from pipeline.batch.slab import SlabRing
 from pipeline.config import LoaderConfig
 from pipeline.iteration import Iteration
-from pipeline.order.draws import Mask
+from pipeline.order.draws import Draw
 from pipeline.read.auto import choose_reader
-from pipeline.read.decoders import Decoder, pad
+from pipeline.read.decoders import pad
 from pipeline.read.fetch import Fetcher
 from pipeline.read.readers import ReaderName
+from pipeline.reads import Reads
 from pipeline.state import NUM_EPOCHS, refuse_other, whole_number
 from pipeline.stats import LoaderStats, StageClock
 from pipeline.world import World
@@ -52,35 +52,33 @@ class ShardLoader(IterableDataset[Batch]):
         self,
         dataset: ShardDataset,
         config: LoaderConfig | None = None,
-        mask: Mask | None = None,
+        mask: Draw | None = None,
         world: World | None = None,
         *,
-        decoders: Mapping[str, Decoder] | None = None,
-        lengths: NDArray[np.int64] | None = None,
+        reads: Reads | None = None,
     ) -> None:
         """Prepare; nothing is read and no thread started before the first batch is asked for.
 
         Args:
             dataset: what is read.
-            config: how.
-            mask: drawn for every sample; adds its arrays to the batch.
+            config: how it is read.
+            mask: drawn for every sample; its arrays are in the batch, too. Short for the draw of `reads`.
             world: the ranks.
-            decoders: ragged field -> what turns it into an array `[length, ...]` in the reader threads; the batch holds
-                `field [B, longest, ...]`, zero behind each end, and `field_length [B]`.
-            lengths: i64 `[num_samples]`, what counts for `length_budget`.
+            reads: what is read of each sample; without it, what `fields` and `gather` of the configuration say.
 
         Raises:
-            ValueError: the configuration does not fit the data set, the mask or the world.
+            ValueError: the parts do not fit together, or what is read was said twice.
         """
         self.dataset = dataset
         self.config = config or LoaderConfig()
-        self.mask = mask
+        if reads is not None and (mask, self.config.fields, self.config.gather) != (None, None, None):
+            raise ValueError("what is read was said twice: leave out mask, and the configuration's fields and gather")
+        self.reads = reads or Reads.of(self.config, mask)
         self.world = world or World()
         self.epoch = 0
         self._batch = 0
-        self._decoders = dict(decoders or {})
-        self._planner = Planner(dataset, self.config, mask, self.world, decoders=self._decoders, lengths=lengths)
-        self._digest = dataset.digest_of("json" if name == "label" else name for name in self.config.fields)
+        self._planner = Planner(dataset, self.config, self.reads, self.world)
+        self._digest = dataset.digest_of("json" if name == "label" else name for name in self.reads.fields)
         self._reader: str = self.config.reader
         self._make_own()
 
@@ -95,7 +93,7 @@ class ShardLoader(IterableDataset[Batch]):
         self._clock = StageClock()
         self._counts = {"batches": 0, "samples": 0, "padded": 0}
         self._ring = SlabRing(self._planner.slab_bytes, self.config.slabs, self.config.pin_memory)
-        self._fetcher = Fetcher(self.dataset, self.config, self._decoders)
+        self._fetcher = Fetcher(self.dataset, self.config, self.reads)
 
     def _after_fork(self) -> None:
         if os.getpid() != self._process:
@@ -166,12 +164,12 @@ class ShardLoader(IterableDataset[Batch]):
         memory = torch.from_numpy(plan.memory)
         return Batch(tensors, epoch=plan.epoch, number=plan.number, memory=memory, layout=plan.layout)
 
-    def state_dict(self) -> dict[str, int | str]:
+    def state_dict(self) -> dict[str, Any]:
         """The position of the next batch the consumer will get: a few integers, whatever the ranks and threads."""
         epoch, batch = (self.epoch, self._batch) if self._batch < len(self) else (self.epoch + 1, 0)
         return self._identity() | {"epoch": epoch, "batch": batch}
 
-    def _identity(self) -> dict[str, int | str]:
+    def _identity(self) -> dict[str, Any]:
         """What must agree for a state to mean the same batches."""
         return {
             "format": STATE_FORMAT,
@@ -180,10 +178,10 @@ class ShardLoader(IterableDataset[Batch]):
             "global_batch_size": self.config.global_batch_size,
             "shuffle": int(self.config.shuffle),
             "drop_last": int(self.config.drop_last),
-            "length_budget": self.config.length_budget or 0,
+            "length_budget": dict(self.config.length_budget) if self.config.length_budget else 0,
         }
 
-    def load_state_dict(self, state: Mapping[str, int | str]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to the position of `state`; takes effect when the next iteration begins.
 
         Raises:

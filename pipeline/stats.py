@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -33,7 +35,8 @@ class LoaderStats:
         reader: the reader in use, and why it was chosen.
         num_batches: batches yielded.
         num_samples: valid samples yielded.
-        num_bytes: bytes of array fields put into batches.
+        num_bytes: bytes asked of storage for the rows yielded: what was drawn, or all of a row that was checked or
+            that its reader takes whole.
         num_padded: rows of padding yielded.
         num_checked: rows that were compared with their checksums.
         num_quarantined: samples left out because they could not be read, each counted once.
@@ -45,14 +48,21 @@ class LoaderStats:
     """
 
     reader: str
-    num_batches: int
-    num_samples: int
-    num_bytes: int
-    num_padded: int
-    num_checked: int
-    num_quarantined: int
-    num_slabs: int
-    wait_seconds: float
-    plan_seconds: float
-    consumer_seconds: float
-    read_seconds: float
+    num_batches: int = 0
+    num_samples: int = 0
+    num_bytes: int = 0
+    num_padded: int = 0
+    num_checked: int = 0
+    num_quarantined: int = 0
+    num_slabs: int = 0
+    wait_seconds: float = 0.0
+    plan_seconds: float = 0.0
+    consumer_seconds: float = 0.0
+    read_seconds: float = 0.0
+
+
+def add_up(parts: Mapping[str, LoaderStats]) -> LoaderStats:
+    """What several loaders have done together; `reader` names each one's."""
+    numbers = [field.name for field in dataclasses.fields(LoaderStats) if field.name != "reader"]
+    sums = {name: sum(getattr(part, name) for part in parts.values()) for name in numbers}
+    return LoaderStats(reader=", ".join(f"{name}: {part.reader}" for name, part in parts.items()), **sums)

@@ -7,7 +7,8 @@ at a damaged tar header, so for files on disk `reelshard index` and `ShardLoader
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
 
 import braceexpand
 import numpy as np
@@ -17,9 +18,14 @@ from numpy.typing import NDArray
 
 from pipeline.batch.batch import Batch
 from pipeline.read.labels import label_of
+from pipeline.stats import LoaderStats
 from pipeline.world import World
 from shards.format.errors import ShardError, UnsafeMemberError
-from shards.format.schema import PICKLE_SUFFIXES
+from shards.format.parse import PICKLE_SUFFIXES
+
+_INSTEAD = "index the tars with `reelshard index` and read them with ShardLoader"
+_NOT_KNOWN = f"how many batches a stream has is not known before its end: {_INSTEAD}"
+_NO_RESUME = f"a stream is read from its beginning and cannot resume: {_INSTEAD}"
 
 
 class StreamLoader:
@@ -61,14 +67,53 @@ class StreamLoader:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self._batch_size, self._fields = batch_size, tuple(fields)
+        self.epoch = 0
+        self._passes: list[Generator[Batch, None, None]] = []
+        self._counts = {"num_batches": 0, "num_samples": 0, "num_bytes": 0}
 
     def __iter__(self) -> Iterator[Batch]:
-        """One pass over the stream.
+        """One pass over the stream. A new one ends an older one that was left unfinished.
 
         Raises:
             ShardError: a sample lacks a field, or arrays of one field differ in shape.
             UnsafeMemberError: a member is a pickle, or an array of objects.
         """
+        self.close()
+        batches = self._batches()
+        self._passes.append(batches)
+        for batch in batches:
+            self._counts["num_batches"] += 1
+            self._counts["num_samples"] += len(batch["valid"])
+            self._counts["num_bytes"] += sum(batch[name].nbytes for name in self._fields if name != "label")
+            yield batch
+        self.epoch += 1
+
+    def __len__(self) -> int:
+        """Not known, which `list` and others take from a TypeError."""
+        raise TypeError(_NOT_KNOWN)
+
+    def num_batches(self, epoch: int) -> NoReturn:
+        """Not known: ValueError."""
+        raise ValueError(_NOT_KNOWN)
+
+    def state_dict(self) -> NoReturn:
+        """There is no resume: ValueError."""
+        raise ValueError(_NO_RESUME)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> NoReturn:
+        """There is no resume: ValueError."""
+        raise ValueError(_NO_RESUME)
+
+    def stats(self) -> LoaderStats:
+        """How much was read so far; where the time went is not known."""
+        return LoaderStats(reader="webdataset", **self._counts)
+
+    def close(self) -> None:
+        """End a pass; the next one begins anew."""
+        while self._passes:
+            self._passes.pop().close()
+
+    def _batches(self) -> Generator[Batch, None, None]:
         samples: list[dict[str, NDArray[np.generic] | bytes]] = []
         number = 0
         for raw in webdataset.WebDataset(self._urls, shardshuffle=False, empty_check=False):
@@ -113,7 +158,7 @@ class StreamLoader:
             pieces = [value for sample in samples if isinstance(value := sample[name], bytes)]
             tensors[name] = torch.from_numpy(np.frombuffer(bytearray().join(pieces), np.uint8))
             tensors[f"{name}_offsets"] = torch.tensor([0, *np.cumsum([len(piece) for piece in pieces]).tolist()])
-        return Batch(tensors, number=number)
+        return Batch(tensors, epoch=self.epoch, number=number)
 
 
 def _array(key: str, member: str, data: bytes) -> NDArray[np.generic]:

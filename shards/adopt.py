@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.foreign import ScannedShard, common_schema, fits, make_index, scan_shard
-from shards.format.beside import FAILURES_NAME, FROM_PLAN, PLAN_NAME, planned_shards, read_failures, read_plan
+from shards.format.beside import FAILURES_NAME, PLAN_NAME, planned_shards, provenance_of, read_failures, read_plan
 from shards.format.beside_group import group_provenance
 from shards.format.errors import DamagedShardError, MissingDataError, ShardError
 from shards.format.index import ShardIndex, ShardInfo, index_path, load_index, save_index
@@ -89,7 +89,7 @@ def _make_manifest(directory: Path, scanned: Sequence[ScannedShard], split: str 
         split=split or (plan["split"] if plan else _split_of(main)),
         schema=indices[0].schema,
         shards=tuple(index.info for index in indices),
-        provenance={name: plan[name] for name in FROM_PLAN if name in plan} if plan else {**INDEXED, **view.provenance},
+        provenance=provenance_of(plan) if plan else {**INDEXED, **view.provenance},
         failures=dict(sorted(Counter(failure["reason"] for failure in failures).items())),
     )
     manifest = with_groups(manifest, groups)

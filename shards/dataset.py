@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
-from shards.format.errors import DamagedShardError, ManifestError, MissingDataError, ShardError
-from shards.format.files import open_regular
-from shards.format.index import Extents, ShardIndex, index_path, load_index
+from shards.format.errors import DamagedShardError, ManifestError, ShardError
+from shards.format.extents import Extents
+from shards.format.index import ShardIndex, index_path, load_index
 from shards.format.manifest import Manifest
 from shards.format.parse import mapping, parse_json
-from shards.format.schema import Field, Schema
+from shards.format.schema import Schema
+from shards.payload import Payload, StoredValue, as_bytes
+
+LENGTH_THREADS = 16
 
 
 class ShardDataset:
     """Random access to the samples of one split. Opening reads the manifest only; sidecars are read when needed.
 
-    `dataset[number]` and `dataset[key]` give a dict of arrays (in the layout they have on disk) and bytes.
+    `dataset[number]` and `dataset[key]` give a dict of arrays (in the layout they have on disk), lists of pieces and
+    bytes.
     Safe to use from several threads without any lock, which a fork could leave locked in the child.
     """
 
@@ -34,6 +38,7 @@ class ShardDataset:
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._indices: dict[tuple[int, str], ShardIndex] = {}
         self._numbers: dict[str, int] | None = None
+        self._lengths: dict[str, NDArray[np.int64]] = {}
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> ShardDataset:
@@ -123,6 +128,28 @@ class ShardDataset:
         """Offsets, sizes and checksums of one field in one shard."""
         return self.index(shard, self.schema[field].group).extents[field]
 
+    def lengths(self, field: str) -> NDArray[np.int64]:
+        """Rows or pieces of every sample, i64 `[num_samples]`, read-only; from the sidecars alone, read once.
+
+        Raises:
+            ValueError: there is no such field, or it has no lengths.
+            ShardError: a sidecar is missing or damaged.
+        """
+        description = self.schema[field]
+        if not description.has_lengths:
+            raise ValueError(f"field {field} is {description.spell_kind()}: only rows and packed pieces have lengths")
+        if field not in self._lengths:
+            with ThreadPoolExecutor(LENGTH_THREADS) as pool:
+                try:
+                    indices = list(pool.map(lambda shard: self.index(shard, description.group), range(self.num_shards)))
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+            lengths = np.concatenate([index.lengths(field) for index in indices])
+            lengths.flags.writeable = False
+            self._lengths[field] = lengths
+        return self._lengths[field]
+
     def key(self, number: int) -> str:
         """Key of a sample."""
         shard, row = self._place(number)
@@ -141,7 +168,7 @@ class ShardDataset:
             raise KeyError(f"no sample {key!r} in {self.directory}; keys look like {self.key(0)!r}")
         return self._numbers[key]
 
-    def __getitem__(self, which: int | str) -> dict[str, NDArray[Any] | bytes]:
+    def __getitem__(self, which: int | str) -> dict[str, StoredValue]:
         """All fields of one sample, every payload compared with its checksum.
 
         Raises:
@@ -150,27 +177,39 @@ class ShardDataset:
         number = self.index_of(which) if isinstance(which, str) else which
         return {field.name: self.read(number, field.name) for field in self.schema}
 
-    def read(self, number: int, field: str) -> NDArray[Any] | bytes:
-        """One field of one sample: an array (read-only, layout as on disk), or bytes.
+    def read(self, number: int, field: str) -> StoredValue:
+        """One field of one sample, compared with its checksum.
+
+        Returns:
+            An array (read-only, layout as on disk; of rows `[n, *row_shape]`), the list of packed pieces, or bytes.
 
         Raises:
             DamagedShardError: bytes differ from what was written, or the file is cut off.
             MissingDataError: the shard is not there.
         """
+        return self._payload(number, field).read()
+
+    def read_run(self, number: int, field: str, start: int, stop: int) -> StoredValue:
+        """Rows or pieces `start` to `stop` of one sample; no others are read.
+
+        The checksum is that of the whole payload and is not compared. A table of pieces is checked whole.
+
+        Returns:
+            Rows as an array `[stop - start, *row_shape]`, read-only; pieces as a list of bytes.
+
+        Raises:
+            ValueError: the field is neither rows nor packed.
+            IndexError: the sample has no such rows or pieces.
+            DamagedShardError: the table does not describe the pieces, or the file is cut off.
+            MissingDataError: the shard is not there.
+        """
+        return self._payload(number, field).read_run(start, stop)
+
+    def _payload(self, number: int, field: str) -> Payload:
         shard, row = self._place(number)
         description = self.schema[field]
-        extents = self.extents(shard, field)
-        offset, size = int(extents.offsets[row]), int(extents.sizes[row])
-        data = _read_at(self.tar_path(shard, description.group), offset, size)
-        problem = None
-        if len(data) < size:
-            problem = f"the file ends after {len(data)} of {size} payload bytes; it was cut off"
-        elif xxhash.xxh3_64_intdigest(data) != int(extents.checksums[row]):
-            problem = "the payload's checksum is wrong: its bytes were changed"
-        if problem:
-            shard_name = self.tar_path(shard, description.group).name
-            raise DamagedShardError(problem, shard=shard_name, key=self.key(number), field=field, offset=offset)
-        return as_array(data, description)
+        tar = self.tar_path(shard, description.group)
+        return Payload.of(tar, description, self.extents(shard, field), row, self.index(shard).keys[row])
 
     def metadata(self, number: int) -> dict[str, Any]:
         """The sample's JSON member, parsed.
@@ -179,28 +218,11 @@ class ShardDataset:
             ValueError: the data set has no `json` field.
             ShardError: it is not an object in JSON.
         """
-        data = self.read(number, "json")
         try:
-            return mapping(parse_json(bytes(data)), "it")
+            return mapping(parse_json(as_bytes(self.read(number, "json"))), "it")
         except ValueError as error:
             raise ShardError(f"sample {self.key(number)}: its JSON cannot be read: {error}") from None
 
     def _place(self, number: int) -> tuple[int, int]:
         shards, rows = self.locate(np.array([number + len(self) if number < 0 else number], np.int64))
         return int(shards[0]), int(rows[0])
-
-
-def as_array(data: bytes, field: Field) -> NDArray[Any] | bytes:
-    """A payload as the field's array, without a copy; ragged bytes as they are."""
-    if field.dtype is None or field.shape is None:
-        return data
-    return np.frombuffer(data, field.dtype).reshape(field.shape)
-
-
-def _read_at(path: Path, offset: int, size: int) -> bytes:
-    try:
-        with open_regular(path) as file:
-            file.seek(offset)
-            return file.read(size)
-    except FileNotFoundError:
-        raise MissingDataError(f"shard {path} is missing; restore it, or build it again") from None

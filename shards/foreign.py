@@ -18,6 +18,7 @@ from shards.format.errors import DamagedShardError, ShardError, UnsafeMemberErro
 from shards.format.index import ShardIndex, ShardInfo
 from shards.format.members import split_member
 from shards.format.npy import MAX_HEADER_BYTES, NpyHeader, parse_header
+from shards.format.packed import count_pieces, read_borders
 from shards.format.schema import Field, Schema
 from shards.format.tar import Member, open_tar, scan
 
@@ -72,13 +73,24 @@ def _npy_header(file: BinaryIO, member: Member, shard: str, key: str) -> NpyHead
     file.seek(member.offset)
     try:
         header = parse_header(file.read(min(member.size, 2 * MAX_HEADER_BYTES)))
-        field = Field(name="npy", dtype=header.dtype, shape=header.shape)
+        num_bytes = _stored_bytes(header)
     except ValueError as error:
         if "pickle" in str(error):
             raise UnsafeMemberError(f"shard {shard}, key {key}: member {member.name!r}: {error}") from None
         return None
-    in_place = not header.fortran_order and header.num_bytes + field.num_bytes == member.size
+    in_place = not header.fortran_order and header.num_bytes + num_bytes == member.size
     return header if in_place else None
+
+
+def _stored_bytes(header: NpyHeader) -> int:
+    """Bytes of the numbers behind a header.
+
+    Raises:
+        ValueError: no field can hold them.
+    """
+    if header.shape[:1] == (0,):  # rows of which a sample has none
+        return 0 * Field(name="npy", dtype=header.dtype, shape=(None, *header.shape[1:])).row_bytes
+    return Field(name="npy", dtype=header.dtype, shape=header.shape).num_bytes
 
 
 def common_schema(scanned: Sequence[ScannedShard], group: str = "") -> Schema:
@@ -100,7 +112,7 @@ def common_schema(scanned: Sequence[ScannedShard], group: str = "") -> Schema:
                 )
             for suffix, found in row.items():
                 known = headers[suffix]
-                if known is None or found.header is None or _kind(found.header) != _kind(known):
+                if known is None or found.header is None or 0 in known.shape or _kind(found.header) != _kind(known):
                     headers[suffix] = None
     try:
         return Schema(tuple(_field(suffix, header, group) for suffix, header in headers.items()))
@@ -128,25 +140,30 @@ def fits(shard: ScannedShard, schema: Schema) -> bool:
 
 
 def _is_of(found: Found, field: Field) -> bool:
-    return not field.is_array or (found.header is not None and _kind(found.header) == (field.dtype, field.shape))
+    if not field.is_npy:
+        return True
+    if found.header is None or found.header.dtype != field.dtype:
+        return False
+    shape = found.header.shape
+    return shape[1:] == field.row_shape and len(shape) > 0 if field.is_rows else shape == field.shape
 
 
 def make_index(shard: ScannedShard, schema: Schema, see: Callable[[str, bytes], None] | None = None) -> ShardIndex:
     """Read every payload of a tar and make its sidecar; `see` is shown each field's name and payload.
 
     Raises:
-        DamagedShardError: the file became shorter meanwhile.
+        DamagedShardError: the file became shorter meanwhile, or the table of packed pieces does not describe them.
     """
-    table: dict[str, list[tuple[int, int, int]]] = {field.name: [] for field in schema}
+    table: dict[str, list[tuple[int, ...]]] = {field.name: [] for field in schema}
     digest = xxhash.xxh3_128()
     with open_tar(shard.path) as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
         total = file.tell()
-        for row in shard.rows:
+        for key, row in zip(shard.keys, shard.rows, strict=True):
             for field in schema:
                 found = row[field.suffix]
-                skip = found.header.num_bytes if field.is_array and found.header else 0
+                skip = found.header.num_bytes if field.is_npy and found.header else 0
                 member = replace(found.member, offset=found.member.offset + skip, size=found.member.size - skip)
                 file.seek(member.offset)
                 data = file.read(member.size)
@@ -154,6 +171,16 @@ def make_index(shard: ScannedShard, schema: Schema, see: Callable[[str, bytes], 
                     raise DamagedShardError("the file became shorter while it was read", shard=shard.path.name)
                 if see:
                     see(field.name, data)
-                table[field.name].append((member.offset, member.size, xxhash.xxh3_64_intdigest(data)))
+                try:
+                    pieces = _count_pieces(data) if field.is_packed else ()
+                except ValueError as error:
+                    raise DamagedShardError(str(error), shard=shard.path.name, key=key, field=field.name) from None
+                table[field.name].append((member.offset, member.size, xxhash.xxh3_64_intdigest(data), *pieces))
     info = ShardInfo(shard.path.name, len(shard.keys), total, digest.hexdigest())
     return ShardIndex.build(info, schema, shard.keys, table)
+
+
+def _count_pieces(data: bytes) -> tuple[int]:
+    found = count_pieces(data)
+    read_borders(data, len(data), found)
+    return (found,)

@@ -20,7 +20,7 @@ MOVED = {
     "pipeline.general": "pipeline.stream",
     "pipeline.labels": "pipeline.read.labels",
     "pipeline.masking": "pipeline.order.draws",
-    "pipeline.mixing": "pipeline.order.mixing",
+    "pipeline.mixing": "pipeline.mixed",
     "pipeline.planner": "pipeline.batch.planner",
     "pipeline.quarantine": "pipeline.read.quarantine",
     "pipeline.readers": "pipeline.read.readers",

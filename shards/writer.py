@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -13,11 +14,12 @@ from numpy.typing import NDArray
 
 from shards.format.index import ShardIndex, ShardInfo, save_index
 from shards.format.npy import PAGE_BYTES, encode_header
+from shards.format.packed import pack_pieces
 from shards.format.publish import publish_file, temporary_path
 from shards.format.schema import Field, Schema, check_key
 from shards.format.tar import END_OF_ARCHIVE, aligned_header, header, padding
 
-Value = NDArray[np.generic] | bytes
+Value = NDArray[np.generic] | bytes | Sequence[bytes]
 
 
 class ShardWriter:
@@ -36,15 +38,12 @@ class ShardWriter:
             raise ValueError(f"a shard's name ends in .tar, got {path.name}")
         self.path = path
         self.schema = schema
-        self._headers = {
-            f.name: encode_header(f.dtype, f.shape) for f in schema if f.dtype is not None and f.shape is not None
-        }
         self._temporary = temporary_path(path)
         self._file = self._temporary.open("wb", buffering=1 << 20)
         self._digest = xxhash.xxh3_128()
         self._position = 0
         self._keys: dict[str, None] = {}
-        self._rows: dict[str, list[tuple[int, int, int]]] = {field.name: [] for field in schema}
+        self._rows: dict[str, list[tuple[int, ...]]] = {field.name: [] for field in schema}
         self._info: ShardInfo | None = None
 
     @property
@@ -59,7 +58,8 @@ class ShardWriter:
 
         Args:
             key: unique in the shard, without dots and slashes.
-            sample: exactly the schema's fields; arrays with its dtype and shape, bytes for ragged fields.
+            sample: exactly the schema's fields; arrays with its dtype and shape (of rows any number, also none), a
+                sequence of bytes for packed pieces, bytes for ragged fields.
 
         Raises:
             ValueError: the key or a field does not fit; nothing of the sample is written then.
@@ -71,20 +71,20 @@ class ShardWriter:
             raise ValueError(f"key {key}: got fields {sorted(sample)}, the schema has {sorted(self.schema.names)}")
         payloads = {field.name: _payload(key, field, sample[field.name]) for field in self.schema}
         for field in self.schema:
-            header(f"{key}.{field.suffix}", len(payloads[field.name]) + PAGE_BYTES)
+            header(f"{key}.{field.suffix}", len(payloads[field.name].data) + PAGE_BYTES)
         for field in self.schema:
             self._write_member(key, field, payloads[field.name])
         self._keys[key] = None
 
-    def _write_member(self, key: str, field: Field, payload: memoryview) -> None:
+    def _write_member(self, key: str, field: Field, payload: _Payload) -> None:
         name = f"{key}.{field.suffix}"
-        npy_header = self._headers.get(field.name, b"")
-        size = len(npy_header) + len(payload)
-        front = aligned_header(name, size, self._position) if field.is_array else header(name, size)
-        offset = self._position + len(front) + len(npy_header)
-        for piece in (front, npy_header, payload, bytes(padding(size))):
+        size = len(payload.npy_header) + len(payload.data)
+        front = aligned_header(name, size, self._position) if field.is_npy else header(name, size)
+        offset = self._position + len(front) + len(payload.npy_header)
+        for piece in (front, payload.npy_header, payload.data, bytes(padding(size))):
             self._append(piece)
-        self._rows[field.name].append((offset, len(payload), xxhash.xxh3_64_intdigest(payload)))
+        checksum = xxhash.xxh3_64_intdigest(payload.data)
+        self._rows[field.name].append((offset, len(payload.data), checksum, *payload.num_pieces))
 
     def _append(self, data: bytes | memoryview) -> None:
         self._file.write(data)
@@ -123,14 +123,36 @@ class ShardWriter:
             self._temporary.unlink(missing_ok=True)
 
 
-def _payload(key: str, field: Field, value: Value) -> memoryview:
-    if not field.is_array:
-        if not isinstance(value, bytes):
-            raise ValueError(f"key {key}: field {field.name} is ragged and takes bytes, got {type(value).__name__}")
-        return memoryview(value)
-    if not isinstance(value, np.ndarray) or value.dtype.str != field.dtype or value.shape != field.shape:
+class _Payload(NamedTuple):
+    """What is written of a value: an array's npy header, the bytes, and the number of pieces where they are packed."""
+
+    npy_header: bytes
+    data: memoryview
+    num_pieces: tuple[int, ...] = ()
+
+
+def _payload(key: str, field: Field, value: Value) -> _Payload:
+    if field.is_npy:
+        return _array_payload(key, field, value)
+    if field.is_packed:
+        if isinstance(value, bytes | str) or not isinstance(value, Sequence):
+            raise ValueError(f"key {key}: field {field.name} takes a list of bytes, got {type(value).__name__}")
+        pieces = [piece for piece in value if isinstance(piece, bytes)]
+        if len(pieces) < len(value):
+            raise ValueError(f"key {key}: field {field.name} takes a list of bytes, got one of other things")
+        return _Payload(b"", memoryview(pack_pieces(pieces)), (len(pieces),))
+    if not isinstance(value, bytes):
+        raise ValueError(f"key {key}: field {field.name} is ragged and takes bytes, got {type(value).__name__}")
+    return _Payload(b"", memoryview(value))
+
+
+def _array_payload(key: str, field: Field, value: Value) -> _Payload:
+    if not isinstance(value, np.ndarray) or value.dtype.str != field.dtype or not _fits(field, value.shape):
         got = f"{value.dtype.str} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
         raise ValueError(f"key {key}: field {field.name} takes an array {field.dtype} {field.shape}, got {got}")
-    if not value.flags.c_contiguous:
-        value = np.ascontiguousarray(value)
-    return value.reshape(-1).view(np.uint8).data
+    flat = np.ascontiguousarray(value).reshape(-1)
+    return _Payload(encode_header(field.dtype, value.shape), flat.view(np.uint8).data)
+
+
+def _fits(field: Field, shape: tuple[int, ...]) -> bool:
+    return shape[1:] == field.row_shape and len(shape) > 0 if field.is_rows else shape == field.shape

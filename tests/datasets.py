@@ -92,6 +92,55 @@ def make_dataset(
     return ShardDataset.open(directory)
 
 
+LENGTHS_SCHEMA = Schema(
+    (
+        Field(name="features", dtype="<f2", shape=(None, 3, 2)),
+        Field(name="frames", layout="packed"),
+        Field(name="times", dtype="<f4", shape=(None,)),
+        Field(name="json"),
+    )
+)
+
+
+def lengths_of(number: int) -> dict[str, int]:
+    """Rows and pieces of a sample of `LENGTHS_SCHEMA`; some have none."""
+    return {"features": (3 * number + 2) % 7, "frames": number % 5, "times": number % 5}
+
+
+def lengths_sample(number: int) -> dict[str, Value]:
+    """A sample of `LENGTHS_SCHEMA` that depends on its number only; some pieces are empty."""
+    random = np.random.default_rng(number)
+    lengths = lengths_of(number)
+    return {
+        "features": random.integers(-9, 9, (lengths["features"], 3, 2)).astype(np.float16),
+        "frames": [random.bytes(int(random.integers(0, 40))) for _ in range(lengths["frames"])],
+        "times": np.arange(lengths["times"], dtype=np.float32),
+        "json": canonical_json({"label": number % 3, "text": "x" * number}),
+    }
+
+
+def make_lengths_dataset(
+    directory: Path,
+    num_samples: int = 10,
+    samples_per_shard: int = 6,
+    *,
+    schema: Schema = LENGTHS_SCHEMA,
+    samples: Mapping[str, Mapping[str, Value]] | None = None,
+) -> ShardDataset:
+    """Write a data set whose samples differ in length, or one shard of other samples, and open it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    stored = samples or {f"{number:06d}": lengths_sample(number) for number in range(num_samples)}
+    per_shard = len(stored) if samples else samples_per_shard
+    count, keys, infos = -(-len(stored) // per_shard), list(stored), []
+    for shard in range(count):
+        with ShardWriter(directory / shard_name("train", shard, count), schema) as writer:
+            for key in keys[shard * per_shard : (shard + 1) * per_shard]:
+                writer.write(key, stored[key])
+        infos.append(writer.info)
+    Manifest(split="train", schema=schema, shards=tuple(infos)).write(directory)
+    return ShardDataset.open(directory)
+
+
 def damage(dataset: ShardDataset, number: int, field: str, at: int = 3) -> int:
     """Flip a byte of a payload as a failing disk does, which sets no time of change; returns the payload's offset."""
     (shard,), (row,) = dataset.locate(np.array([number]))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipeline.batch.batch import Batch
 from pipeline.config import LoaderConfig
 from pipeline.loader import ShardLoader
+from pipeline.reads import Reads
 from shards.dataset import ShardDataset
 from tests.test_pipeline_ragged import DECODERS, frames_payload, make_ragged, num_frames
 
@@ -73,8 +74,9 @@ def ragged(tmp_path_factory: pytest.TempPathFactory) -> ShardDataset:
 
 
 def test_rows_of_a_loaders_batch_keep_their_own_bytes_and_tokens(ragged: ShardDataset) -> None:
-    config = LoaderConfig(global_batch_size=7, drop_last=False, fields=("frames", "tokens"))
-    for batch in ShardLoader(ragged, config, decoders={"tokens": DECODERS["tokens"]}):
+    config = LoaderConfig(global_batch_size=7, drop_last=False)
+    reads = Reads(fields=("frames", "tokens"), decoders={"tokens": DECODERS["tokens"]})
+    for batch in ShardLoader(ragged, config, reads=reads):
         for row in range(7):
             one = batch.slice(slice(row, row + 1))
             index = int(one["index"][0])

@@ -18,7 +18,7 @@ import os, signal, sys, threading, warnings
 from pathlib import Path
 from pipeline.config import LoaderConfig
 from pipeline.loader import ShardLoader
-from pipeline.order.mixing import MixedLoader
+from pipeline.mixed import MixedLoader
 from shards.dataset import ShardDataset
 
 warnings.simplefilter("ignore")  # later versions of Python warn of forks in processes with threads
@@ -133,7 +133,7 @@ def test_locks_that_were_held_at_the_fork_do_not_stop_the_child(tmp_path: Path, 
 
 @pytest.mark.parametrize("kind", ["ShardLoader", "MixedLoader"])
 def test_an_iterator_carried_over_a_fork_says_so(tmp_path: Path, kind: str) -> None:
-    loader = {"ShardLoader": "make_loader()", "MixedLoader": "MixedLoader({'a': make_loader()}, {'a': 1.0}, 8)"}[kind]
+    loader = {"ShardLoader": "make_loader()", "MixedLoader": "MixedLoader({'a': make_loader()}, {'a': 1.0})"}[kind]
     code = f"""
 iterator = iter({loader})
 next(iterator)

@@ -76,7 +76,9 @@ def test_a_position_that_does_not_exist_is_refused(position: int) -> None:
 class _Beyond(TubeMask):
     """Names a position that the field does not have."""
 
-    def draw(self, seed: int, epoch: int, samples: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    def draw(
+        self, seed: int, epoch: int, samples: NDArray[np.int64], lengths: NDArray[np.int64] | None = None
+    ) -> dict[str, NDArray[np.int64]]:
         return {name: rows + 1 for name, rows in super().draw(seed, epoch, samples).items()}
 
 

@@ -18,8 +18,9 @@ from pipeline.batch.batch import Batch
 from pipeline.config import LoaderConfig
 from pipeline.device import DeviceLoader
 from pipeline.loader import ShardLoader
+from pipeline.mixed import MixedLoader
 from pipeline.order.draws import TubeMask
-from pipeline.order.mixing import MixedLoader
+from pipeline.reads import Reads
 from shards.dataset import ShardDataset
 from tests.datasets import POSITIONS, make_dataset, tubes_sample
 
@@ -52,8 +53,8 @@ class Slow:
 def end_from_another_thread(dataset: ShardDataset, method: str) -> BaseException:
     """Wait for a batch in a thread, end the iteration from this one, and return what the other thread got."""
     decoder = Slow()
-    config = LoaderConfig(global_batch_size=2, fields=("json",), threads=1)
-    loader = ShardLoader(dataset, config, decoders={"json": decoder})
+    config = LoaderConfig(global_batch_size=2, threads=1)
+    loader = ShardLoader(dataset, config, reads=Reads(fields=("json",), decoders={"json": decoder}))
     caught: list[BaseException] = []
 
     def consume() -> None:
@@ -122,7 +123,7 @@ def test_a_signals_handler_may_close_a_loader_that_its_own_thread_is_using(loade
 
 @pytest.mark.parametrize("copy_it", [pickle.dumps, copy.copy, copy.deepcopy])
 def test_a_loader_is_not_pickled_or_copied_and_says_what_to_do(loader: ShardLoader, copy_it: Any) -> None:
-    for thing in (loader, DeviceLoader(loader, "cpu"), MixedLoader({"a": loader}, {"a": 1.0}, 4)):
+    for thing in (loader, DeviceLoader(loader, "cpu"), MixedLoader({"a": loader}, {"a": 1.0})):
         with pytest.raises(TypeError, match=r"cannot be pickled or copied: .* state_dict\(\).*num_workers=0"):
             copy_it([thing] if copy_it is not copy.copy else loader)
 
@@ -175,7 +176,7 @@ def test_a_state_of_nonsense_is_refused_with_what_was_got_and_changes_nothing(
     assert len(str(caught.value)) < 250
     assert "\n" not in str(caught.value)
     assert loader.state_dict() == state
-    mixed = MixedLoader({"a": loader}, {"a": 1.0}, 4)
+    mixed = MixedLoader({"a": loader}, {"a": 1.0})
     before = mixed.state_dict()
     with pytest.raises(ValueError, match=message if "dataset" not in change else "state"):
         mixed.load_state_dict({**before, "sources": {"a": {**state, **change}}})
@@ -194,21 +195,21 @@ def test_a_state_without_its_position_is_refused(loader: ShardLoader, missing: s
 
 @pytest.mark.parametrize("state", [None, [], "state", 3])
 def test_what_is_no_state_at_all_is_refused(loader: ShardLoader, state: Any) -> None:
-    for target in (loader, MixedLoader({"a": loader}, {"a": 1.0}, 4)):
+    for target in (loader, MixedLoader({"a": loader}, {"a": 1.0})):
         with pytest.raises(ValueError, match=r"must be a mapping, as state_dict\(\) returns it, got"):
             target.load_state_dict(state)
 
 
 @pytest.mark.parametrize("sources", [None, 3, {}, {"b": {}}, {"a": {}, "b": {}}])
 def test_a_mixture_needs_the_states_of_all_its_sources(loader: ShardLoader, sources: Any) -> None:
-    mixed = MixedLoader({"a": loader}, {"a": 1.0}, 4)
+    mixed = MixedLoader({"a": loader}, {"a": 1.0})
     with pytest.raises(ValueError, match=r"needs the states of \['a'\], got"):
         mixed.load_state_dict({**mixed.state_dict(), "sources": sources})
 
 
 def test_a_mixture_is_where_it_was_when_one_of_its_sources_refuses(dataset: ShardDataset) -> None:
     loaders = {name: ShardLoader(dataset, LoaderConfig(global_batch_size=2)) for name in "ab"}
-    mixed = MixedLoader(loaders, {"a": 1.0, "b": 1.0}, 6)
+    mixed = MixedLoader(loaders, {"a": 1.0, "b": 1.0})
     states = [mixed.state_dict()]
     for _ in mixed:
         states.append(mixed.state_dict())
@@ -263,8 +264,8 @@ def test_a_batch_prints_one_line_a_field(dataset: ShardDataset) -> None:
 
 
 def test_a_mixed_and_a_device_batch_print_likewise(loader: ShardLoader) -> None:
-    pair = next(iter(MixedLoader({"video": loader}, {"video": 1.0}, 4)))
-    assert len(str(pair).splitlines()) == 1 + len(pair[1])
+    mixed = next(iter(MixedLoader({"video": loader}, {"video": 1.0})))
+    assert str(mixed).splitlines()[0] == "Batch 0 of epoch 0 from video: 6 fields"
     device = next(iter(DeviceLoader(loader, "cpu", normalize={"clip": ((0.5,) * 3, (0.5,) * 3)})))
     assert "  clip     float32  [2, 16, 2, 2, 8, 8, 3] on cpu" in str(device).splitlines()
     assert "on meta" in repr(device.replace({"clip": torch.empty(2, device="meta")}))

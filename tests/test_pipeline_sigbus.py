@@ -311,7 +311,7 @@ def test_the_kernel_does_nothing_that_c_leaves_undefined(tmp_path: Path) -> None
     target = tmp_path / "_gather.so"
     flags = ["-std=c11", "-O1", "-pthread", "-shared", "-fPIC"]
     flags += ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
-    sources = [str(ROOT / "pipeline" / name) for name in ("gather.c", "guard.c")]
+    sources = [str(ROOT / "pipeline/read" / name) for name in ("gather.c", "guard.c")]
     subprocess.run([*CC, *flags, "-o", str(target), *sources], check=True)
     plugin = tmp_path / "sanitized.py"
     plugin.write_text(f"from pipeline.read import gather\ngather._library = gather._load({str(target)!r})\n")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from shards.dataset import ShardDataset
 from shards.format.errors import DamagedShardError, MissingDataError, ShardError
-from shards.format.index import Extents, index_path, save_index
+from shards.format.extents import Extents
+from shards.format.index import index_path, save_index
 from shards.verify import verify_dataset
 from tests.datasets import make_dataset
 

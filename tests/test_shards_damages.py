@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from pipeline.config import LoaderConfig
 from pipeline.loader import ShardLoader
@@ -28,6 +27,7 @@ from shards.builder.journal import finished_shards
 from shards.builder.plan import Plan, make_plan, publish_plan, recorded_teacher
 from shards.dataset import ShardDataset
 from shards.format.errors import ShardError
+from shards.payload import StoredValue
 from shards.verify import verify_dataset
 from tests.builds import CONFIG, VIEW, build
 from tests.damages import damage_at_random, damage_with_digests
@@ -38,7 +38,7 @@ from tools.show import describe, describe_sample
 PARTS = 5
 RANDOM, STRUCTURED = (2000, 500) if os.environ.get("REELSHARD_ALL_DAMAGES") else (250, 150)
 CHECKED_BESIDE = ("plan.json", "failures.jsonl", "projection.dinov2.npy")
-Value = bytes | tuple[str, tuple[int, ...], bytes]
+Value = bytes | tuple[bytes, ...] | tuple[str, tuple[int, ...], bytes]
 FIELDS = ("clip", "target", "json", "dino")
 
 
@@ -77,8 +77,10 @@ def intact(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Intact:
     return Intact(directory, plan, samples, {path.name: path.read_bytes() for path in directory.iterdir()})
 
 
-def spelled(value: NDArray[Any] | bytes) -> Value:
+def spelled(value: StoredValue) -> Value:
     """All that two values have to agree in."""
+    if isinstance(value, list):
+        return tuple(value)
     return value if isinstance(value, bytes) else (value.dtype.str, value.shape, value.tobytes())
 
 

@@ -21,6 +21,7 @@ from shards.format.errors import DamagedShardError, MissingDataError, ShardError
 from shards.format.index import index_path
 from shards.format.npy import parse_header
 from shards.format.tar import aligned_header, open_tar, scan
+from shards.payload import as_bytes
 from shards.verify import verify_dataset
 from tests.datasets import make_dataset
 
@@ -120,7 +121,7 @@ def test_stock_shards_become_readable_without_being_rewritten(tmp_path: Path) ->
     for number in range(6):
         sample = dataset[f"sample{number}"]
         assert np.array_equal(sample["x"], np.full((2, 3), number, np.float32))
-        assert json.loads(bytes(sample["json"])) == {"label": number}
+        assert json.loads(as_bytes(sample["json"])) == {"label": number}
         assert sample["txt"] == b"t" * number
     assert verify_dataset(tmp_path).problems == ()
 
@@ -129,7 +130,7 @@ def test_arrays_of_different_shapes_are_kept_as_bytes(tmp_path: Path) -> None:
     make_tar(tmp_path / "t.tar", {"a.x.npy": npy(np.zeros(2)), "b.x.npy": npy(np.zeros(3))})
     index_directory(tmp_path)
     data = ShardDataset.open(tmp_path)["b"]["x.npy"]
-    assert np.load(io.BytesIO(bytes(data)), allow_pickle=False).shape == (3,)
+    assert np.load(io.BytesIO(as_bytes(data)), allow_pickle=False).shape == (3,)
 
 
 @pytest.mark.parametrize("cut", [100, 512, 5000, 9000, 10239])

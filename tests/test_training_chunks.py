@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pipeline.batch.batch import Batch
 from pipeline.config import LoaderConfig
 from pipeline.loader import ShardLoader
+from pipeline.reads import Reads
 from pipeline.world import World
 from shards.dataset import ShardDataset
 from tests.test_pipeline_ragged import DECODERS, make_ragged
@@ -39,8 +40,8 @@ class MeanByte(nn.Module):
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory: pytest.TempPathFactory) -> Batch:
     dataset: ShardDataset = make_ragged(tmp_path_factory.mktemp("ragged"))
-    config = LoaderConfig(global_batch_size=8, fields=("frames", "tokens"))
-    return next(iter(ShardLoader(dataset, config, decoders={"tokens": DECODERS["tokens"]})))
+    reads = Reads(fields=("frames", "tokens"), decoders={"tokens": DECODERS["tokens"]})
+    return next(iter(ShardLoader(dataset, LoaderConfig(global_batch_size=8), reads=reads)))
 
 
 def step(batch: Batch, chunk_size: int | None) -> StepResult:

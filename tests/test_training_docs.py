@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.salt import SALT, SALTConfig
 from model.st_jepa import STJEPA, STJEPAConfig
 from tools.cli import COMMANDS, split_overrides
-from tools.recipe import RECIPES, load_recipe
+from tools.recipe import load_recipe
+from tools.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "training.md"

@@ -10,6 +10,7 @@ import yaml
 
 from pipeline.config import LoaderConfig
 from pipeline.loader import ShardLoader
+from pipeline.reads import Reads
 from shards.dataset import ShardDataset
 from tests.datasets import make_dataset
 from tests.runs import make_trainer
@@ -52,8 +53,8 @@ def test_a_run_takes_the_exact_batches_of_its_epochs(dataset: ShardDataset, tmp_
 
 def test_epochs_that_differ_in_length_are_counted_one_by_one(dataset: ShardDataset) -> None:
     lengths = np.random.default_rng(0).integers(1, 9, len(dataset))
-    config = LoaderConfig(fields=("target",), length_budget=16)
-    loader = ShardLoader(dataset, config, lengths=lengths)
+    reads = Reads(fields=("target",), lengths={"frames": lengths})
+    loader = ShardLoader(dataset, LoaderConfig(length_budget={"frames": 16}), reads=reads)
     sizes = [sum(1 for _ in loader) for _ in range(6)]
     assert [loader.num_batches(epoch) for epoch in range(6)] == sizes
     assert TrainConfig(epochs=6).num_steps(loader.num_batches) == sum(sizes)

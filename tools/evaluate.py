@@ -1,6 +1,6 @@
 """Evaluate a trained student: `reelshard evaluate probe`.
 
-reelshard evaluate probe --run runs/st_jepa --train ssv2/train --val ssv2/validation
+reelshard evaluate probe --run runs/first --train ssv2/train --val ssv2/validation
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from evaluation.features import Features
     from evaluation.probe import ProbeResult
     from shards.dataset import ShardDataset
-    from tools.recipe import Recipe
+    from tools.systems.clips import ClipRecipe as Recipe
 
 HELP = "measure what a trained student has learned"
 
@@ -105,7 +105,7 @@ def probe(
     advance: Callable[[int], None] = lambda num_clips: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> ProbeReport:
-    """StreamFacts the newest checkpoint of a run, and the untrained student it began as.
+    """Probe the newest checkpoint of a run, and the untrained student it began as.
 
     Args:
         recipe: the run's recipe; its `evaluate` section is the probe's configuration.
@@ -124,7 +124,7 @@ def probe(
 
     from evaluation.probe import chance, linear_probe
     from shards.dataset import ShardDataset
-    from tools.systems import make_objective
+    from tools.systems import system_of
     from training.checkpoint import newest_checkpoint
 
     checkpoint = newest_checkpoint(run_dir / "checkpoints")
@@ -137,12 +137,13 @@ def probe(
     say(_compare_views(run_dir, sets))
     device = recipe.train.torch_device()
     torch.manual_seed(recipe.train.seed)
-    objective = make_objective(recipe).to(device)
+    system = system_of(recipe)
+    objective = system.make_objective(recipe).to(device)
     results = []
     for state in (None, checkpoint.model):
         if state is not None:
             objective.load_state_dict(state)
-        on_train, on_val = (_features(objective.student.encoder, d, recipe, device, advance) for d in sets)
+        on_train, on_val = (_features(system.encoder(objective), d, recipe, device, advance) for d in sets)
         results.append(linear_probe(on_train, on_val, len(names), recipe.evaluate, device))
     return ProbeReport(
         untrained=results[0],
@@ -170,9 +171,11 @@ def _features(
     encoder: nn.Module, dataset: ShardDataset, recipe: Recipe, device: torch.device, advance: Callable[[int], None]
 ) -> Features:
     from evaluation.features import extract_features
-    from tools.systems import make_evaluation_loader
+    from tools.loaders import in_order, make_loader
+    from tools.systems import system_of
 
-    loader = make_evaluation_loader(recipe, dataset, device)
+    system: Any = system_of(recipe)
+    loader = make_loader(in_order(recipe), dataset, system.feed_of_clips(recipe, dataset), device)
     try:
         return extract_features(encoder, loader, bf16=recipe.train.uses_bf16(device), advance=advance)
     finally:

@@ -9,11 +9,12 @@ import torch
 
 from pipeline.config import LoaderConfig
 from shards.dataset import ShardDataset
-from shards.format.beside import teacher_of
 from shards.format.publish import publish_json
 from shards.format.views import view_hash
-from tools.recipe import Recipe, save_resolved
+from tools.recipe import save_resolved
 from tools.revision import git_revision, package_versions
+from tools.systems import system_of
+from tools.systems.base import Recipe
 from training.loop import Trainer
 
 
@@ -55,6 +56,7 @@ def record_run(
 
 def launch_lines(trainer: Trainer, dataset: ShardDataset, recipe: Recipe, val: Path | None) -> list[str]:
     """What a run is about to do, for the terminal."""
+    system = system_of(recipe)
     data, train, world = recipe.data, recipe.train, trainer.world
     num_parameters = sum(p.numel() for p in trainer.objective.parameters())
     per_rank = data.global_batch_size // world.size
@@ -63,12 +65,12 @@ def launch_lines(trainer: Trainer, dataset: ShardDataset, recipe: Recipe, val: P
     return [
         f"data     {dataset.directory.resolve()}, split {dataset.manifest.split}: {len(dataset):,} samples in "
         f"{len(dataset.manifest.shards)} shards, digest {dataset.digest[:12]}",
-        f"targets  {_targets(dataset, recipe)}",
+        *(f"{heading:<8} {text}" for heading, text in system.describe(recipe, dataset).items()),
         f"held out {val.resolve() if val else 'none; give one with --val'}",
         f"loader   reader {data.reader}, {data.threads} threads, {data.slabs} slabs, seed {data.seed}, verify "
         f"{data.verify}, on error {data.on_error} (at most {data.most_quarantined(len(dataset)):,} samples)",
         f"batch    {data.global_batch_size} = {world.size} rank(s) x {per_rank}{chunks}",
-        f"student  {recipe.system}, {num_parameters:,} parameters, {_precision(trainer)} on {trainer.device}",
+        f"student  {system.name}, {num_parameters:,} parameters, {_precision(trainer)} on {trainer.device}",
         f"run      {trainer.num_steps:,} steps = {trainer.num_steps / len(trainer.loader):.1f} epochs, into "
         f"{trainer.run_dir}; {steps_left:,} to go, the expected time comes with each line",
     ]
@@ -76,15 +78,3 @@ def launch_lines(trainer: Trainer, dataset: ShardDataset, recipe: Recipe, val: P
 
 def _precision(trainer: Trainer) -> str:
     return str(trainer.learner.dtype or "float32").removeprefix("torch.")
-
-
-def _targets(dataset: ShardDataset, recipe: Recipe) -> str:
-    """Whose values the data set holds; where it is another teacher than the recipe's, that is said."""
-    field = dataset.schema["target"]
-    width = (field.shape or (0,))[-1]
-    teacher = teacher_of(dataset.manifest, field.group)
-    if teacher is None:
-        return f"{width} wide, of a teacher that the data set does not name"
-    kind = "the own values" if teacher.get("projection") is None else "projected"
-    other = "" if teacher.get("id") == recipe.teacher.name else f"; the recipe's teacher is {recipe.teacher.name}"
-    return f"{width} wide, {kind} of {teacher.get('id')}{other}"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from shards.dataset import ShardDataset
     from shards.format.schema import Field
+    from shards.payload import StoredValue
 
 HELP = "print a data set's manifest and fields, or a sample; draw a sample as a picture"
 
@@ -92,6 +93,9 @@ def describe_sample(dataset: ShardDataset, number: int) -> str:
     for name, value in dataset[number].items():
         if isinstance(value, bytes):
             lines.append(f"  {name}: {len(value):,} bytes")
+        elif isinstance(value, list):
+            sizes = f", {min(map(len, value)):,} to {max(map(len, value)):,} bytes each" if value else ""
+            lines.append(f"  {name}: {len(value):,} pieces{sizes}")
         else:
             lines.append(f"  {name}: {value.dtype} {list(value.shape)}{_spread(value)}")
     if "json" in dataset.schema:
@@ -126,14 +130,17 @@ def _spell_reader(dataset: ShardDataset, decoder: object) -> list[str]:
 
 
 def _sample_json(dataset: ShardDataset, number: int) -> dict[str, Any]:
-    fields = {
-        name: {"num_bytes": len(value)}
-        if isinstance(value, bytes)
-        else {"dtype": value.dtype.str, "shape": list(value.shape)}
-        for name, value in dataset[number].items()
-    }
+    fields = {name: _value_json(value) for name, value in dataset[number].items()}
     about = dict(dataset.metadata(number)) if "json" in dataset.schema else {}
     return {"number": number, "key": dataset.key(number), "fields": fields, "metadata": about}
+
+
+def _value_json(value: StoredValue) -> dict[str, Any]:
+    if isinstance(value, bytes):
+        return {"num_bytes": len(value)}
+    if isinstance(value, list):
+        return {"piece_bytes": [len(piece) for piece in value]}
+    return {"dtype": value.dtype.str, "shape": list(value.shape)}
 
 
 def _spell_field(field: Field) -> str:

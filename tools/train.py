@@ -1,7 +1,7 @@
-"""Train a student: `reelshard train`, or `torchrun -m tools.train` with the same arguments.
+"""Train a student: `reelshard train`.
 
-reelshard train --recipe st_jepa_ssv2 --data ssv2/train --out runs/st_jepa --train.steps 2000
-torchrun --nproc-per-node 8 -m tools.train --recipe st_jepa_ssv2 --data ssv2/train --out runs/st_jepa --resume auto
+reelshard train --recipe RECIPE --data ssv2/train --out runs/first --train.steps 2000
+torchrun --no-python --nproc-per-node 8 reelshard train --recipe RECIPE --data ssv2/train --out runs/first --resume auto
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tools.systems import DEFAULT_RECIPE
+
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from pipeline.world import World
-    from tools.recipe import Recipe
-    from tools.systems import Objective
+    from tools.systems.base import Recipe
     from training.loop import Trainer, TrainSummary
 
 HELP = "train a student on a data set by a recipe"
@@ -34,7 +36,7 @@ EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped in good order, to be sta
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `reelshard train`."""
-    parser.add_argument("--recipe", default="st_jepa_ssv2", help="name of a recipe, or path of a YAML file")
+    parser.add_argument("--recipe", default=DEFAULT_RECIPE, help="name of a recipe, or path of a YAML file")
     parser.add_argument("--data", type=Path, required=True, help="folder of the training data set")
     parser.add_argument("--val", type=Path, help="folder of a held-out data set: every checkpoint takes its loss")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: metrics, curves, checkpoints")
@@ -155,35 +157,36 @@ def _train(
     """`train` within the group of ranks, so that nothing of the run outlives it."""
     import torch
 
+    from pipeline.loader import ShardLoader
     from shards.dataset import ShardDataset
     from shards.format.views import refuse_other_views, view_hash
     from tools.launch import launch_lines, record_run
+    from tools.loaders import make_training_loader
     from tools.recipe import as_plain
-    from tools.systems import make_objective, make_training_loader
+    from tools.systems import system_of
     from training.loop import Trainer
 
     dataset = ShardDataset.open(data)
     torch.manual_seed(recipe.train.seed)
-    objective = make_objective(recipe)
+    system = system_of(recipe)
+    objective = system.make_objective(recipe)
     with contextlib.ExitStack() as stack:
-        loader = stack.enter_context(
-            contextlib.closing(make_training_loader(recipe, objective, dataset, device, world))
-        )
+        loader = stack.enter_context(contextlib.closing(make_training_loader(recipe, dataset, device, world)))
         recipe = dataclasses.replace(recipe, train=recipe.train.resolved(loader.num_batches))
         held_out, notes = None, []
         if val is not None:
             held_out_set = ShardDataset.open(val)
             views = {str(data): view_hash(dataset.manifest), str(val): view_hash(held_out_set.manifest)}
             notes.append(f"views    {refuse_other_views(views)}")
-            held_out = make_training_loader(recipe, objective, held_out_set, device, world, held_out=True)
+            held_out = make_training_loader(recipe, held_out_set, device, world, held_out=True)
             stack.enter_context(contextlib.closing(held_out))
-        notes += [] if init is None else _load_weights(objective, init)
+        notes += [] if init is None else _load_weights(system.encoder(objective), init)
         trainer = Trainer(
             objective,
             loader,
             config=recipe.train,
             optim=recipe.optim,
-            recipe=as_plain(recipe),
+            recipe={**as_plain(recipe), "system": system.name},
             run_dir=run_dir,
             world=world,
             validation=held_out,
@@ -192,13 +195,14 @@ def _train(
         )
         notes += _resume(trainer, resume)
         if trainer.leads:
+            assert isinstance(loader.loader, ShardLoader)
             record_run(trainer, recipe, dataset, val, loader=loader.loader.config, command=command)
             for line in (*launch_lines(trainer, dataset, recipe, val), *notes):
                 report(line)
         return trainer.run()
 
 
-def _load_weights(objective: Objective, path: Path) -> list[str]:
+def _load_weights(encoder: nn.Module, path: Path) -> list[str]:
     import safetensors.torch
     from safetensors import SafetensorError
 
@@ -208,7 +212,7 @@ def _load_weights(objective: Objective, path: Path) -> list[str]:
         tensors = safetensors.torch.load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file ({error}); convert the weights to one") from error
-    unused = load_encoder(objective.student.encoder, tensors)
+    unused = load_encoder(encoder, tensors)
     more = f"; not used: {', '.join(unused[:6])}{' ...' if len(unused) > 6 else ''}" if unused else ""
     return [f"weights  {path}: {len(tensors) - len(unused)} of {len(tensors)} tensors for the encoder{more}"]
 

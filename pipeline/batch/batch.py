@@ -22,6 +22,7 @@ class Batch(dict[str, torch.Tensor]):
     Attributes:
         epoch: the epoch this batch belongs to.
         number: its number in the epoch.
+        source: which source of a mix it comes from; "" where there is but one.
         memory: the block, u8 `[num_bytes]`, for copying a batch to a device at once; None if there is no such block.
         layout: where each tensor lies in `memory`.
     """
@@ -32,15 +33,18 @@ class Batch(dict[str, torch.Tensor]):
         *,
         epoch: int = 0,
         number: int = 0,
+        source: str = "",
         memory: torch.Tensor | None = None,
         layout: SlabLayout | None = None,
     ) -> None:
         """Collect the parts."""
         super().__init__(tensors)
-        self.epoch, self.number, self.memory, self.layout = epoch, number, memory, layout
+        self.epoch, self.number, self.source = epoch, number, source
+        self.memory, self.layout = memory, layout
 
     def __repr__(self) -> str:
-        lines = [f"Batch {self.number} of epoch {self.epoch}: {len(self)} fields"]
+        source = f" from {self.source}" if self.source else ""
+        lines = [f"Batch {self.number} of epoch {self.epoch}{source}: {len(self)} fields"]
         width = max(map(len, self), default=0)
         for name, value in self.items():
             what = f"a {type(value).__name__}"  # put there by its user
@@ -61,11 +65,12 @@ class Batch(dict[str, torch.Tensor]):
 
     def __reduce__(self) -> tuple[object, ...]:
         """The tensors alone cross a process border, not the block that they lie in."""
-        return (_batch, ({name: tensor.clone() for name, tensor in self.items()}, self.epoch, self.number))
+        tensors = {name: tensor.clone() for name, tensor in self.items()}
+        return (_batch, (tensors, self.epoch, self.number, self.source))
 
     def replace(self, tensors: dict[str, torch.Tensor]) -> Batch:
         """The same position in the epoch, with other tensors."""
-        return Batch(tensors, epoch=self.epoch, number=self.number)
+        return Batch(tensors, epoch=self.epoch, number=self.number, source=self.source)
 
     def slice(self, rows: builtins.slice) -> Batch:
         """Some neighbouring rows of every field, as the batch they would be by themselves; dense fields are not copied.
@@ -93,8 +98,8 @@ class Batch(dict[str, torch.Tensor]):
         return [name for name in self if f"{name}_offsets" in self and len(self[f"{name}_offsets"]) == num_offsets]
 
 
-def _batch(tensors: dict[str, torch.Tensor], epoch: int, number: int) -> Batch:
-    return Batch(tensors, epoch=epoch, number=number)
+def _batch(tensors: dict[str, torch.Tensor], epoch: int, number: int, source: str) -> Batch:
+    return Batch(tensors, epoch=epoch, number=number, source=source)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from pipeline.read.gather import beyond_last_piece, gather
 from pipeline.read.labels import label_of
 from pipeline.read.readers import OpenShard
 from shards.format.errors import DamagedShardError
-from shards.format.index import Extents
+from shards.format.extents import Extents
 from shards.format.schema import Field
 
 

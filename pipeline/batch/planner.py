@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,9 @@ from numpy.typing import NDArray
 from pipeline.batch.batch import BatchPlan
 from pipeline.batch.slab import SlabLayout
 from pipeline.config import LoaderConfig
-from pipeline.order.draws import Mask
 from pipeline.order.schedule import FixedSize, LengthBudget, Schedule
 from pipeline.read.checks import draw_checked
-from pipeline.read.decoders import Decoder
+from pipeline.reads import Reads
 from pipeline.world import World
 from shards.dataset import ShardDataset
 
@@ -26,21 +24,17 @@ class Planner:
         self,
         dataset: ShardDataset,
         config: LoaderConfig,
-        mask: Mask | None,
+        reads: Reads,
         world: World,
-        *,
-        decoders: Mapping[str, Decoder],
-        lengths: NDArray[np.int64] | None,
     ) -> None:
         """Check that all parts fit together.
 
         Raises:
             ValueError: they do not.
         """
-        self._dataset, self._config, self._mask = dataset, config, mask
-        self._decoders = decoders
-        self.schedule = _schedule(dataset, config, world, lengths)
-        _check_fields(dataset, config, mask, decoders)
+        self._dataset, self._config, self._reads = dataset, config, reads
+        self.schedule = _schedule(dataset, config, reads, world)
+        _check_fields(dataset, reads)
         self._layouts: dict[int, SlabLayout] = {}
         self._drawn: tuple[int, frozenset[int]] = (-1, frozenset())
 
@@ -61,21 +55,20 @@ class Planner:
         return self._layouts[rows]
 
     def _arrays(self, rows: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-        config = self._config
-        mask_shapes = self._mask.shapes if self._mask else {}
+        drawn = {name: shape for draw in self._reads.draws for name, shape in draw.shapes.items()}
         arrays: dict[str, tuple[str, tuple[int, ...]]] = {"index": ("<i8", (rows,)), "valid": ("|b1", (rows,))}
-        for name in config.fields:
+        for name in self._reads.fields:
             if name == "label":
                 arrays[name] = ("<i8", (rows,))
                 continue
             field = self._dataset.schema[name]
-            if field.dtype is None or field.shape is None:
+            if not field.is_array or field.dtype is None:
                 continue
-            shape = field.shape
-            if name in config.gather:
-                shape = (*mask_shapes[config.gather[name]], *shape[1:])
+            shape = field.fixed_shape
+            if name in self._reads.gather:
+                shape = (*drawn[self._reads.gather[name]], *shape[1:])
             arrays[name] = (field.dtype, (rows, *shape))
-        return arrays | {name: ("<i8", (rows, *shape)) for name, shape in mask_shapes.items()}
+        return arrays | {name: ("<i8", (rows, *shape)) for name, shape in drawn.items()}
 
     def plan(self, epoch: int, number: int, memory: NDArray[np.uint8]) -> BatchPlan:
         """The plan of a batch, its indices and masks already in `memory`, u8 `[slab_bytes]`."""
@@ -88,10 +81,10 @@ class Planner:
         layout = self._layout(size)
         arrays = layout.views(memory)
         arrays["index"][:] = index
-        if self._mask:
-            for name, positions in self._mask.draw(config.seed, epoch, np.maximum(index, 0)).items():
+        for draw in self._reads.draws:
+            for name, positions in draw.draw(config.seed, epoch, np.maximum(index, 0), None).items():
                 arrays[name][:] = positions
-        ragged = [name for name in config.fields if name not in arrays]
+        ragged = [name for name in self._reads.fields if name not in arrays]
         return BatchPlan(
             epoch=epoch,
             number=number,
@@ -102,8 +95,8 @@ class Planner:
             memory=memory,
             layout=layout,
             arrays=arrays,
-            ragged={name: [b""] * size for name in ragged if name not in self._decoders},
-            decoded={name: _nothing(size) for name in ragged if name in self._decoders},
+            ragged={name: [b""] * size for name in ragged if name not in self._reads.decoders},
+            decoded={name: _nothing(size) for name in ragged if name in self._reads.decoders},
         )
 
     def _checked(self, epoch: int, samples: list[int]) -> list[bool]:
@@ -119,7 +112,7 @@ def _nothing(size: int) -> list[NDArray[Any] | None]:
     return [None] * size
 
 
-def _schedule(dataset: ShardDataset, config: LoaderConfig, world: World, lengths: NDArray[np.int64] | None) -> Schedule:
+def _schedule(dataset: ShardDataset, config: LoaderConfig, reads: Reads, world: World) -> Schedule:
     if config.length_budget is None:
         return FixedSize(
             len(dataset),
@@ -129,28 +122,30 @@ def _schedule(dataset: ShardDataset, config: LoaderConfig, world: World, lengths
             shuffle=config.shuffle,
             drop_last=config.drop_last,
         )
-    if lengths is None or len(lengths) != len(dataset):
-        got = "none" if lengths is None else str(len(lengths))
-        raise ValueError(f"a length budget needs the length of each of the {len(dataset)} samples, got {got}")
-    return LengthBudget(lengths, config.length_budget, world, seed=config.seed, shuffle=config.shuffle)
+    for name in config.length_budget:
+        if len(reads.lengths.get(name, ())) != len(dataset):
+            got = len(reads.lengths[name]) if name in reads.lengths else "none"
+            raise ValueError(f"a budget of {name} needs that length of each of the {len(dataset)} samples, got {got}")
+    lengths = {name: reads.lengths[name] for name in config.length_budget}
+    return LengthBudget(lengths, dict(config.length_budget), world, seed=config.seed, shuffle=config.shuffle)
 
 
-def _check_fields(
-    dataset: ShardDataset, config: LoaderConfig, mask: Mask | None, decoders: Mapping[str, Decoder]
-) -> None:
-    for name in config.fields:
+def _check_fields(dataset: ShardDataset, reads: Reads) -> None:
+    for name in reads.fields:
         dataset.schema["json" if name == "label" else name]
-    for name in decoders:
-        if name not in config.fields or dataset.schema[name].is_array:
+    for name in reads.decoders:
+        if name not in reads.fields or dataset.schema[name].is_array:
             raise ValueError(f"decoders: {name} must be among the fields and ragged")
-    drawn = mask.shapes if mask else {}
-    for name, mask_name in config.gather.items():
+    drawn = {name: draw for draw in reads.draws for name in draw.shapes}
+    for name, mask_name in reads.gather.items():
         field = dataset.schema[name]
-        if name not in config.fields or field.layout != "tubes":
+        if name not in reads.fields or field.layout != "tubes":
             raise ValueError(
                 f"gather: {name} must be among the fields and in the tubes layout, here it is {field.layout}"
             )
         if mask_name not in drawn:
             raise ValueError(f"gather: {name} needs a mask that draws {mask_name!r}, got {sorted(drawn) or 'no mask'}")
-        if mask and mask.num_positions != field.num_positions:
-            raise ValueError(f"field {name} has {field.num_positions} positions, the mask has {mask.num_positions}")
+        if drawn[mask_name].num_positions != field.num_positions:
+            raise ValueError(
+                f"field {name} has {field.num_positions} positions, the mask has {drawn[mask_name].num_positions}"
+            )

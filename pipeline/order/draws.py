@@ -1,9 +1,10 @@
-"""Masks, drawn in the loader since they decide what is read. Each derives from (seed, epoch, sample) alone."""
+"""Draws say what is read of a sample, from (seed, epoch, sample, length) alone. Here: what they are, and masks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,27 +14,45 @@ from pipeline.order.bits import derive_key, mix
 Positions = NDArray[np.int64]
 
 
-class Mask(Protocol):
-    """What the loader asks of a mask."""
+class Draw(Protocol):
+    """What the loader asks of a draw: a pure function of (seed, epoch, sample, length)."""
 
     @property
-    def num_positions(self) -> int:
-        """How many positions the mask chooses from."""
-        ...
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shape of one sample's entry for each name that `draw` returns."""
         ...
 
-    def draw(self, seed: int, epoch: int, samples: NDArray[np.int64]) -> dict[str, Positions]:
-        """The masks of some samples: i64 `[B, ...]` for each name."""
+    @property
+    def num_positions(self) -> int | None:
+        """How many positions of a fixed array it chooses from; None if that follows from the length."""
+        ...
+
+    @property
+    def length_of(self) -> str | None:
+        """The rows or packed field whose lengths it needs, if any."""
+        ...
+
+    def draw(
+        self, seed: int, epoch: int, samples: NDArray[np.int64], lengths: NDArray[np.int64] | None = None
+    ) -> dict[str, Positions]:
+        """What is drawn of some samples, i64 `[B]`, with `lengths` i64 `[B]`: i64 `[B, ...]` for each name."""
+        ...
+
+
+class Mask(Draw, Protocol):
+    """A draw that hides some of a fixed number of positions."""
+
+    @property
+    def num_positions(self) -> int:
+        """How many there are."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class _UniformMask:
     """Every set of `num_masked` positions is equally likely."""
+
+    length_of: ClassVar[None] = None
 
     num_positions: int
     ratio: float = 0.75
@@ -56,17 +75,21 @@ class _UniformMask:
         """`visible [num_visible]` and `masked [num_masked]`."""
         return {"visible": (self.num_visible,), "masked": (self.num_masked,)}
 
-    def draw(self, seed: int, epoch: int, samples: NDArray[np.int64]) -> dict[str, Positions]:
+    def draw(
+        self, seed: int, epoch: int, samples: NDArray[np.int64], lengths: NDArray[np.int64] | None = None
+    ) -> dict[str, Positions]:
         """Positions of some samples in ascending order.
 
         Args:
             seed: any integer.
             epoch: from 0 on.
             samples: i64 `[B]`, sample numbers.
+            lengths: not used.
 
         Returns:
             `visible` i64 `[B, num_visible]` and `masked` i64 `[B, num_masked]`.
         """
+        del lengths
         return _split(choose(self.num_positions, self.num_visible, seed, epoch, samples))
 
 
@@ -80,7 +103,7 @@ class TubeMask(_UniformMask):
 
 
 class RandomMask(_UniformMask):
-    """Hides tokens anywhere in time and space, of each sample its own: |mask| = int(ratio * N), as in SALT.
+    """Hides tokens anywhere in time and space, of each sample its own: |mask| = int(ratio * N).
 
     It cuts through tubes, so clips and targets are read whole.
 
@@ -111,6 +134,8 @@ class MultiBlockMask:
         aspect: range of height over width of a block.
     """
 
+    length_of: ClassVar[None] = None
+
     grid: tuple[int, int]
     ratio: float = 0.75
     num_blocks: int = 8
@@ -140,8 +165,11 @@ class MultiBlockMask:
         """`visible [S_visible]` and `masked [S_masked]`."""
         return {"visible": (self.num_positions - self.num_masked,), "masked": (self.num_masked,)}
 
-    def draw(self, seed: int, epoch: int, samples: NDArray[np.int64]) -> dict[str, Positions]:
+    def draw(
+        self, seed: int, epoch: int, samples: NDArray[np.int64], lengths: NDArray[np.int64] | None = None
+    ) -> dict[str, Positions]:
         """Positions of some samples in ascending order; see `TubeMask.draw`."""
+        del lengths
         streams = mix(samples.astype(np.uint64) ^ derive_key(seed, epoch, self.num_positions))
         first = self._first_block(streams)  # [B, S]
         position = np.arange(self.num_positions, dtype=np.uint64)

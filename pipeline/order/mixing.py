@@ -1,112 +1,31 @@
-"""Several loaders as one: each batch comes from one of them, by weight, the same one on every rank."""
+"""Which source each batch of a mix comes from: pure functions of whole numbers, so that all ranks agree."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.batch.batch import Batch
-from pipeline.loader import ShardLoader
-from pipeline.order.order import permute
-from pipeline.state import NUM_EPOCHS, refuse_other, shown, whole_number
+WINDOW = 50
 
 
-class MixedLoader:
-    """An epoch is `num_batches` batches, of which each source gives its share exactly, in a shuffled order.
+def epoch_counts(weights: Sequence[float], num_heaviest: int) -> list[int]:
+    """Batches of each source in an epoch that is one pass over the heaviest of them.
 
-    Which source a batch comes from derives from (seed, epoch, batch) alone, so all ranks agree without talking. Sources
-    that are used up begin their next epoch.
+    Args:
+        weights: of the sources; they need not add up to 1. The first of equal ones counts as the heaviest.
+        num_heaviest: batches of its pass.
+
+    Returns:
+        Whole numbers in proportion to the weights: `num_heaviest`, and what the others get beside it.
     """
-
-    def __init__(
-        self, loaders: Mapping[str, ShardLoader], weights: Mapping[str, float], num_batches: int, seed: int = 0
-    ) -> None:
-        """Take the sources.
-
-        Args:
-            loaders: by name.
-            weights: by the same names; they need not add up to 1.
-            num_batches: batches in an epoch.
-            seed: of the order of sources.
-
-        Raises:
-            ValueError: names differ, a weight is negative, or there are no batches.
-        """
-        if set(loaders) != set(weights) or not loaders:
-            raise ValueError(f"every source needs a weight: got {sorted(loaders)} and weights for {sorted(weights)}")
-        if min(weights.values()) < 0 or sum(weights.values()) <= 0:
-            raise ValueError(f"weights must not be negative, nor all zero: got {dict(weights)}")
-        if num_batches < 1:
-            raise ValueError(f"num_batches must be at least 1, got {num_batches}")
-        self.loaders = dict(loaders)
-        self.num_batches, self.seed = num_batches, seed
-        self.counts = dict(zip(loaders, shares([weights[name] for name in loaders], num_batches), strict=True))
-        self.epoch = self._batch = 0
-
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return self.num_batches
-
-    def sources(self, epoch: int) -> list[str]:
-        """Which source each batch of an epoch comes from."""
-        names = [name for name, count in self.counts.items() for _ in range(count)]
-        return [names[place] for place in permute(self.num_batches, self.seed, epoch, 0, self.num_batches).tolist()]
-
-    def __iter__(self) -> Iterator[tuple[str, Batch]]:
-        """The rest of the current epoch: pairs of source name and batch."""
-        if self._batch >= self.num_batches:
-            self.epoch, self._batch = self.epoch + 1, 0
-        streams = {name: _endless(loader) for name, loader in self.loaders.items()}
-        try:
-            for number, name in enumerate(self.sources(self.epoch)):
-                if number < self._batch:
-                    continue
-                self._batch = number + 1
-                yield name, next(streams[name])
-            self.epoch, self._batch = self.epoch + 1, 0
-        finally:
-            for stream in streams.values():
-                stream.close()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position, and that of every source."""
-        epoch, batch = (self.epoch, self._batch) if self._batch < self.num_batches else (self.epoch + 1, 0)
-        sources = {name: loader.state_dict() for name, loader in self.loaders.items()}
-        return self._identity() | {"epoch": epoch, "batch": batch, "sources": sources}
-
-    def _identity(self) -> dict[str, Any]:
-        return {"seed": self.seed, "counts": dict(self.counts)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a position.
-
-        Raises:
-            ValueError: the state is of another mixture, or does not fit a source.
-        """
-        refuse_other(state, self._identity(), "the mixture")
-        epoch = whole_number(state, "epoch", NUM_EPOCHS, "the mixture")
-        batch = whole_number(state, "batch", self.num_batches, "the mixture")
-        sources = state.get("sources")
-        if not isinstance(sources, Mapping) or set(sources) != set(self.loaders):
-            got = sorted(sources) if isinstance(sources, Mapping) else sources
-            raise ValueError(f"the mixture's state needs the states of {sorted(self.loaders)}, got {shown(got)}")
-        before = {name: loader.state_dict() for name, loader in self.loaders.items()}
-        try:
-            for name, loader in self.loaders.items():
-                loader.load_state_dict(sources[name])
-        except ValueError:
-            for name, loader in self.loaders.items():
-                loader.load_state_dict(before[name])
-            raise
-        self.epoch, self._batch = epoch, batch
-
-    def close(self) -> None:
-        """Close all sources."""
-        for loader in self.loaders.values():
-            loader.close()
+    heaviest = weights.index(max(weights))
+    share = weights[heaviest] / sum(weights)
+    others = [0 if place == heaviest else weight for place, weight in enumerate(weights)]
+    counts = shares(others, round(num_heaviest / share) - num_heaviest) if any(others) else list(map(int, others))
+    counts[heaviest] = num_heaviest
+    return counts
 
 
 def shares(weights: Sequence[float], total: int) -> list[int]:
@@ -118,6 +37,57 @@ def shares(weights: Sequence[float], total: int) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _endless(loader: ShardLoader) -> Generator[Batch, None, None]:
-    while True:
-        yield from loader
+def spread(counts: Sequence[int]) -> NDArray[np.int64]:
+    """Spread the batches of each source evenly over an epoch.
+
+    Every full window of `WINDOW` batches from the epoch's start on holds the share of each source, rounded up or down;
+    of two sources, any window of any size does.
+
+    Args:
+        counts: batches of each source.
+
+    Returns:
+        i64 `[sum(counts)]`, the source of each batch.
+    """
+    total = sum(counts)
+    given = [0] * len(counts)
+    order: list[int] = []
+    for quota in _window_quotas(counts):
+        left = list(quota)
+        for number in range(len(order) + 1, len(order) + sum(quota) + 1):
+            behind = [count * number - total * done for count, done in zip(counts, given, strict=True)]
+            source = max((source for source, some in enumerate(left) if some), key=behind.__getitem__)
+            order.append(source)
+            given[source] += 1
+            left[source] -= 1
+    return np.array(order, np.int64)
+
+
+def _window_quotas(counts: Sequence[int]) -> list[list[int]]:
+    """How many batches of each source each window holds; the last one may be shorter.
+
+    An entry is the exact share, rounded up or down, and rows and columns add up (controlled rounding; Cox, 1987). A
+    source is rounded up at most once a window, so who needs it in all windows that are left goes first, then who is
+    most behind.
+    """
+    total = sum(counts)
+    num_full, rest = divmod(total, WINDOW)
+    full = [count * WINDOW // total for count in counts]
+    last = [count * rest // total for count in counts]
+    by_remainder = sorted(range(len(counts)), key=lambda source: -(counts[source] * rest % total))
+    for source in by_remainder[: rest - sum(last)]:
+        last[source] += 1
+    need = [count - num_full * least - end for count, least, end in zip(counts, full, last, strict=True)]
+    lack = [0] * len(counts)
+    quotas = []
+    for left in range(num_full, 0, -1):
+        lack = [old + count * WINDOW - total * least for old, count, least in zip(lack, counts, full, strict=True)]
+        rank = [(number != left, -behind) for number, behind in zip(need, lack, strict=True)]
+        ranked = sorted((source for source, number in enumerate(need) if number), key=rank.__getitem__)
+        quota = list(full)
+        for source in ranked[: WINDOW - sum(full)]:
+            quota[source] += 1
+            need[source] -= 1
+            lack[source] -= total
+        quotas.append(quota)
+    return [*quotas, last] if rest else quotas

@@ -5,6 +5,7 @@ A global batch is the same set of samples whatever the number of ranks; every ra
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipeline.world import World
 Samples = NDArray[np.int64]
 WINDOW = 4096
 BLOCK = 64
+EPOCHS_KEPT = 2  # the one that is consumed, and the next, of which batches are read ahead
 
 
 class Schedule(Protocol):
@@ -94,61 +96,77 @@ class FixedSize:
 
 
 class LengthBudget:
-    """Batches of samples of like length, such that rows times the longest stay within a budget of frames or tokens.
+    """Batches of samples of like length, such that rows times the longest stay within every budget.
 
-    Windows of the shuffled order are sorted by length and cut into batches, whose order is shuffled again. Every sample
-    comes exactly once an epoch. The number of batches differs a little from epoch to epoch.
+    A sample's cost is the largest share of a budget that one of its lengths is. Windows of the shuffled order are
+    sorted by cost and cut into batches, whose order is shuffled again. Every sample comes exactly once an epoch. The
+    number of batches differs a little from epoch to epoch, and is the same on every rank.
     """
 
-    def __init__(self, lengths: NDArray[np.int64], budget: int, world: World, *, seed: int, shuffle: bool) -> None:
+    def __init__(
+        self,
+        lengths: Mapping[str, NDArray[np.int64]],
+        budgets: Mapping[str, int],
+        world: World,
+        *,
+        seed: int,
+        shuffle: bool,
+    ) -> None:
         """Take the parameters.
 
         Args:
-            lengths: i64 `[num_samples]`, such as frames or tokens of each sample.
-            budget: the most that a global batch may hold, padding between its samples included.
+            lengths: by name, i64 `[num_samples]`: frames, tokens, ... of each sample.
+            budgets: by the same names: the most that a global batch may hold, padding between its samples included.
             world: the ranks.
             seed: of the shuffles.
-            shuffle: without it samples are sorted by length within windows of the shards' order.
+            shuffle: without it samples are sorted by cost within windows of the shards' order.
 
         Raises:
-            ValueError: a sample alone is over the budget.
+            ValueError: there are no samples, or one alone is over a budget.
         """
-        if len(lengths) == 0 or int(lengths.min()) < 0 or int(lengths.max()) > budget:
-            longest = int(lengths.max(initial=0))
-            raise ValueError(f"a length budget of {budget} must hold the longest sample, which has {longest}")
-        self._lengths, self._budget, self._world = lengths, budget, world
-        self._seed, self._shuffle = seed, shuffle
-        self._planned: tuple[int, list[Samples]] = (-1, [])
+        for name, budget in budgets.items():
+            if len(lengths[name]) == 0 or int(lengths[name].min()) < 0 or int(lengths[name].max()) > budget:
+                longest = int(lengths[name].max(initial=0))
+                raise ValueError(f"a budget of {budget} {name} must hold the longest sample, which has {longest}")
+        self._world, self._seed, self._shuffle = world, seed, shuffle
+        self._budgets = list(budgets.values())
+        self._lengths = np.maximum(np.stack([lengths[name] for name in budgets]), 1)  # [budgets, num_samples]
+        self._costs = (self._lengths / np.array(self._budgets)[:, None]).max(axis=0)
+        self._planned: dict[int, list[Samples]] = {}
 
     @property
     def max_rows(self) -> int:
-        """As many samples of the least length as the budget holds, on one rank."""
-        shortest = max(int(self._lengths.min()), 1)
-        most = min(self._budget // shortest, len(self._lengths), WINDOW)
-        return -(-most // self._world.size)
+        """As many samples of the least length as the budgets hold, on one rank."""
+        shortest = self._lengths.min(axis=1).tolist()
+        most = min(budget // length for budget, length in zip(self._budgets, shortest, strict=True))
+        rows: int = -(-min(most, self._lengths.shape[1], WINDOW) // self._world.size)
+        return rows
 
     def num_batches(self, epoch: int) -> int:
         """Batches in this epoch."""
         return len(self._batches(epoch))
 
     def rows(self, epoch: int, number: int) -> Samples:
-        """This rank's contiguous part of a batch, which is padded to a multiple of the number of ranks."""
+        """This rank's part of a batch, padded to as many rows as the other ranks have."""
         batch = self._batches(epoch)[number]
         share = -(-len(batch) // self._world.size)
-        return _padded(batch[self._world.rank * share : (self._world.rank + 1) * share], share)
+        part = deal(self._costs[batch], self._world.size)[self._world.rank]
+        return _padded(batch[part], share)
 
     def _batches(self, epoch: int) -> list[Samples]:
-        if self._planned[0] != epoch:
-            self._planned = (epoch, self._plan(epoch))
-        return self._planned[1]
+        if epoch not in self._planned:
+            while len(self._planned) >= EPOCHS_KEPT:
+                del self._planned[next(iter(self._planned))]
+            self._planned[epoch] = self._plan(epoch)
+        return self._planned[epoch]
 
     def _plan(self, epoch: int) -> list[Samples]:
-        count = len(self._lengths)
+        count = self._lengths.shape[1]
         order = (permute_at if self._shuffle else in_order)(count, self._seed, epoch, np.arange(count))
         batches: list[Samples] = []
         for start in range(0, count, WINDOW):
             window = order[start : start + WINDOW]
-            window = window[np.argsort(self._lengths[window], kind="stable")]
+            window = window[np.argsort(self._costs[window], kind="stable")]
             batches += self._cut(window)
         if not self._shuffle:
             return batches
@@ -156,13 +174,37 @@ class LengthBudget:
         return [batches[place] for place in permute(len(batches), seed, epoch, 0, len(batches)).tolist()]
 
     def _cut(self, window: Samples) -> list[Samples]:
-        lengths = np.maximum(self._lengths[window], 1).tolist()
         batches, first = [], 0
-        for place, length in enumerate(lengths):
-            if (place + 1 - first) * length > self._budget:
+        longest = [0] * len(self._budgets)
+        for place, lengths in enumerate(self._lengths[:, window].T.tolist()):
+            longest = list(map(max, longest, lengths))
+            if any((place + 1 - first) * most > budget for most, budget in zip(longest, self._budgets, strict=True)):
                 batches.append(window[first:place])
-                first = place
+                first, longest = place, lengths
         return [*batches, window[first:]]
+
+
+def deal(costs: NDArray[np.float64], num_ranks: int) -> list[Samples]:
+    """Deal the samples of a batch to ranks in rounds: the dearest that is left goes to the rank with the least so far.
+
+    Ranks get equally many samples or one fewer, and their costs differ by no more than the dearest sample's.
+
+    Args:
+        costs: f64 `[num_samples]`.
+        num_ranks: from 1 on.
+
+    Returns:
+        For each rank, i64, ascending: the places of its samples.
+    """
+    total = np.zeros(num_ranks)
+    dealt: list[list[int]] = [[] for _ in range(num_ranks)]
+    dearest = np.argsort(-costs, kind="stable")
+    for start in range(0, len(costs), num_ranks):
+        samples = dearest[start : start + num_ranks]
+        for rank, sample in zip(np.argsort(total, kind="stable").tolist(), samples.tolist(), strict=False):
+            dealt[rank].append(sample)
+            total[rank] += costs[sample]
+    return [np.sort(np.array(places, np.int64)) for places in dealt]
 
 
 def _padded(samples: Samples, rows: int) -> Samples:

@@ -13,10 +13,10 @@ import numpy as np
 from pipeline.batch.batch import BatchPlan
 from pipeline.batch.destinations import Destination, Ragged, Rows, StoredField
 from pipeline.config import LoaderConfig
-from pipeline.read.decoders import Decoder
 from pipeline.read.files import ShardFiles
 from pipeline.read.quarantine import Quarantine
 from pipeline.read.readers import NOT_THERE, Identity, OpenShard, ReaderName
+from pipeline.reads import Reads
 from pipeline.stats import StageClock
 from shards.dataset import ShardDataset
 from shards.format.errors import DamagedShardError, ShardError
@@ -36,13 +36,13 @@ class _Opened(NamedTuple):
 class Fetcher:
     """Reads samples into batches. One object serves all threads of a loader."""
 
-    def __init__(self, dataset: ShardDataset, config: LoaderConfig, decoders: Mapping[str, Decoder]) -> None:
-        """Prepare to read the fields of `config`; those in its `gather` only at the positions of the named mask."""
-        self._dataset, self._config, self._decoders = dataset, config, decoders
+    def __init__(self, dataset: ShardDataset, config: LoaderConfig, reads: Reads) -> None:
+        """Prepare to read."""
+        self._dataset, self._config, self._reads = dataset, config, reads
         self._identities: dict[Path, Identity] = {}
         self._files = ShardFiles("pread", self._identities)
         self._opened: dict[int, _Opened] = {}
-        needed = dict.fromkeys("json" if name == "label" else name for name in config.fields)
+        needed = dict.fromkeys("json" if name == "label" else name for name in reads.fields)
         self._fields = tuple(dataset.schema[name] for name in needed)
         self._verified = np.zeros(len(dataset), np.bool_)
         self.num_checked = 0
@@ -104,9 +104,9 @@ class Fetcher:
         if not field.is_array:
             labels = plan.arrays.get("label") if field.name == "json" else None
             pieces, decoded = plan.ragged.get(field.name), plan.decoded.get(field.name)
-            return Ragged(field, pieces, decoded, self._decoders.get(field.name), labels)
+            return Ragged(field, pieces, decoded, self._reads.decoders.get(field.name), labels)
         array = plan.arrays[field.name]
-        mask = self._config.gather.get(field.name)
+        mask = self._reads.gather.get(field.name)
         positions = None if mask is None else plan.arrays[mask]
         num_pieces = 1 if positions is None else positions.shape[1]
         return Rows(field, array.view(np.uint8).reshape(len(array), num_pieces, -1), positions, start, stop)

@@ -26,7 +26,7 @@ from shards.builder.plan import Plan
 from shards.builder.readiness import sample_bytes
 from shards.builder.retry import shards_to_retry
 from shards.builder.worker import Progress
-from shards.format.beside import FAILURES_NAME, FROM_PLAN
+from shards.format.beside import FAILURES_NAME, FROM_PLAN, provenance_of
 from shards.format.errors import ManifestError, MissingDataError, ShardError
 from shards.format.index import index_path, load_index
 from shards.format.manifest import MANIFEST_NAME, Manifest
@@ -191,7 +191,7 @@ def finalize(plan: Plan, out: Path, reports: Sequence[ShardReport], label_names:
         schema=plan.schema,
         shards=tuple(report.info for report in reports),
         label_names=label_names,
-        provenance={name: plan.fingerprint[name] for name in FROM_PLAN if name in plan.fingerprint},
+        provenance=provenance_of(plan.fingerprint),
         failures=counts,
     )
     manifest = _with_kept_groups(manifest, out)

@@ -24,7 +24,6 @@ from shards.builder.samples.clip import ClipKind
 from shards.format.beside import FAILURES_NAME, PLAN_NAME, read_plan
 from shards.format.beside_group import beside_group, read_group_plan
 from shards.format.errors import ShardError
-from shards.format.index import FORMAT
 from shards.format.manifest import shard_name
 from shards.format.parse import check_name
 from shards.format.publish import publish_json
@@ -163,7 +162,7 @@ def fingerprint_of(
         shapes = {"output_shape": list(teacher.output_shape), "output_dtype": teacher.output_dtype}
         made_by = {**teacher.provenance, "batch": config.teacher_batch, **(shapes if "sample" in about else {})}
     return {
-        "format": FORMAT,
+        "format": schema.format,
         "build_version": BUILD_VERSION,
         "split": split,
         **about,
@@ -212,9 +211,10 @@ def recorded_teacher(out: Path) -> TeacherDescription | None:
 def _shape_of_targets(found: Mapping[str, Any], out: Path) -> tuple[int, int]:
     """What a teacher gave for clips, (N, D): plans of clips say it by their schema."""
     schema = Schema(tuple(Field.from_json(field) for field in found["schema"]))
-    shape = schema["target"].shape if "target" in schema else None
-    if shape is None or len(shape) not in (2, 3):
-        raise ShardError(f"{out / PLAN_NAME} is damaged: it has a teacher, and targets of shape {shape}")
+    shapes = {field.name: field.fixed_shape for field in schema if field.is_array}
+    shape = shapes.get("target", ())
+    if len(shape) not in (2, 3):
+        raise ShardError(f"{out / PLAN_NAME} is damaged: it has a teacher, and targets of shape {shape or None}")
     tokens = shape[0] * shape[1] if len(shape) == 3 else shape[0]  # [S, T', D] in the tubes layout, else [N, D]
     return tokens, shape[-1]
 

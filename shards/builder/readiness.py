@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from shards.builder.decode.isolate import DecodePool
 from shards.builder.journal import spell, spell_bytes
 from shards.builder.plan import Plan
@@ -109,8 +107,7 @@ def check_readiness(found: Readiness, plan: Plan) -> None:
 
 def sample_bytes(schema: Schema) -> int:
     """Return about how many bytes a sample takes in a tar, rather more than fewer."""
-    fields = (field for field in schema if field.shape is not None)
-    return _OVERHEAD_BYTES + sum(math.prod(f.shape or ()) * np.dtype(f.dtype).itemsize for f in fields)
+    return _OVERHEAD_BYTES + sum(field.num_bytes for field in schema if field.is_array)
 
 
 def _absent(root: Path, path: str) -> str | None:

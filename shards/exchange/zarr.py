@@ -44,6 +44,7 @@ from shards.format.parse import check_name
 from shards.format.publish import canonical_json, temporary_path
 from shards.format.schema import Field
 from shards.format.views import refuse_other_views, view_hash
+from shards.payload import StoredValue
 
 ZarrFormat = Literal[2, 3]
 Report = Callable[[int, int], None]
@@ -72,7 +73,7 @@ def export_targets(
     """
     zarr = zarr_package()
     description = dataset.schema[field]
-    if description.shape is None or len(description.shape) not in (2, 3):
+    if not description.is_array or len(description.fixed_shape) not in (2, 3):
         raise ValueError(f"field {field} has shape {description.shape}; targets are [N, D], or [S, T', D] in tubes")
     refuse_url(directory)
     if directory.exists():
@@ -81,7 +82,7 @@ def export_targets(
     temporary = temporary_path(directory)
     temporary.mkdir(parents=True)
     try:
-        shape = (len(dataset), description.num_positions * _times(description), description.shape[-1])
+        shape = (len(dataset), description.num_positions * _times(description), description.fixed_shape[-1])
         group = zarr.open_group(str(temporary / STORE_NAME), mode="w", zarr_format=zarr_format)
         array = group.create_array(ARRAY_NAME, shape=shape, chunks=(1, *shape[1:]), dtype=description.dtype)
         array.attrs[ATTRIBUTE] = _about(dataset, description)
@@ -185,9 +186,9 @@ def add_zarr(
 
 
 def _times(field: Field) -> int:
-    return 1 if field.shape is None or len(field.shape) == 2 else field.shape[1]
+    return 1 if len(field.fixed_shape) == 2 else field.fixed_shape[1]
 
 
-def _tokens(target: NDArray[Any] | bytes) -> NDArray[Any]:
+def _tokens(target: StoredValue) -> NDArray[Any]:
     array = np.asarray(target)
     return tubes_to_target(array) if array.ndim == 3 else array

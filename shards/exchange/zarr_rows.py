@@ -97,8 +97,7 @@ class ZarrKind:
         """Return the targets, [S, T', D] in tubes, else [N, D]."""
         tokens: NDArray[Any] = prepared.arrays["tokens"]
         if self.output.layout == "tubes":
-            assert self.output.shape is not None
-            tokens = target_to_tubes(tokens, self.output.shape[1])
+            tokens = target_to_tubes(tokens, self.output.fixed_shape[1])
         return {self.output.name: tokens}
 
     def substitute(self, item: Item) -> None:
@@ -117,9 +116,9 @@ def items_of_rows(dataset: ShardDataset, rows: Sequence[int]) -> list[list[Item]
 def _positions(cache: ZarrCache, dataset: ShardDataset) -> int | None:
     """Positions of a frame where the clips are in tubes, else None."""
     clip = dataset.schema["clip"]
-    if clip.layout != "tubes" or clip.shape is None or len(clip.shape) < 2:
+    if clip.layout != "tubes" or not clip.is_array or len(clip.fixed_shape) < 2:
         return None
-    positions, times = clip.shape[:2]
+    positions, times = clip.fixed_shape[:2]
     if cache.array.shape[1] != positions * times:
         raise ShardError(
             f"{cache.path} has {cache.array.shape[1]} tokens a sample, the clips of {dataset.directory} have "

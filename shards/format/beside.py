@@ -55,6 +55,11 @@ def read_plan(path: Path) -> dict[str, Any]:
     return plan
 
 
+def provenance_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest's provenance takes from a plan."""
+    return {name: plan[name] for name in FROM_PLAN if name in plan}
+
+
 def planned_shards(plan: Mapping[str, Any]) -> int:
     """How many shards a plan cuts its items into."""
     return int(-(-plan["source"]["items"] // max(1, plan["samples_per_shard"])))

@@ -14,16 +14,15 @@ import xxhash
 from numpy.typing import NDArray
 
 from shards.format.errors import DamagedShardError, MissingDataError
+from shards.format.extents import Extents, split_record
 from shards.format.files import read_small
-from shards.format.parse import check_name, check_plain, count, entry, hex_digest, mapping, sequence, text
+from shards.format.parse import binary, check_name, check_plain, count, entry, hex_digest, mapping, sequence, text
 from shards.format.publish import publish_bytes
-from shards.format.schema import Field, Schema
+from shards.format.schema import FORMATS, Schema, check_format
 
-FORMAT = 1
 TAR_SUFFIX = ".tar"
 MIN_SAMPLE_BYTES = 512  # a tar header
 MAX_SHARD_BYTES = 1 << 50
-LITTLE_U64 = np.dtype("<u8")
 
 
 @dataclass(frozen=True)
@@ -60,21 +59,6 @@ class ShardInfo:
             count(size, "a shard's bytes", MAX_SHARD_BYTES),
             hex_digest(digest, "a shard's digest", 32),
         )
-
-
-@dataclass(frozen=True)
-class Extents:
-    """Where one field lies in the tar, per sample: u64 arrays `[num_samples]`.
-
-    Attributes:
-        offsets: first byte of the payload (after the npy header of an array).
-        sizes: bytes of the payload.
-        checksums: xxh3-64 of the payload.
-    """
-
-    offsets: NDArray[np.uint64]
-    sizes: NDArray[np.uint64]
-    checksums: NDArray[np.uint64]
 
 
 class ShardIndex:
@@ -116,30 +100,24 @@ class ShardIndex:
     def build(
         cls, info: ShardInfo, schema: Schema, keys: Sequence[str], rows: Mapping[str, Sequence[Any]]
     ) -> ShardIndex:
-        """Make an index from lists of (offset, size, checksum) per field."""
-        extents = {}
-        for field in schema:
-            table = np.array(rows[field.name], LITTLE_U64).reshape(len(keys), 3)
-            extents[field.name] = Extents(*(np.ascontiguousarray(column) for column in table.T))
+        """Make an index from lists of (offset, size, checksum) per field; of a packed field also the pieces."""
+        extents = {field.name: Extents.build(field, rows[field.name]) for field in schema}
         return cls(info, schema, "\n".join(keys).encode(), extents)
+
+    def lengths(self, name: str) -> NDArray[np.int64]:
+        """Rows or pieces of each sample in a rows or packed field, i64 `[num_samples]`."""
+        return self.extents[name].lengths(self.schema[name])
 
     def encode(self) -> bytes:
         """The sidecar's bytes."""
         body = {
             "shard": self.info.to_json(),
             "keys": self._joined_keys,
-            "fields": [
-                field.to_json()
-                | {
-                    "offsets": self.extents[field.name].offsets.tobytes(),
-                    "sizes": self.extents[field.name].sizes.tobytes(),
-                    "checksums": self.extents[field.name].checksums.tobytes(),
-                }
-                for field in self.schema
-            ],
+            "fields": [self.extents[field.name].to_record(field) for field in self.schema],
         }
         packed = msgpack.packb(body)
-        return bytes(msgpack.packb({"format": FORMAT, "digest": xxhash.xxh3_128_hexdigest(packed), "body": packed}))
+        digest = xxhash.xxh3_128_hexdigest(packed)
+        return bytes(msgpack.packb({"format": self.schema.format, "digest": digest, "body": packed}))
 
     @classmethod
     def decode(cls, data: bytes, name: str) -> ShardIndex:
@@ -151,16 +129,19 @@ class ShardIndex:
         try:
             outer = mapping(msgpack.unpackb(data), "a sidecar")
             found = count(entry(outer, "format", "a sidecar"), "a sidecar's format")
-            packed = _binary(entry(outer, "body", "a sidecar"), "a sidecar's body")
-            if found != FORMAT:
-                raise DamagedShardError(f"format {found} is not known, this version reads {FORMAT}", shard=name)
+            packed = binary(entry(outer, "body", "a sidecar"), "a sidecar's body")
+            if found not in FORMATS:
+                known = " and ".join(map(str, FORMATS))
+                raise DamagedShardError(f"format {found} is not known, this version reads {known}", shard=name)
             if xxhash.xxh3_128_hexdigest(packed) != entry(outer, "digest", "a sidecar"):
                 raise DamagedShardError(
                     "the sidecar's checksum is wrong; make it again with `reelshard index`", shard=name
                 )
             body = msgpack.unpackb(packed)
             check_plain(body)
-            return cls._from_body(mapping(body, "a sidecar's body"))
+            index = cls._from_body(mapping(body, "a sidecar's body"))
+            check_format(found, index.schema)
+            return index
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             reason = str(error) or type(error).__name__
             raise DamagedShardError(
@@ -170,31 +151,18 @@ class ShardIndex:
     @classmethod
     def _from_body(cls, body: dict[str, Any]) -> ShardIndex:
         info = ShardInfo.from_json(entry(body, "shard", "a sidecar"))
-        keys = _binary(entry(body, "keys", "a sidecar"), "a sidecar's keys")
+        keys = binary(entry(body, "keys", "a sidecar"), "a sidecar's keys")
         _check_keys(keys, info.num_samples)
         fields, extents = [], {}
         for record in sequence(entry(body, "fields", "a sidecar"), "a sidecar's fields"):
-            field, columns = _split_columns(mapping(record, "a field"))
+            field, columns = split_record(mapping(record, "a field"))
             fields.append(field)
             extents[field.name] = columns
-            _check_extents(field, columns, info)
+            columns.check(field, info.num_samples, info.num_bytes)
         schema = Schema(tuple(fields))
         if len(schema.groups) > 1:
             raise ValueError("its fields are of several groups, a shard holds one")
         return cls(info, schema, keys, extents)
-
-
-def _binary(value: object, what: str) -> bytes:
-    if not isinstance(value, bytes):
-        raise ValueError(f"{what} has to be bytes, got {type(value).__name__}")
-    return value
-
-
-def _split_columns(record: dict[str, Any]) -> tuple[Field, Extents]:
-    names = tuple(Extents.__annotations__)
-    columns = (_binary(entry(record, name, "a field"), f"the {name} of a field") for name in names)
-    extents = Extents(*(np.frombuffer(column, LITTLE_U64) for column in columns))
-    return Field.from_json({key: value for key, value in record.items() if key not in names}), extents
 
 
 def _check_keys(joined: bytes, num_samples: int) -> None:
@@ -204,18 +172,6 @@ def _check_keys(joined: bytes, num_samples: int) -> None:
         raise ValueError(f"it does not have {num_samples} keys")
     if not keys.replace("\n", "").isprintable() or any(character in keys for character in "./\\"):
         raise ValueError("a key holds a dot, a slash or a control character")
-
-
-def _check_extents(field: Field, extents: Extents, info: ShardInfo) -> None:
-    """Refuse payloads that are not of the field's size, and those that do not lie inside the tar."""
-    for name in Extents.__annotations__:
-        if len(getattr(extents, name)) != info.num_samples:
-            raise ValueError(f"field {field.name} does not have {info.num_samples} {name}")
-    if field.is_array and (extents.sizes != field.num_bytes).any():  # readers copy by the schema's size
-        raise ValueError(f"field {field.name} has payloads that are not of its {field.num_bytes} bytes")
-    limit = np.uint64(info.num_bytes)
-    if (extents.sizes > limit).any() or (extents.offsets > limit - extents.sizes).any():
-        raise ValueError(f"field {field.name} has payloads beyond the {info.num_bytes} bytes of the tar")
 
 
 def index_path(tar: Path) -> Path:

@@ -12,10 +12,10 @@ from typing import Any
 
 from shards.format.errors import ManifestError, MissingDataError, ShardError
 from shards.format.files import read_small
-from shards.format.index import FORMAT, MAX_SHARD_BYTES, ShardInfo
+from shards.format.index import MAX_SHARD_BYTES, ShardInfo
 from shards.format.parse import check_name, count, entry, mapping, parse_json, sequence, text
 from shards.format.publish import canonical_json, publish_json
-from shards.format.schema import Field, Schema
+from shards.format.schema import FORMATS, Field, Schema, check_format
 
 MANIFEST_NAME = "dataset.json"
 MAX_SAMPLES = 1 << 32
@@ -104,6 +104,7 @@ class Manifest:
         Further groups, label names and provenance do not count.
         """
         groups = sorted({self.schema[name].group for name in fields})
+        schema = Schema(tuple(field for group in groups for field in self.schema.of_group(group)))
         body = [
             {
                 "group": group,
@@ -112,11 +113,11 @@ class Manifest:
             }
             for group in groups
         ]
-        return hashlib.sha256(canonical_json({"format": FORMAT, "series": body})).hexdigest()
+        return hashlib.sha256(canonical_json({"format": schema.format, "series": body})).hexdigest()
 
     def _body(self) -> dict[str, Any]:
         return {
-            "format": FORMAT,
+            "format": self.schema.format,
             "split": self.split,
             "schema": [field.to_json() for field in self.schema],
             "shards": [info.to_json() for info in self.shards],
@@ -159,9 +160,11 @@ class Manifest:
         try:
             record = mapping(parse_json(data), "a manifest")
             found = count(entry(record, "format", "a manifest"), "a manifest's format")
-            if found != FORMAT:
-                raise ManifestError(f"{path}: format {found} is not known, this version reads {FORMAT}")
+            if found not in FORMATS:
+                known = " and ".join(map(str, FORMATS))
+                raise ManifestError(f"{path}: format {found} is not known, this version reads {known}")
             manifest = cls._from_record(record)
+            check_format(found, manifest.schema)
             digest = manifest.digest
         except ValueError as error:
             raise ManifestError(f"{path} is damaged: {error}") from None

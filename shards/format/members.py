@@ -10,7 +10,9 @@ from typing import BinaryIO
 from shards.format.errors import DamagedShardError, ShardError, UnsafeMemberError
 from shards.format.index import ShardIndex
 from shards.format.npy import MAX_HEADER_BYTES, parse_header
-from shards.format.schema import PICKLE_SUFFIXES, Field, check_key
+from shards.format.packed import read_borders, table_bytes
+from shards.format.parse import PICKLE_SUFFIXES
+from shards.format.schema import Field, check_key
 from shards.format.tar import Member, open_tar, scan
 
 
@@ -47,9 +49,9 @@ def check_members(path: Path, index: ShardIndex) -> None:
 def member_problems(path: Path, index: ShardIndex) -> Iterator[ShardError]:
     """Yield where the members of a tar and its sidecar differ: in names, in places, in the headers of arrays."""
     expected = {
-        (key, field.suffix): _Place(field, offset, size)
+        (key, field.suffix): _Place(field, *numbers)
         for field in index.schema
-        for key, offset, size in zip(index.keys, *_columns(index, field), strict=True)
+        for key, *numbers in zip(index.keys, *_columns(index, field), strict=True)
     }
     if len(expected) < len(index) * len(index.schema.fields):
         yield DamagedShardError("a key is there twice", shard=path.name)
@@ -83,31 +85,41 @@ class _Place:
     field: Field
     offset: int
     size: int
+    length: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array of this sample."""
+        return (self.length, *self.field.row_shape) if self.field.is_rows else self.field.fixed_shape
 
 
-def _columns(index: ShardIndex, field: Field) -> tuple[list[int], list[int]]:
+def _columns(index: ShardIndex, field: Field) -> tuple[list[int], list[int], list[int]]:
     extents = index.extents[field.name]
-    return extents.offsets.tolist(), extents.sizes.tolist()
+    lengths = index.lengths(field.name).tolist() if field.has_lengths else [0] * len(index)
+    return extents.offsets.tolist(), extents.sizes.tolist(), lengths
 
 
 def _check_member(file: BinaryIO, member: Member, place: _Place, headers: dict[str, bytes]) -> None:
-    """Compare one member; `headers` remembers an npy header of each field that was found right.
+    """Compare one member; `headers` remembers an npy header of each array field that was found right.
 
     Raises:
         ValueError: it is not what the sidecar says.
     """
     field, lead = place.field, place.offset - member.offset
-    if lead + place.size != member.size or not 0 <= lead <= 2 * MAX_HEADER_BYTES or (lead and not field.is_array):
+    if lead + place.size != member.size or not 0 <= lead <= 2 * MAX_HEADER_BYTES or (lead and not field.is_npy):
         raise ValueError(
             f"its payload is not at bytes {place.offset} to {place.offset + place.size}, where the sidecar says it is"
         )
-    if not field.is_array:
+    if field.is_packed:
+        file.seek(place.offset)
+        read_borders(file.read(table_bytes(place.length)), place.size, place.length)
+    if not field.is_npy:
         return
     file.seek(member.offset)
     header = file.read(lead)
-    if headers.get(field.name) == header:
+    if headers.get(field.name) == header and field.is_array:
         return
     found = parse_header(header)
-    if (found.dtype, found.shape, found.fortran_order, found.num_bytes) != (field.dtype, field.shape, False, lead):
-        raise ValueError(f"its .npy header says {found.dtype} {found.shape}, the sidecar {field.dtype} {field.shape}")
+    if (found.dtype, found.shape, found.fortran_order, found.num_bytes) != (field.dtype, place.shape, False, lead):
+        raise ValueError(f"its .npy header says {found.dtype} {found.shape}, the sidecar {field.dtype} {place.shape}")
     headers[field.name] = header

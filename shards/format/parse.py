@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 MAX_DEPTH = 64
 MAX_NAME_BYTES = 200
 HEX = frozenset("0123456789abcdef")
+PICKLE_SUFFIXES = frozenset({"pkl", "pickle", "pyd", "pt", "pth", "joblib"})
 
 
 def parse_json(data: bytes) -> Any:
@@ -75,6 +76,13 @@ def text(value: object, what: str) -> str:
     return value
 
 
+def binary(value: object, what: str) -> bytes:
+    """Bytes."""
+    if not isinstance(value, bytes):
+        raise ValueError(f"{what} has to be bytes, got {type(value).__name__}")
+    return value
+
+
 def count(value: object, what: str, most: int = (1 << 63) - 1) -> int:
     """A whole number from 0 to `most`."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
@@ -107,6 +115,24 @@ def check_name(value: object, what: str) -> str:
             f"beginning with a dot, of at most {MAX_NAME_BYTES} bytes"
         )
     return value
+
+
+def check_field_name(name: str) -> None:
+    """A field's name, which follows the key in a member's name."""
+    parts = name.split(".")
+    if (
+        not all(parts)
+        or not name.isprintable()
+        or any(character in name for character in "/\\ ")
+        or len(name.encode()) > MAX_NAME_BYTES
+    ):
+        raise ValueError(
+            f"field name {spell(name)} is not allowed: use words joined by dots, such as 'clip' or 'caption.txt'"
+        )
+    if parts[-1].lower() in PICKLE_SUFFIXES:
+        raise ValueError(
+            f"field name {name!r} is not allowed: pickled data can run code when read; store arrays or JSON"
+        )
 
 
 def spell(value: object) -> str:

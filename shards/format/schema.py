@@ -10,38 +10,40 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from shards.format.parse import MAX_NAME_BYTES, check_name, count, mapping, sequence, spell, text
+from shards.format.parse import check_field_name, check_name, count, mapping, sequence, spell, text
 
-Layout = Literal["plain", "frames", "tubes"]
+Layout = Literal["plain", "frames", "tubes", "packed"]
+Kind = Literal["array", "rows", "packed", "bytes"]
 
 MAX_MEMBER_NAME_BYTES = 100
 MAX_AXES = 32
 MAX_ARRAY_BYTES = 1 << 40
-PICKLE_SUFFIXES = frozenset({"pkl", "pickle", "pyd", "pt", "pth", "joblib"})
+FORMATS = (1, 2)
 _DTYPE = re.compile(r"[<|][biufc][0-9]{1,2}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """One member of every sample: an array of fixed dtype and shape, or ragged bytes.
+    """One member of every sample, of one of four kinds: "array", "rows", "packed" or "bytes".
 
     Attributes:
-        name: field name. An array `clip` is the member `KEY.clip.npy`; ragged bytes `json` are the member `KEY.json`.
-        dtype: numpy dtype string with byte order, such as "|u1" or "<f2"; None for ragged bytes.
-        shape: shape of the array; None for ragged bytes.
+        name: field name. An array `clip` is the member `KEY.clip.npy`; bytes `json` are the member `KEY.json`.
+        dtype: numpy dtype string with byte order, such as "|u1" or "<f2"; None for packed pieces and bytes.
+        shape: shape of the array, for rows None (each sample has its own length) and the shape of a row, such as
+            `(None, 256, 18, 18)`; None for packed pieces and bytes.
         layout: what the axes mean. "frames" is `[T, H, W, C]`; "tubes" has one spatial position over all time as its
-            first axis; "plain" says nothing.
+            first axis; "plain" says nothing. "packed" are bytes that hold many pieces behind a table.
         group: the tar series that holds the field; "" is the main one.
     """
 
     name: str
     dtype: str | None = None
-    shape: tuple[int, ...] | None = None
+    shape: tuple[int | None, ...] | None = None
     layout: Layout = "plain"
     group: str = ""
 
     def __post_init__(self) -> None:
-        _check_suffix(self.name)
+        check_field_name(self.name)
         if self.group:
             check_name(self.group, "the group's name")
         if self.layout not in get_args(Layout):
@@ -51,39 +53,109 @@ class Field:
         if (self.dtype is None) != (self.shape is None):
             raise ValueError(f"field {self.name}: give dtype and shape for an array, or neither for ragged bytes")
         if self.dtype is None or self.shape is None:
-            if self.layout != "plain":
+            if self.layout not in ("plain", "packed"):
                 raise ValueError(f"field {self.name}: ragged bytes have no layout, got {spell(self.layout)}")
             return
         if not _is_little_endian_number(self.dtype):
             raise ValueError(
                 f"field {self.name}: dtype {spell(self.dtype)} is not a little-endian number like '|u1' or '<f2'"
             )
-        if any(not isinstance(length, int) or length < 1 for length in self.shape) or len(self.shape) > MAX_AXES:
+        if any(not _is_length(length) for length in self._stored_axes) or len(self.shape) > MAX_AXES:
             raise ValueError(
-                f"field {self.name}: shape {spell(self.shape)} must be at most {MAX_AXES} positive whole numbers"
+                f"field {self.name}: shape {spell(self.shape)} must be at most {MAX_AXES} positive whole numbers; the "
+                "first may be None for rows"
             )
-        if self.num_bytes > MAX_ARRAY_BYTES:
+        if self._axes_bytes > MAX_ARRAY_BYTES:
             raise ValueError(
-                f"field {self.name}: an array of shape {spell(self.shape)} has {self.num_bytes} bytes, too many"
+                f"field {self.name}: an array of shape {spell(self.shape)} has {self._axes_bytes} bytes, too many"
             )
-        if self.layout != "plain" and not self.shape:
-            raise ValueError(f"field {self.name}: a single number has no layout, got {spell(self.layout)}")
+        allowed = ("plain", "frames") if self.is_rows else ("plain", "frames", "tubes") if self.shape else ("plain",)
+        if self.layout not in allowed:
+            raise ValueError(
+                f"field {self.name}: an array of shape {spell(self.shape)} has no layout {spell(self.layout)}, only "
+                f"{' or '.join(allowed)}"
+            )
+
+    @property
+    def kind(self) -> Kind:
+        """Which of the four kinds the field is."""
+        if self.dtype is None:
+            return "packed" if self.layout == "packed" else "bytes"
+        return "rows" if self.shape and self.shape[0] is None else "array"
 
     @property
     def is_array(self) -> bool:
         """Whether every sample holds an array of the same dtype and shape."""
+        return self.kind == "array"
+
+    @property
+    def is_rows(self) -> bool:
+        """Whether every sample holds an array of the same dtype and row shape, with a length of its own."""
+        return self.kind == "rows"
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether every sample holds a number of pieces of bytes, in one member behind a table."""
+        return self.kind == "packed"
+
+    @property
+    def is_npy(self) -> bool:
+        """Whether the member is an `.npy` file: an array or rows."""
         return self.dtype is not None
+
+    @property
+    def has_lengths(self) -> bool:
+        """Whether samples differ in a length that the sidecar tells: rows, or pieces."""
+        return self.kind in ("rows", "packed")
+
+    @property
+    def _stored_axes(self) -> tuple[int | None, ...]:
+        shape = self.shape or ()
+        return shape[1:] if self.is_rows else shape
+
+    @property
+    def _axes_bytes(self) -> int:
+        return math.prod(length or 0 for length in self._stored_axes) * np.dtype(self.dtype).itemsize
+
+    @property
+    def fixed_shape(self) -> tuple[int, ...]:
+        """Shape of the array that every sample holds.
+
+        Raises:
+            ValueError: it differs from sample to sample.
+        """
+        if not self.is_array:
+            raise ValueError(f"field {self.name} is {self.spell_kind()}: its size differs from sample to sample")
+        return tuple(length or 0 for length in self._stored_axes)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of one array, without the npy header.
 
         Raises:
-            ValueError: the field is ragged.
+            ValueError: they differ from sample to sample.
         """
-        if self.dtype is None or self.shape is None:
-            raise ValueError(f"field {self.name} is ragged: its size differs from sample to sample")
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        return math.prod(self.fixed_shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row of a rows field.
+
+        Raises:
+            ValueError: it is none.
+        """
+        if not self.is_rows:
+            raise ValueError(f"field {self.name} has no rows: it is {self.spell_kind()}")
+        return tuple(length or 0 for length in self._stored_axes)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of a rows field, at least 1.
+
+        Raises:
+            ValueError: it is none.
+        """
+        return math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
 
     @property
     def num_positions(self) -> int:
@@ -92,14 +164,19 @@ class Field:
         Raises:
             ValueError: the field is ragged or a single number.
         """
-        if not self.shape:
+        if not self.is_array or not self.fixed_shape:
             raise ValueError(f"field {self.name} has no positions: it is ragged or a single number")
-        return self.shape[0]
+        return self.fixed_shape[0]
+
+    def spell_kind(self) -> str:
+        """The kind in words, for messages."""
+        words = {"array": "an array of fixed shape", "rows": "rows", "packed": "packed pieces", "bytes": "bytes"}
+        return words[self.kind]
 
     @property
     def suffix(self) -> str:
         """What follows `KEY.` in the member's name."""
-        return f"{self.name}.npy" if self.is_array and self.name != "npy" else self.name
+        return f"{self.name}.npy" if self.is_npy and self.name != "npy" else self.name
 
     def to_json(self) -> dict[str, Any]:
         """The field as it stands in the manifest and in sidecars."""
@@ -120,7 +197,7 @@ class Field:
         return cls(
             name=text(values["name"], "a field's name"),
             dtype=None if values["dtype"] is None else text(values["dtype"], "a field's dtype"),
-            shape=None if shape is None else tuple(count(n, "a length in a shape") for n in sequence(shape, "a shape")),
+            shape=None if shape is None else _shape_from_json(sequence(shape, "a shape")),
             layout=text(values["layout"], "a field's layout"),  # type: ignore[arg-type]  # the constructor checks it
             group=text(values["group"], "a field's group"),
         )
@@ -162,9 +239,33 @@ class Schema:
         names = dict.fromkeys(field.group for field in self.fields)
         return tuple(sorted(names, key=bool))
 
+    @property
+    def format(self) -> int:
+        """The format that files of these fields have: 2 exactly where there are rows or packed pieces, else 1."""
+        return 2 if any(field.has_lengths for field in self.fields) else 1
+
     def of_group(self, group: str) -> Schema:
         """The fields of one tar series."""
         return Schema(tuple(field for field in self.fields if field.group == group))
+
+
+def check_format(found: int, schema: Schema) -> None:
+    """Compare the format that a file says it has with the one that its fields need.
+
+    Raises:
+        ValueError: they differ.
+    """
+    if found != schema.format:
+        raise ValueError(f"it says format {found}, its fields are those of format {schema.format}")
+
+
+def _shape_from_json(lengths: list[Any]) -> tuple[int | None, ...]:
+    rows = lengths[:1] == [None]
+    return (*([None] if rows else []), *(count(length, "a length in a shape") for length in lengths[rows:]))
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, int) and value >= 1
 
 
 def _is_little_endian_number(dtype: str) -> bool:
@@ -186,20 +287,3 @@ def check_key(key: str) -> str:
             f"key {key!r} is not allowed: it must be non-empty, without dots, slashes or control characters"
         )
     return key
-
-
-def _check_suffix(name: str) -> None:
-    parts = name.split(".")
-    if (
-        not all(parts)
-        or not name.isprintable()
-        or any(character in name for character in "/\\ ")
-        or len(name.encode()) > MAX_NAME_BYTES
-    ):
-        raise ValueError(
-            f"field name {spell(name)} is not allowed: use words joined by dots, such as 'clip' or 'caption.txt'"
-        )
-    if parts[-1].lower() in PICKLE_SUFFIXES:
-        raise ValueError(
-            f"field name {name!r} is not allowed: pickled data can run code when read; store arrays or JSON"
-        )

@@ -124,12 +124,12 @@ def run_build(args: argparse.Namespace) -> int:
     from shards.format.publish import publish_json
     from tools.bench.build import measure_build
     from tools.bench.teacher_rate import measure_teacher
-    from tools.engines import make_teacher
+    from tools.systems.clips import load_teacher
 
     title, teacher = f"reelshard bench --build on {machine()}", None
     if args.teacher:
         device = args.device or "auto"
-        teacher = make_teacher(device, config=TeacherConfig(id=args.teacher))
+        teacher = load_teacher(TeacherConfig(id=args.teacher), device)
     rates = measure_build(num_clips=NUM_BUILD_CLIPS, workers=args.threads, rounds=args.rounds)
     if teacher is not None:
         facts = teacher.provenance

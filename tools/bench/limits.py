@@ -18,7 +18,8 @@ import xxhash
 from pipeline.config import LoaderConfig
 from pipeline.loader import ShardLoader
 from shards.dataset import ShardDataset
-from shards.format.index import Extents, ShardIndex, ShardInfo, save_index
+from shards.format.extents import Extents
+from shards.format.index import ShardIndex, ShardInfo, save_index
 from shards.format.manifest import Manifest, shard_name
 from shards.format.schema import Field, Schema
 from shards.writer import ShardWriter

@@ -132,7 +132,7 @@ class Dali:
     def _payloads(self, name: str, members: NDArray[np.uint8]) -> NDArray[Any]:
         field = self._dataset.schema[name]
         payloads = members[:, -field.num_bytes :].view(np.dtype(field.dtype))  # a view: nothing is copied
-        return payloads.reshape(len(members), *(field.shape or ()))
+        return payloads.reshape(len(members), *field.fixed_shape)
 
 
 class LitData:
@@ -193,7 +193,7 @@ class MosaicStreaming:
                 arrays = {}
                 for name in GATHER:
                     payload = np.frombuffer(bytearray(raw[name]), schema[name].dtype)
-                    arrays[name] = payload.reshape(schema[name].shape or ())
+                    arrays[name] = payload.reshape(schema[name].fixed_shape)
                 return gather(arrays)
 
         data = Gathered(local=str(directory), shuffle=True, batch_size=case.batch_size, shuffle_seed=case.seed)

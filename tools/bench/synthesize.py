@@ -52,8 +52,8 @@ def synthesize(
     infos = []
     for shard in range(count):
         random = np.random.default_rng(shard)
-        clip = random.integers(0, 256, schema["clip"].shape, np.uint8)
-        target = random.standard_normal(schema["target"].shape, np.float32).astype(np.float16)
+        clip = random.integers(0, 256, schema["clip"].fixed_shape, np.uint8)
+        target = random.standard_normal(schema["target"].fixed_shape, np.float32).astype(np.float16)
         with ShardWriter(directory / shard_name("train", shard, count), schema) as writer:
             for number in range(shard * samples_per_shard, min((shard + 1) * samples_per_shard, num_samples)):
                 shift = number % samples_per_shard

@@ -54,8 +54,7 @@ def read_back(path: Path, batch_size: int, mask_ratio: float, seed: int = 0) -> 
         drop_last=False,
         gather={"clip": "visible", "target": "masked"},
     )
-    shape = dataset.schema["clip"].shape
-    mask = TubeMask(num_positions=shape[0] if shape else 0, ratio=mask_ratio)
+    mask = TubeMask(num_positions=dataset.schema["clip"].num_positions, ratio=mask_ratio)
     best = {"webdataset": 0.0, "whole": 0.0, "masked": 0.0}
     with ShardLoader(dataset, config) as whole_loader, ShardLoader(dataset, masked, mask) as masked_loader:
         for _ in range(ROUNDS):  # in turn: a shared machine's speed drifts

@@ -1,7 +1,7 @@
 """Look before a long run: `reelshard preflight`.
 
-reelshard preflight --recipe st_jepa_ssv2 --data ssv2/train --out runs/st_jepa
-torchrun --nproc-per-node 8 -m tools preflight --recipe st_jepa_ssv2 --data ssv2/train --out runs/st_jepa
+reelshard preflight --recipe RECIPE --data ssv2/train --out runs/first
+torchrun --no-python --nproc-per-node 8 reelshard preflight --recipe RECIPE --data ssv2/train --out runs/first
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tools.systems import DEFAULT_RECIPE
+
 if TYPE_CHECKING:
     from tools.preflight.finding import Finding
 
@@ -20,7 +22,7 @@ HELP = "check machine, data set and memory with a short rehearsal before a long 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `reelshard preflight`."""
-    parser.add_argument("--recipe", default="st_jepa_ssv2", help="name of a recipe, or path of a YAML file")
+    parser.add_argument("--recipe", default=DEFAULT_RECIPE, help="name of a recipe, or path of a YAML file")
     parser.add_argument("--data", type=Path, required=True, help="folder of the training data set")
     parser.add_argument("--out", type=Path, default=Path(), help="where the run is to be written (default: here)")
     parser.add_argument("--batches", type=int, default=30, help="batches of the stress run (default: 30)")

@@ -7,19 +7,21 @@ import itertools
 import resource
 import shutil
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from pipeline.dense import dense_video
 from pipeline.device import DeviceLoader
 from pipeline.loader import ShardLoader
 from pipeline.world import World
 from shards.dataset import ShardDataset
+from tools.loaders import make_loader
 from tools.preflight.finding import Finding, Status, check
 from tools.preflight.shared_memory import SharedMemoryWatch
-from tools.recipe import Recipe
-from tools.systems import make_objective, make_training_loader, make_video_loader
+from tools.systems import system_of
+from tools.systems.base import Recipe
 from training.learner import Learner
 from training.metrics import Window
 from training.optim import refuse_long_warmup
@@ -38,7 +40,8 @@ class Rehearsal:
         self.recipe, self.data, self.out = recipe, data, out
         self.device, self.world, self.num_batches = device, world, num_batches
         torch.manual_seed(recipe.train.seed)
-        self.objective = make_objective(recipe)
+        self.system = system_of(recipe)
+        self.objective = self.system.make_objective(recipe)
         self._loader: DeviceLoader | None = None
 
     def close(self) -> None:
@@ -52,7 +55,7 @@ class Rehearsal:
         if findings[0].status != "fail":
             findings.append(check("loader", self._make_loader))
         if self._loader is not None:
-            findings += [check("batch", self._batch), check("video", self._video), check("stress run", self._stress)]
+            findings += [check("batch", self._batch), *self._further(), check("stress run", self._stress)]
         return [*findings, check("disk", self._disk)]
 
     def training_checks(self) -> list[Finding]:
@@ -70,7 +73,8 @@ class Rehearsal:
 
     def _make_loader(self) -> tuple[Status, str]:
         dataset = ShardDataset.open(self.data)
-        self._loader = make_training_loader(self.recipe, self.objective, dataset, self.device, self.world)
+        self._feed = self.system.feed(self.recipe, dataset)
+        self._loader = make_loader(self.recipe, dataset, self._feed, self.device, self.world)
         data = self.recipe.data
         refuse_long_warmup(self.recipe.train.num_steps(self._loader.num_batches), self.recipe.optim)
         what = f"global batch {data.global_batch_size} = {self.world.size} x {self._shards.batch_size}"
@@ -82,32 +86,29 @@ class Rehearsal:
     @property
     def _shards(self) -> ShardLoader:
         assert self._loader is not None
+        assert isinstance(self._loader.loader, ShardLoader)
         return self._loader.loader
 
     def _batch(self) -> tuple[Status, str]:
         assert self._loader is not None
         batch = next(iter(self._loader))
-        size, model = self._shards.batch_size, self.recipe.model
+        size = self._shards.batch_size
         if not bool(batch["valid"].all()):
             return "fail", f"{size - int(batch['valid'].sum())} samples of the first batch could not be read"
-        for name in ("clip", "target"):
-            if not bool(batch[name].isfinite().all()):
+        for name, shape in self._feed.shapes.items():
+            found = tuple(batch[name].shape)
+            if not _agree(found, (size, *shape)):
+                return "fail", f"{name} is {list(found)}, the system expects {[size, *shape]}"
+        self.system.check_batch(self.recipe, batch)
+        for name, value in batch.items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
                 return "fail", f"{name} has values that are not finite, in one of samples {batch['index'].tolist()}"
-        per_sample = batch["visible"].shape[1] + batch["masked"].shape[1]
-        if per_sample not in (model.num_positions, model.num_tokens) or len(batch["clip"]) != size:
-            return "fail", f"the mask covers {per_sample} places of {model.num_positions} or {model.num_tokens}"
         return "pass", ", ".join(f"{name} {list(value.shape)}" for name, value in batch.items())
 
-    def _video(self) -> tuple[Status, str]:
-        """One batch of whole clips, put together as the video that other code expects."""
-        model = self.recipe.model
-        with make_video_loader(self.recipe, self._shards.dataset, self.world) as loader:
-            clip = next(iter(loader))["clip"]
-            video = dense_video(clip, size=(model.image_size, model.image_size))
-        expected = [loader.batch_size, 3, model.num_frames, model.image_size, model.image_size]
-        if list(video.shape) != expected:
-            return "fail", f"a batch of video is {list(video.shape)}, expected {expected} ([B, 3, T, H, W])"
-        return "pass", f"whole clips are {list(video.shape)} ([B, 3, T, H, W])"
+    def _further(self) -> list[Finding]:
+        """What else the system looks at."""
+        looks, rows = self.system.rehearsals(self.recipe), self._shards.batch_size
+        return [check(name, partial(_passes, look, self._shards.dataset, rows)) for name, look in looks.items()]
 
     def _stress(self) -> tuple[Status, str]:
         """Read batches as fast as they come; nothing of it may go through /dev/shm, not even for a moment."""
@@ -144,8 +145,8 @@ class Rehearsal:
         window = Window(self.device, self._loader.stats())
         for batch in itertools.islice(itertools.chain.from_iterable(itertools.repeat(self._loader)), NUM_STEPS):
             result = learner.step(batch, 0.0, window.clock)
-            window.add(result, num_clips=len(batch["valid"]) * self.world.size)
-        row = window.row(self._loader.stats())
+            window.add(result)
+        row = window.row(self._loader.stats(), self.world)
         if "loss" not in row:
             return "fail", f"loss or gradient was not finite in each of {NUM_STEPS} steps"
         precision = str(learner.dtype or "float32").removeprefix("torch.")
@@ -164,6 +165,15 @@ class Rehearsal:
             total, advice = _memory_bytes(), "use a smaller model or batch"
         what = f"at most {used / 2**30:.1f} of {total / 2**30:.1f} GiB"
         return ("warn", f"{what}; {advice}") if used > FULL * total else ("pass", what)
+
+
+def _passes(look: Callable[[ShardDataset, int], str], dataset: ShardDataset, rows: int) -> tuple[Status, str]:
+    return "pass", look(dataset, rows)
+
+
+def _agree(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    """Whether a shape is the expected one, in which None is any length."""
+    return len(found) == len(expected) and all(e in (None, f) for f, e in zip(found, expected, strict=True))
 
 
 def _memory_bytes() -> int:

@@ -22,6 +22,7 @@ from shards.format.layout import target_to_tubes, tubes_to_clip
 from shards.format.parse import mapping, parse_json
 from shards.format.schema import Field, Schema
 from shards.format.views import view_hash
+from shards.payload import StoredValue
 from shards.writer import Value
 
 
@@ -51,9 +52,9 @@ class _Stored:
 
     def substitute(self, item: Item) -> Mapping[str, Value] | None:
         """Return a field full of `missing`; None where nothing may stand for a sample."""
-        if self.missing is None or self.output.dtype is None or self.output.shape is None:
+        if self.missing is None:
             return None
-        return {self.output.name: np.full(self.output.shape, self.missing, self.output.dtype)}
+        return {self.output.name: np.full(self.output.fixed_shape, self.missing, self.output.dtype)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +84,8 @@ class StoredClipKind(_Stored):
         if len(teacher.output_shape) != 2:
             raise ValueError(f"the teacher gives {teacher.output_shape} for a clip; its targets are (tokens, width)")
         tokens, width = teacher.output_shape
-        if clip.layout == "tubes" and clip.shape is not None and tokens == clip.shape[0] * clip.shape[1]:
-            positions, times = clip.shape[:2]
+        if clip.layout == "tubes" and tokens == clip.fixed_shape[0] * clip.fixed_shape[1]:
+            positions, times = clip.fixed_shape[:2]
             output = Field(
                 name=group, dtype=teacher.output_dtype, shape=(positions, times, width), layout="tubes", group=group
             )
@@ -125,9 +126,8 @@ class StoredClipKind(_Stored):
     def finish(self, item: Item, prepared: Prepared, rows: Array | None) -> Mapping[str, Value]:
         """Return the targets, [S, T', D] in tubes, else [N, D]."""
         assert rows is not None
-        assert self.output.shape is not None
         in_tubes = self.output.layout == "tubes"
-        return {self.output.name: target_to_tubes(rows[0], self.output.shape[1]) if in_tubes else rows[0]}
+        return {self.output.name: target_to_tubes(rows[0], self.output.fixed_shape[1]) if in_tubes else rows[0]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,9 +139,11 @@ class CaptionKind(_Stored):
         """The kind for a data set with captions and a teacher of text.
 
         Raises:
-            ValueError: the set has no JSON.
+            ValueError: the set has no JSON, or not one for a sample.
         """
-        _field(dataset, "json", "a teacher of captions")
+        json = _field(dataset, "json", "a teacher of captions")
+        if json.dtype is not None or json.is_packed:
+            raise ValueError(f"the field 'json' of {dataset.directory} is not one text a sample, so it has no captions")
         output = Field(name=group, dtype=teacher.output_dtype, shape=teacher.output_shape, group=group)
         return cls(output=output, series=dataset.digest_of(["json"]), view=view_hash(dataset.manifest), missing=missing)
 
@@ -161,8 +163,9 @@ class CaptionKind(_Stored):
             BuildFailure: there is none, or its bytes are damaged.
         """
         stored = _read(root, self.series, item, "json")
+        assert isinstance(stored, bytes)
         try:
-            text = mapping(parse_json(bytes(stored)), "it").get("text")
+            text = mapping(parse_json(stored), "it").get("text")
         except ValueError as error:
             raise BuildFailure("bad_annotation", f"its JSON cannot be read: {error}") from None
         if not isinstance(text, str) or not text.strip():
@@ -181,13 +184,14 @@ class CaptionKind(_Stored):
 
 def frames_shape(clip: Field) -> tuple[int, ...] | None:
     """Shape of a stored clip as frames, (T, H, W, 3); None where it is none."""
-    if clip.shape is None or clip.dtype != "|u1":
+    if not clip.is_array or clip.dtype != "|u1":
         return None
+    shape = clip.fixed_shape
     if clip.layout != "tubes":
-        return clip.shape if len(clip.shape) == 4 else None
-    if len(clip.shape) != 6 or math.isqrt(clip.shape[0]) ** 2 != clip.shape[0]:
+        return shape if len(shape) == 4 else None
+    if len(shape) != 6 or math.isqrt(shape[0]) ** 2 != shape[0]:
         return None
-    positions, times, tubelet, height, width, channels = clip.shape
+    positions, times, tubelet, height, width, channels = shape
     side = math.isqrt(positions)
     return times * tubelet, side * height, side * width, channels
 
@@ -213,7 +217,7 @@ def _spell(shape: tuple[int, ...] | None) -> str:
     return "no frames" if shape is None else f"{list(shape)}"
 
 
-def _read(root: Path, series: str, item: Item, name: str) -> Array | bytes:
+def _read(root: Path, series: str, item: Item, name: str) -> StoredValue:
     """One field of one sample.
 
     Raises:

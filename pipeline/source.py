@@ -1,0 +1,50 @@
+"""What every source of batches has: one loader, a mix of several, a stream, or any of them on its way to a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from pipeline.batch.batch import Batch
+from pipeline.stats import LoaderStats
+
+
+class BatchSource(Protocol):
+    """Batches epoch after epoch. `ShardLoader`, `MixedLoader`, `DeviceLoader` and `StreamLoader` are such."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next batch."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The rest of the current epoch."""
+        ...
+
+    def __len__(self) -> int:
+        """Batches in the current epoch, the same on every rank."""
+        ...
+
+    def num_batches(self, epoch: int) -> int:
+        """Batches in any epoch, the same on every rank."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position of the next batch, in what JSON knows."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a position; takes effect when the next iteration begins.
+
+        Raises:
+            ValueError: it is no state, or of another source of batches.
+        """
+        ...
+
+    def stats(self) -> LoaderStats:
+        """What was done so far in this process, and where the time went."""
+        ...
+
+    def close(self) -> None:
+        """End a running iteration and close all files."""
+        ...
