@@ -49,8 +49,14 @@ def test_embeddings_are_the_models_text_embeds_and_two_captions_differ(encoder: 
 
 
 def test_an_embedding_does_not_depend_on_the_length_of_its_neighbours(encoder: Path) -> None:
-    teacher = load(encoder)
+    teacher, shapes = load(encoder), list[tuple[int, ...]]()
+
+    def look(module: torch.nn.Module, args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        shapes.append(tuple(kwargs["input_ids"].shape))
+
+    teacher.backbone.register_forward_pre_hook(look, with_kwargs=True)
     assert np.array_equal(teacher(["a cat runs", "a"])[0], teacher(["a cat runs", CAPTIONS[0]])[0])
+    assert shapes == [(2, MAX_TOKENS)] * 2  # bits are equal only where shapes are
 
 
 def test_a_caption_longer_than_the_model_takes_is_cut_and_still_ends(encoder: Path) -> None:
