@@ -22,6 +22,7 @@ from shards.format.beside import (
     read_failures,
     read_plan,
 )
+from shards.format.beside_group import group_provenance
 from shards.format.errors import DamagedShardError, MissingDataError, ShardError
 from shards.format.index import ShardIndex, ShardInfo, index_path, load_index, save_index
 from shards.format.manifest import COMPRESSED_TARS, MANIFEST_NAME, Manifest, check_folder
@@ -194,15 +195,16 @@ def _group(name: str, shards: Sequence[ScannedShard], main: Sequence[ShardIndex]
     Raises:
         ShardError: there are not as many shards as in the main series, or their samples are others.
     """
+    about = group_provenance(shards[0].path.parent, name)
     if len(shards) != len(main):
-        raise ShardError(
-            f"the field group {name!r} has {len(shards)} shards, the main series has {len(main)}: restore what is "
-            "missing, or move the group away"
-        )
+        cure = "restore what is missing, or move the group away"
+        if about is not None:
+            cure = "finish it by the same `reelshard add-field`, or take it away with `reelshard drop-field`"
+        raise ShardError(f"the field group {name!r} has {len(shards)} shards, the main series has {len(main)}: {cure}")
     indices = _indices(shards, name)
     for index, other in zip(indices, main, strict=True):
         refuse_other_keys(name, index, other)
-    return Group(name, indices[0].schema.fields, tuple(index.info for index in indices), INDEXED)
+    return Group(name, indices[0].schema.fields, tuple(index.info for index in indices), about or INDEXED)
 
 
 def _restore_sidecars(manifest: Manifest, directory: Path) -> None:

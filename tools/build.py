@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,7 +195,7 @@ def _build(
             total = min(total, len(shards) * recipe.build.samples_per_shard)
         deliver = remote.push_shard if remote else None
         with (
-            open_engine(args, recipe, deliver) as engine,
+            open_engine(args, partial(system_of(recipe).make_teacher, recipe), deliver) as engine,
             track("building", total=total, unit="clips") as advance,
         ):
             summary = build_dataset(

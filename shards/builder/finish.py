@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -15,6 +14,7 @@ from shards.builder.failure import FailureRecord
 from shards.builder.journal import (
     WORK_FOLDER,
     ShardReport,
+    clear_work,
     count_failures,
     encode_failures,
     finished_shards,
@@ -111,7 +111,7 @@ def _refuse_to_strand_groups(plan: Plan, out: Path, num_changed: int) -> None:
     if num_changed and names and (groups := names_of_groups(out, names, _earlier_manifest(out))):
         raise ShardError(
             f"{num_changed} shards of {out} would get other samples, and the field group {groups[0]!r} was made for "
-            f"those they have: run without --retry-failures; or, {how_to_drop(plan.split, groups[0])}"
+            f"those they have: run without --retry-failures; or, {how_to_drop(out, groups[0])}"
         )
 
 
@@ -197,5 +197,5 @@ def finalize(plan: Plan, out: Path, reports: Sequence[ShardReport], label_names:
     manifest = _with_kept_groups(manifest, out)
     remove_temporaries(out)  # of workers that died on the way
     manifest.write(out)
-    shutil.rmtree(out / WORK_FOLDER)
+    clear_work(out, manifest)
     return manifest

@@ -207,7 +207,7 @@ class _OpenShard:
         if sample is None:
             raise ShardError(
                 f"the field group {self._plan.group!r} needs every sample, and {failure.key} cannot be made: "
-                f"{failure.reason}: {failure.message}"
+                f"{failure.reason}: {failure.message}. Mend it, or say what may stand for such samples (--missing)"
             )
         return sample
 
