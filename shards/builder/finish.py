@@ -23,7 +23,7 @@ from shards.builder.journal import (
     stored_bytes,
 )
 from shards.builder.plan import Plan
-from shards.builder.readiness import sample_bytes
+from shards.builder.readiness import has_lengths, sample_bytes
 from shards.builder.retry import shards_to_retry
 from shards.builder.worker import Progress
 from shards.format.beside import FAILURES_NAME, FROM_PLAN, provenance_of
@@ -149,11 +149,19 @@ def _check_failures(plan: Plan, num_failed: int, reports: Iterable[ShardReport])
 
 def _remaining(plan: Plan, out: Path, shards: Sequence[int]) -> str:
     left = [shard for shard in shards if not index_path(out / plan.shard_name(shard)).exists()]
-    num_bytes = sum(len(plan.shard_items(shard)) for shard in left) * sample_bytes(plan.schema)
-    return (
-        f"{len(shards) - len(left)} of {len(shards)} shards are finished and kept, {len(left)} remain (up to "
-        f"{spell_bytes(num_bytes)}). Run the same command again to go on"
-    )
+    done = f"{len(shards) - len(left)} of {len(shards)} shards are finished and kept, {len(left)} remain"
+    return f"{done}{_spell_room(plan, out, shards, left)}. Run the same command again to go on"
+
+
+def _spell_room(plan: Plan, out: Path, shards: Sequence[int], left: Sequence[int]) -> str:
+    """How much is still to come, in brackets; by the shards that are finished where samples differ in size."""
+    num_left = sum(len(plan.shard_items(shard)) for shard in left)
+    if not has_lengths(plan.schema):
+        return f" (up to {spell_bytes(num_left * sample_bytes(plan.schema))})"
+    finished = [shard for shard in shards if shard not in set(left)]
+    num_items = sum(len(plan.shard_items(shard)) for shard in finished)
+    num_bytes = sum(load_index(index_path(out / plan.shard_name(shard))).info.num_bytes for shard in finished)
+    return f" (about {spell_bytes(num_left * num_bytes // num_items)})" if num_items else ""
 
 
 def publish_all_failures(plan: Plan, out: Path, reports: Sequence[ShardReport]) -> list[FailureRecord]:
