@@ -78,8 +78,7 @@ class DeviceLoader:
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the current epoch, on the device."""
         if self.device.type != "cuda":
-            for batch in self.loader:
-                yield self._normalised(batch)
+            yield from map(self._normalised, self.loader)  # no name holds the batch here
             return
         self._state = self.loader.state_dict()
         stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
