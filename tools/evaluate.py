@@ -171,11 +171,11 @@ def _features(
     encoder: nn.Module, dataset: ShardDataset, recipe: Recipe, device: torch.device, advance: Callable[[int], None]
 ) -> Features:
     from evaluation.features import extract_features
-    from tools.loaders import in_order, make_loader
+    from tools.loaders import make_loader
     from tools.systems import system_of
 
     system: Any = system_of(recipe)
-    loader = make_loader(in_order(recipe), dataset, system.feed_of_clips(recipe, dataset), device)
+    loader = make_loader(recipe, dataset, system.feed_of_clips(recipe, dataset), device)
     try:
         return extract_features(encoder, loader, bf16=recipe.train.uses_bf16(device), advance=advance)
     finally:

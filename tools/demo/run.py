@@ -28,6 +28,7 @@ from tools.demo.readback import Readback, read_back
 from tools.demo.scenes import MOTIONS
 from tools.demo.videos import VideoSet, make_videos
 from tools.evaluate import ProbeReport, probe
+from tools.job import Job
 from tools.progress import track
 from tools.recipe import load_recipe
 from tools.systems import system_of
@@ -81,13 +82,14 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
         _verify(out)
     with clock.step("read back"):
         readback = read_back(out / "train", recipe.data.global_batch_size, recipe.objective.mask_ratio)
+    data = {"": out / "train"}
     with clock.step("train"):
-        trained = train(recipe, out / "train", out / "run", report=_say)
+        trained = train(Job(recipe=recipe, data=data, run_dir=out / "run", report=_say))
     more = {name: _another_student(name, recipe, steps) for name, steps in plan.more_steps.items()}
     trained_more = {}
     for name, other in more.items():
         with clock.step(f"train {system_of(other).title}"):
-            trained_more[name] = train(other, out / "train", out / name, report=_say)
+            trained_more[name] = train(Job(recipe=other, data=data, run_dir=out / name, report=_say))
     with clock.step("probe"):
         probed = _probe(recipe, plan, out)
     titled = {system_of(recipe).title: trained}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipeline.device import PixelStatistics
-    from pipeline.order.draws import Mask
+    from pipeline.reads import Reads
     from shards.builder import SampleKind, Teacher
     from shards.dataset import ShardDataset
 
@@ -69,16 +69,12 @@ class Feed:
     """What a system needs of a data set, apart from what the user sets.
 
     Attributes:
-        fields: what is read of a sample.
-        gather: field -> name in the draw: only those parts of it are read.
-        mask: drawn for every sample.
+        reads: what is read of a sample.
         normalize: field -> (mean, std) of pixels, applied on the device.
         shapes: field -> shape of one sample's entry in a batch; None is any length.
     """
 
-    fields: tuple[str, ...]
-    gather: Mapping[str, str] = field(default_factory=dict)
-    mask: Mask | None = None
+    reads: Reads
     normalize: Mapping[str, PixelStatistics] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from evaluation.probe import ProbeConfig
 from model.grid import GridConfig
 from model.teacher import TeacherConfig
+from pipeline.reads import Reads
 from shards.builder.decode.view import ViewSpec
 from shards.builder.samples.clip import ClipKind
 from shards.format.beside import teacher_of
@@ -87,7 +88,8 @@ class ClipSystem(System[C_contra], Protocol[C_contra]):
             shape = dataset.schema[name].shape or ()
             shapes[name] = (*mask.shapes[gather[name]], *shape[1:]) if name in gather else shape
         normalize = {"clip": IMAGENET}
-        return Feed(fields=("clip", "target"), gather=gather, mask=mask, normalize=normalize, shapes=shapes)
+        reads = Reads(fields=("clip", "target"), gather=gather, draws=(mask,))
+        return Feed(reads=reads, normalize=normalize, shapes=shapes)
 
     def feed_of_clips(self, recipe: C_contra, dataset: ShardDataset) -> Feed:
         """Whole clips with their labels, for a probe.
@@ -96,7 +98,7 @@ class ClipSystem(System[C_contra], Protocol[C_contra]):
             ValueError: the data set's clips are not of the model's geometry.
         """
         refuse_other_geometry(dataset, recipe.model, fields=("clip",))
-        return Feed(fields=("clip", "label"), normalize={"clip": IMAGENET})
+        return Feed(reads=Reads(fields=("clip", "label")), normalize={"clip": IMAGENET})
 
     def make_teacher(self, recipe: C_contra, device: str) -> VideoMAETeacher | None:
         """The recipe's VideoMAE; None for the id 'none'."""
