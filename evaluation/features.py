@@ -1,12 +1,13 @@
 """Frozen features: every clip of a data set as one vector."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from model.tubelets import video_or_tubes
+from shards.progress import Progress, untold
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def extract_features(
     batches: Iterable[Mapping[str, Tensor]],
     *,
     bf16: bool = False,
-    advance: Callable[[int], None] = lambda num_clips: None,
+    advance: Progress = untold,
 ) -> Features:
     """Encode clips whole (nothing is masked) and average their tokens over time and space.
 
@@ -38,7 +39,7 @@ def extract_features(
             `[B, T', S, D]`; it is left in evaluation mode.
         batches: with `clip` (normalised, on the encoder's device), `label` and `valid`.
         bf16: run the encoder under bf16 autocast.
-        advance: told the number of clips after every batch.
+        advance: called with the number of clips after every batch.
 
     Raises:
         ValueError: If no sample has a label.

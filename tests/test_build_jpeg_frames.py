@@ -129,7 +129,7 @@ def test_processes_partitions_and_a_build_that_was_stopped_give_the_same_bytes(
     finalize_dataset(source, tmp_path / "cut", config=CONFIG, kind=KIND)
     assert contents(tmp_path / "cut") == expected
 
-    def stop(done: int, failed: int) -> None:
+    def stop(done: int, failed: int = 0) -> None:
         if (tmp_path / "stopped").exists() and any((tmp_path / "stopped").glob("*.idx")):
             raise KeyboardInterrupt
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shards.words import spell_bytes
 from tools.engines import open_engine, read_partition
 from tools.signals import exit_status
 from tools.systems import DEFAULT_RECIPE
@@ -237,7 +238,7 @@ def describe(summary: BuildSummary, out: str, unit: str = "clips") -> str:
     name = f"data set {summary.digest[:12]}" if summary.digest else "one partition; --finalize completes the data set"
     lines = [
         f"{out}: {summary.num_samples} of {summary.num_planned} {unit} in {summary.num_shards} shards, "
-        f"{summary.num_bytes / 1e6:,.1f} MB, {name}",
+        f"{spell_bytes(summary.num_bytes)}, {name}",
         f"{summary.num_planned - summary.num_resumed} {unit} in {summary.seconds:.1f} s "
         f"({summary.clips_per_second:.1f} {unit}/s), {summary.num_resumed} were there already",
     ]

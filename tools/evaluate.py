@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shards.progress import Progress, untold
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -102,7 +104,7 @@ def probe(
     train: Path,
     val: Path,
     *,
-    advance: Callable[[int], None] = lambda num_clips: None,
+    advance: Progress = untold,
     say: Callable[[str], None] = lambda line: None,
 ) -> ProbeReport:
     """Probe the newest checkpoint of a run, and the untrained student it began as.
@@ -112,7 +114,7 @@ def probe(
         run_dir: the run.
         train: labelled data set for the classifier.
         val: labelled data set to score it on.
-        advance: told the number of clips after every batch; two passes over both data sets.
+        advance: called with the number of clips after every batch; two passes over both data sets.
         say: takes a line for the user: whether the views could be compared.
 
     Raises:
@@ -168,7 +170,7 @@ def _compare_views(run_dir: Path, sets: tuple[ShardDataset, ShardDataset]) -> st
 
 
 def _features(
-    encoder: nn.Module, dataset: ShardDataset, recipe: Recipe, device: torch.device, advance: Callable[[int], None]
+    encoder: nn.Module, dataset: ShardDataset, recipe: Recipe, device: torch.device, advance: Progress
 ) -> Features:
     from evaluation.features import extract_features
     from tools.loaders import make_loader

@@ -18,11 +18,11 @@ from shards.builder.lock import build_lock
 from shards.builder.partition import Partition
 from shards.builder.plan import LimitOrder, Plan, make_plan, publish_plan, recorded_teacher
 from shards.builder.samples.base import SampleKind
-from shards.builder.worker import Progress
 from shards.format.beside import PLAN_NAME
 from shards.format.errors import ShardError
 from shards.format.manifest import MANIFEST_NAME, Manifest
 from shards.format.publish import publish_bytes, remove_temporaries
+from shards.progress import Progress
 
 Publish = Callable[[Plan, Path, Sequence[ShardReport]], Manifest]  # of all shards, in order
 

@@ -18,20 +18,19 @@ from shards.builder.journal import (
     count_failures,
     encode_failures,
     finished_shards,
-    spell,
-    spell_bytes,
     stored_bytes,
 )
 from shards.builder.plan import Plan
 from shards.builder.readiness import has_lengths, sample_bytes
 from shards.builder.retry import shards_to_retry
-from shards.builder.worker import Progress
 from shards.format.beside import FAILURES_NAME, FROM_PLAN, provenance_of
 from shards.format.errors import ManifestError, MissingDataError, ShardError
 from shards.format.index import index_path, load_index
 from shards.format.manifest import MANIFEST_NAME, Manifest
 from shards.format.publish import publish_bytes, remove_temporaries
 from shards.groups import how_to_drop, kept_groups, names_of_groups, with_groups
+from shards.progress import Progress, untold
+from shards.words import spell_bytes, spell_counts
 
 MAX_ROUNDS = 4  # a shard whose workers die so often kills them
 
@@ -48,7 +47,7 @@ def finish_shards(
         ShardError: more items failed than may, the disk is full, or workers die again and again.
         KeyboardInterrupt: as it came, with what remains in its message.
     """
-    advance = progress or (lambda done, failed: None)
+    advance = progress or untold
     reports = finished_shards(plan, out, shards)
     if retry_failures:
         changed = shards_to_retry(plan, reports.values())
@@ -142,8 +141,8 @@ def _check_failures(plan: Plan, num_failed: int, reports: Iterable[ShardReport])
     if num_failed > allowed:
         raise ShardError(
             f"stopped: {num_failed} of {len(plan.items)} items have failed, {allowed} may: "
-            f"{spell(count_failures(reports))}. Finished shards are kept: mend the videos and run the same build again "
-            "with --retry-failures, or raise build.max_failures"
+            f"{spell_counts(count_failures(reports))}. Finished shards are kept: mend the videos and run the same "
+            "build again with --retry-failures, or raise build.max_failures"
         )
 
 
@@ -192,7 +191,7 @@ def finalize(plan: Plan, out: Path, reports: Sequence[ShardReport], label_names:
         raise ShardError(f"{num_samples} samples and {len(failures)} failures do not add up to {len(plan.items)} items")
     if num_samples == 0:
         raise ShardError(
-            f"none of the {len(plan.items)} items could be built: {spell(counts)}; see {FAILURES_NAME} there"
+            f"none of the {len(plan.items)} items could be built: {spell_counts(counts)}; see {FAILURES_NAME} there"
         )
     manifest = Manifest(
         split=plan.split,

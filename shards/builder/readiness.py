@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 
 from shards.builder.decode.isolate import DecodePool
-from shards.builder.journal import spell, spell_bytes
 from shards.builder.plan import Plan
 from shards.format.errors import ShardError
 from shards.format.schema import Schema
+from shards.words import spell_bytes, spell_counts
 
 NUM_SAMPLED = 64
 _OVERHEAD_BYTES = 3 * 4096  # tar headers, page alignment and metadata of a sample
@@ -46,8 +46,8 @@ class Readiness:
 
     def describe(self) -> str:
         """Return the findings as one line."""
-        absent = spell(self.absent) or "none missing"
-        broken = spell(self.broken) or "all decode"
+        absent = spell_counts(self.absent) or "none missing"
+        broken = spell_counts(self.broken) or "all decode"
         return (
             f"{self.num_items} videos: {absent}; of {self.num_sampled} taken at random: {broken}; "
             f"{'about' if self.is_measured else 'up to'} {spell_bytes(self.bytes_needed)} needed, "

@@ -30,6 +30,7 @@ from shards.builder.sources.locate import FoundVideo, VideoFinder
 from shards.dataset import ShardDataset
 from shards.format.errors import ShardError
 from shards.format.layout import tubes_to_clip
+from shards.progress import Progress, untold
 
 Clip = NDArray[np.uint8]  # [T, H, W, 3], or one frame of it
 
@@ -103,7 +104,7 @@ def check_sources(
     count: int,
     *,
     threads: int = 4,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = untold,
 ) -> SourceReport:
     """Decode `count` samples again, taken at random but the same at each call.
 
@@ -112,7 +113,7 @@ def check_sources(
         finder: of the videos that it was built from.
         count: at most all samples.
         threads: videos decoded at the same time.
-        progress: called with (samples done, of which wrong).
+        progress: called with (samples done, of which wrong) since its last call.
 
     Raises:
         ShardError: the data set does not say how its clips were cut out of videos, or its bytes are damaged.
@@ -124,8 +125,7 @@ def check_sources(
         try:
             for verdict in pool.map(lambda number: _check(dataset, number, finder, view, compare), numbers):
                 verdicts.append(verdict)
-                if progress:
-                    progress(len(verdicts), sum(verdict.kind == "wrong" for verdict in verdicts))
+                progress(1, int(verdict.kind == "wrong"))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -205,10 +205,10 @@ def _compare_frames(
     due, times = list(taken.frame_indices), np.asarray(dataset.read(number, "times"))
     stored: Any = dataset.read(number, "frames")
     if about.get("frame_indices") != due or len(stored) != len(due):
-        says = f"it says frames {_spell(about.get('frame_indices'))}, holds {len(stored)}"
-        return f"{says}, its view takes {_spell(due)}"
+        says = f"it says frames {_listed(about.get('frame_indices'))}, holds {len(stored)}"
+        return f"{says}, its view takes {_listed(due)}"
     if len(times) != len(due) or not np.allclose(times, taken.timestamps_seconds, rtol=1e-6, atol=_TIME_SECONDS):
-        return f"it says times {_spell(times.tolist())}, its frames are shown at {_spell(taken.timestamps_seconds)}"
+        return f"it says times {_listed(times.tolist())}, its frames are shown at {_listed(taken.timestamps_seconds)}"
     for frame, held, expected in zip(due, stored, taken.pictures, strict=True):
         if held != expected and not _look_alike(held, expected):
             return f"what it holds as frame {frame} does not look like frame {frame} of the video"
@@ -240,12 +240,11 @@ def _compare_clip(
     due = list(clip.frame_indices)
     held = due if np.array_equal(stored, clip.frames) else _recognise(stored, clip, video.path, view)
     if not held == due == about.get("frame_indices"):
-        return (
-            f"it says frames {_spell(about.get('frame_indices'))}, holds {_spell(held)}, its view takes {_spell(due)}"
-        )
+        says = _listed(about.get("frame_indices"))
+        return f"it says frames {says}, holds {_listed(held)}, its view takes {_listed(due)}"
     times = about.get("timestamps")
     if not isinstance(times, list) or not np.allclose(times, clip.timestamps_seconds, rtol=0, atol=_TIME_SECONDS):
-        return f"it says times {_spell(times)}, its frames are shown at {_spell(clip.timestamps_seconds)}"
+        return f"it says times {_listed(times)}, its frames are shown at {_listed(clip.timestamps_seconds)}"
     return None
 
 
@@ -275,7 +274,7 @@ def _distance(one: Clip, other: Clip) -> float:
     return float(np.abs(one.astype(np.int16) - other).mean())
 
 
-def _spell(values: object) -> str:
+def _listed(values: object) -> str:
     """Return numbers in words, and what should be numbers as it is."""
     if not isinstance(values, list | tuple):
         return repr(values)

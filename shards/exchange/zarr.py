@@ -41,10 +41,10 @@ from shards.format.schema import Field, Layout, Schema
 from shards.format.views import refuse_other_views, view_hash
 from shards.groups import Group, with_groups
 from shards.payload import StoredValue
+from shards.progress import Progress, untold
 from shards.writer import ShardWriter
 
 ZarrFormat = Literal[2, 3]
-Report = Callable[[int, int], None]
 
 
 def export_targets(
@@ -53,7 +53,7 @@ def export_targets(
     *,
     field: str = "target",
     zarr_format: ZarrFormat = 3,
-    report: Report | None = None,
+    progress: Progress = untold,
 ) -> None:
     """Write the targets of a data set as a Zarr cache; `directory` appears whole or not at all.
 
@@ -62,7 +62,7 @@ def export_targets(
         directory: must not exist.
         field: the array field to export, in the tubes layout or `[N, D]`.
         zarr_format: version of the format; 2 for readers older than zarr 3.
-        report: called with (samples done, 0).
+        progress: called with (samples done, 0) since its last call.
 
     Raises:
         ValueError: the field is not one of targets.
@@ -88,8 +88,7 @@ def export_targets(
                 array[number] = _tokens(dataset.read(number, field))
                 record = dataset.metadata(number) if "json" in dataset.schema else {}
                 meta.write(canonical_json(record | {"index": number, "key": dataset.key(number)}) + b"\n")
-                if report:
-                    report(number + 1, 0)
+                progress(1)
         if projection is not None:
             (temporary / projection_name()).write_bytes(projection)
         temporary.rename(directory)
@@ -121,7 +120,7 @@ def import_targets(
     *,
     group: str = "zarr",
     tubes: bool = True,
-    report: Report | None = None,
+    progress: Progress = untold,
     say: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
     """Add the targets of a Zarr cache to a data set of clips, as a field group: the clips' shards are not touched.
@@ -131,7 +130,7 @@ def import_targets(
         dataset: the clips; must not have a target yet.
         group: name of the new tar series.
         tubes: write the tubes layout (the clips' number of positions), else `[N, D]`.
-        report: called with (samples done, 0).
+        progress: called with (samples done, 0) since its last call.
         say: takes a line for the user: whether the views could be compared.
 
     Returns:
@@ -157,7 +156,7 @@ def import_targets(
         field = Field(name="target", dtype=example.dtype.str, shape=example.shape, layout=layout, group=group)
     except ValueError as error:
         raise ShardError(f"{cache}: {error}") from None
-    infos = _write_group(dataset, field, (_laid_out(opened.tokens(row), positions) for row in rows), report)
+    infos = _write_group(dataset, field, (_laid_out(opened.tokens(row), positions) for row in rows), progress)
     if opened.projection is not None:
         publish_bytes(dataset.directory / projection_name(group), opened.projection)
     about = {"source": "zarr cache", "cache": cache.name, "teacher": opened.teacher, "view_hash": opened.view}
@@ -167,19 +166,17 @@ def import_targets(
 
 
 def _write_group(
-    dataset: ShardDataset, field: Field, targets: Iterator[NDArray[Any]], report: Report | None
+    dataset: ShardDataset, field: Field, targets: Iterator[NDArray[Any]], progress: Progress
 ) -> tuple[ShardInfo, ...]:
     """Write the series, the targets of all samples in order; after an exception nothing of it stays."""
-    count, number, infos = dataset.num_shards, 0, list[ShardInfo]()
+    count, infos = dataset.num_shards, list[ShardInfo]()
     try:
         for shard in range(count):
             path = dataset.directory / shard_name(dataset.manifest.split, shard, count, field.group)
             with ShardWriter(path, Schema((field,))) as writer:
                 for key in dataset.index(shard).keys:
                     writer.write(key, {field.name: next(targets)})
-                    number += 1
-                    if report:
-                        report(number, 0)
+                    progress(1)
             infos.append(writer.info)
     except BaseException:
         for info in infos:
