@@ -29,18 +29,18 @@ from shards.format.manifest import COMPRESSED_TARS, MANIFEST_NAME, Manifest, che
 from shards.format.parse import check_name, mapping, parse_json
 from shards.format.schema import Schema
 from shards.groups import Group, refuse_other_keys, series_of_names, split_of_name, with_groups
+from shards.progress import Progress, untold
 
-Progress = Callable[[int, int], None]
 INDEXED = {"source": "indexed tars"}
 
 
-def index_directory(directory: Path, *, split: str | None = None, progress: Progress | None = None) -> Manifest:
+def index_directory(directory: Path, *, split: str | None = None, progress: Progress = untold) -> Manifest:
     """Give every `*.tar` in `directory` a sidecar, and the folder a manifest.
 
     Args:
         directory: where the tars are, and where sidecars and manifest go.
         split: the split's name in the manifest; None takes it from the tars' names, or else "train".
-        progress: called with (shards done, 0).
+        progress: called with (shards done, 0) since its last call.
 
     Returns:
         The manifest, already written.
@@ -63,10 +63,9 @@ def index_directory(directory: Path, *, split: str | None = None, progress: Prog
         _restore_sidecars(manifest, directory)
         return _add_groups(manifest, directory, paths)
     scanned = []
-    for done, path in enumerate(paths, start=1):
+    for path in paths:
         scanned.append(scan_shard(path))
-        if progress:
-            progress(done, 0)
+        progress(1)
     return _make_manifest(directory, scanned, split)
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shards.progress import Progress, untold
+
 if TYPE_CHECKING:
     from evaluation.result import Result
     from shards.dataset import ShardDataset
@@ -105,7 +107,7 @@ def evaluate(
     name: str,
     paths: Mapping[str, Path],
     *,
-    advance: Callable[[int], None] = lambda num_samples: None,
+    advance: Progress = untold,
     say: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Measure the newest checkpoint of a run, and, where the evaluation wants it, the untrained student it began as.
@@ -115,7 +117,7 @@ def evaluate(
         run_dir: the run.
         name: of the evaluation.
         paths: data sets by role.
-        advance: told the number of samples after every batch.
+        advance: called with the number of samples after every batch.
         say: takes a line for the user: whether the views could be compared.
 
     Raises:

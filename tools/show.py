@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shards.words import spell_bytes
 from tools.terminal import clean
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def describe(dataset: ShardDataset) -> str:
     mean = manifest.num_bytes / max(1, len(dataset))
     lines = [
         f"{dataset.directory}: split {manifest.split}, {len(dataset):,} samples in {dataset.num_shards:,} shards, "
-        f"{manifest.num_bytes / 1e6:,.1f} MB ({mean / 1e3:,.1f} kB a sample)",
+        f"{spell_bytes(manifest.num_bytes)} ({spell_bytes(mean)} a sample)",
         f"digest      {manifest.digest}",
         "fields",
         *(f"  {line}" for line in describe_fields(dataset)),
