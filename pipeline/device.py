@@ -93,7 +93,7 @@ class DeviceLoader:
 
     def _send(self, batch: Batch, stream: torch.cuda.Stream) -> _Travelling:
         with torch.cuda.stream(stream):
-            tensors = _to_device(batch, self.device)
+            tensors = to_device(batch, self.device)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(stream)
         return _Travelling(batch, batch.replace(tensors), event, self.loader.state_dict())
@@ -130,8 +130,8 @@ class DeviceLoader:
         self.loader.close()
 
 
-def _to_device(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
-    """One copy for all that lies in the slab, and one for each tensor beside it."""
+def to_device(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
+    """The tensors of a batch on a device: one copy for all that lies in the slab, and one for each tensor beside it."""
     tensors: dict[str, torch.Tensor] = {}
     if batch.memory is not None and batch.layout is not None:
         memory = batch.memory.to(device, non_blocking=True)
