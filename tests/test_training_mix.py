@@ -123,3 +123,16 @@ def test_two_ranks_follow_the_curve_of_one_and_one_goes_on_where_two_were_killed
     assert killed.returncode != 0
     train(sets, tmp_path / "killed", resume=sorted((tmp_path / "killed" / "checkpoints").glob("step-????????"))[-1])
     assert_same_curve(rows(tmp_path / "killed"), rows(alone))
+
+
+def test_the_arithmetic_of_a_step_is_that_of_its_source(
+    sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.loop.peak_flops_per_second", lambda device: 3e9)
+    train(sets, tmp_path, steps=8)
+    gflop: dict[str, set[float]] = {"loss_video": set(), "loss_text": set()}
+    for row in read_metrics(tmp_path / "metrics.jsonl"):
+        name = "loss_text" if "loss_text" in row else "loss_video"
+        gflop[name].add(round(row["mfu"] / row["clips_per_second"], 12))  # of a forward pass on one sample
+    assert [len(values) for values in gflop.values()] == [1, 1]
+    assert gflop["loss_video"].pop() != gflop["loss_text"].pop() > 0
