@@ -14,6 +14,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import LoaderConfig, Reads, ShardLoader
 from shards.adopt import index_directory
 from shards.dataset import ShardDataset
 from shards.format.errors import DamagedShardError, ManifestError, ShardError
@@ -217,3 +218,10 @@ def test_payloads_larger_than_memory_that_no_file_holds_are_one_clean_error(tmp_
     with pytest.raises(DamagedShardError, match="cut off"):
         hostile.read_run(0, "frames", 0, 1)
     assert "cut off" in verify_dataset(tmp_path).problems[0]
+    config = LoaderConfig(global_batch_size=2, threads=1)
+    for field in ("times", "json"):
+        with (
+            ShardLoader(hostile, config, reads=Reads(fields=(field,))) as loader,
+            pytest.raises(ShardError, match=r"which this machine does not give|cut off"),
+        ):
+            next(iter(loader))

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from shards.format.errors import ShardError
+
 PAGE_BYTES = 4096
 Arrays = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype and shape
 
@@ -66,8 +68,18 @@ def lay_out(arrays: tuple[tuple[str, tuple[str, tuple[int, ...]]], ...]) -> Slab
 
 
 def anonymous_memory(num_bytes: int) -> mmap.mmap:
-    """Private zeroed memory of at least `num_bytes` (and one page), page-aligned, in huge pages where there are any."""
-    memory = mmap.mmap(-1, max(num_bytes, PAGE_BYTES), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    """Private zeroed memory of at least `num_bytes` (and one page), page-aligned, in huge pages where there are any.
+
+    Raises:
+        ShardError: the machine does not give so much.
+    """
+    try:
+        memory = mmap.mmap(-1, max(num_bytes, PAGE_BYTES), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError):
+        raise ShardError(
+            f"a batch needs {num_bytes:,} bytes, which this machine does not give: use smaller batches or a length "
+            "budget; if no sample is so long, `reelshard verify` finds the sidecar that says so"
+        ) from None
     with contextlib.suppress(OSError):  # a kernel without huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
