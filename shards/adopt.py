@@ -8,12 +8,21 @@ other members of the same samples.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from shards.foreign import ScannedShard, common_schema, fits, make_index, scan_shard
-from shards.format.beside import FAILURES_NAME, PLAN_NAME, planned_shards, provenance_of, read_failures, read_plan
+from shards.format.beside import (
+    FAILURES_NAME,
+    PLAN_NAME,
+    planned_schema,
+    planned_shards,
+    provenance_of,
+    read_failures,
+    read_plan,
+)
+from shards.format.beside_group import group_provenance
 from shards.format.errors import DamagedShardError, MissingDataError, ShardError
 from shards.format.index import ShardIndex, ShardInfo, index_path, load_index, save_index
 from shards.format.manifest import COMPRESSED_TARS, MANIFEST_NAME, Manifest, check_folder
@@ -80,7 +89,7 @@ def _make_manifest(directory: Path, scanned: Sequence[ScannedShard], split: str 
         raise ShardError(f"shard {empty[0]} has no samples")
     view = _SeenView()
     plan = _finished_plan(directory, len(main))
-    indices = _indices(main, "", view.see)
+    indices = _indices(main, "", view.see, plan)
     groups = [_group(name, shards, indices) for name, shards in series.items()]
     failures = read_failures(directory / FAILURES_NAME) if plan and (directory / FAILURES_NAME).exists() else []
     manifest = Manifest(
@@ -145,15 +154,22 @@ def _sidecar(shard: ScannedShard) -> ShardIndex | None:
 
 
 def _indices(
-    shards: Sequence[ScannedShard], group: str, see: Callable[[str, bytes], None] | None = None
+    shards: Sequence[ScannedShard],
+    group: str,
+    see: Callable[[str, bytes], None] | None = None,
+    plan: Mapping[str, Any] | None = None,
 ) -> list[ShardIndex]:
-    """Make and save the sidecars of a series. Fields are those of sidecars that are there, where all tars have them.
+    """Make and save the sidecars of a series.
+
+    Fields are those of sidecars that are there, or else of the build's plan, where all tars have them.
 
     Raises:
         DamagedShardError: a tar is not the one that its sidecar describes.
     """
     found = [_sidecar(shard) for shard in shards]
     known = {index.schema for index in found if index is not None}
+    if plan is not None and not known:
+        known = {planned_schema(plan)}
     schema = known.pop() if len(known) == 1 else None
     if schema is None or not all(fits(shard, schema) for shard in shards):
         schema = common_schema(shards, group)
@@ -178,15 +194,16 @@ def _group(name: str, shards: Sequence[ScannedShard], main: Sequence[ShardIndex]
     Raises:
         ShardError: there are not as many shards as in the main series, or their samples are others.
     """
+    about = group_provenance(shards[0].path.parent, name)
     if len(shards) != len(main):
-        raise ShardError(
-            f"the field group {name!r} has {len(shards)} shards, the main series has {len(main)}: restore what is "
-            "missing, or move the group away"
-        )
+        cure = "restore what is missing, or move the group away"
+        if about is not None:
+            cure = "finish it by the same `reelshard add-field`, or take it away with `reelshard drop-field`"
+        raise ShardError(f"the field group {name!r} has {len(shards)} shards, the main series has {len(main)}: {cure}")
     indices = _indices(shards, name)
     for index, other in zip(indices, main, strict=True):
         refuse_other_keys(name, index, other)
-    return Group(name, indices[0].schema.fields, tuple(index.info for index in indices), INDEXED)
+    return Group(name, indices[0].schema.fields, tuple(index.info for index in indices), about or INDEXED)
 
 
 def _restore_sidecars(manifest: Manifest, directory: Path) -> None:

@@ -13,6 +13,7 @@ import xxhash
 
 from shards.dataset import ShardDataset
 from shards.format.beside import problems_beside
+from shards.format.beside_group import problems_of_groups
 from shards.format.errors import DamagedShardError, ShardError
 from shards.format.index import ShardIndex
 from shards.format.members import member_problems
@@ -59,6 +60,7 @@ def verify_dataset(directory: Path, *, threads: int = 4, progress: Progress = un
             raise
     problems = [problem for task in tasks for problem in found[task]]
     problems += [*_repeated_keys(dataset), *problems_beside(dataset.manifest, directory)]
+    problems += problems_of_groups(dataset.manifest, directory)
     return VerifyReport(len(dataset), len(tasks), dataset.manifest.num_bytes, tuple(dict.fromkeys(problems)))
 
 

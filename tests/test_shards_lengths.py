@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -295,3 +296,15 @@ def test_a_tar_of_other_rows_is_not_the_one_of_the_manifest(tmp_path: Path) -> N
     index_path(dataset.tar_path(0)).unlink()
     with pytest.raises(DamagedShardError, match="it has other members"):
         index_directory(tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["*.idx", "train-00000-*.idx"])
+def test_fields_are_those_of_the_plan_where_manifest_and_sidecars_are_lost(tmp_path: Path, lost: str) -> None:
+    golden = Path(__file__).parent / "golden/before_rooms/set"
+    shutil.copytree(golden, tmp_path / "set")
+    for path in [*(tmp_path / "set").glob(lost), tmp_path / "set/dataset.json"]:
+        path.unlink()
+    index_directory(tmp_path / "set")
+    before, again = ShardDataset.open(golden), ShardDataset.open(tmp_path / "set")
+    assert (again.schema, again.manifest.shards) == (before.schema, before.manifest.shards)
+    assert again.schema["clip"].layout == "tubes"

@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build, and print what was built."""
-    from shards.builder import open_source
     from shards.builder.remote import RemoteFolder, is_remote
     from shards.format.parse import check_name
     from tools.recipe import load_recipe
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     system = system_of(recipe)
     system.check_build(recipe, look=False)
     partition = read_partition(args.partition)
-    source = open_source(args.videos, args.annotations, args.split)
+    source = system.open_source(recipe, args.videos, args.annotations, args.split)
     for note in source.notes:
         sys.stderr.write(f"reelshard: {note}\n")
     name, remote = args.out, None
@@ -197,7 +197,7 @@ def _build(
             total = min(total, len(shards) * recipe.build.samples_per_shard)
         deliver = remote.push_shard if remote else None
         with (
-            open_engine(args, recipe, deliver) as engine,
+            open_engine(args, partial(system_of(recipe).make_teacher, recipe), deliver) as engine,
             track("building", total=total, unit=_unit(kind)) as advance,
         ):
             summary = build_dataset(

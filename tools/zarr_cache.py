@@ -9,7 +9,8 @@ HELP = "export targets to a Zarr cache (targets.zarr, meta.jsonl), or import the
 _DESCRIPTION = """
 `export` writes the targets of DATASET to CACHE: the array targets.zarr/targets and meta.jsonl. `import` adds the
 targets in CACHE to DATASET, which was built with --teacher none, as a further series of tars beside the clips, which
-are not touched. A cache of another view or another geometry is refused; the teacher's provenance goes along both ways.
+are not touched; `reelshard add-field --zarr` is the same under a name of your own. A cache of another view or another
+geometry is refused; the teacher's provenance goes along both ways.
 """
 
 

@@ -52,11 +52,11 @@ def load_state(objective: nn.Module, given: Mapping[str, Tensor], needed: set[st
     """
     own = objective.state_dict()
     wrong = [f"{name} is missing" for name in own if name in needed and name not in given]
-    wrong += [f"{name} has no place here" for name in given if name not in own]
+    wrong += [f"{name} has no place here" for name in sorted(given) if name not in own]
     wrong += [
-        f"{name} has shape {list(value.shape)}, here it has {list(own[name].shape)}"
-        for name, value in given.items()
-        if name in own and value.shape != own[name].shape
+        f"{name} has shape {list(given[name].shape)}, here it has {list(value.shape)}"
+        for name, value in own.items()
+        if name in given and given[name].shape != value.shape
     ]
     if wrong:
         more = f" and {len(wrong) - NUM_NAMED} more" if len(wrong) > NUM_NAMED else ""

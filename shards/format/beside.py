@@ -46,7 +46,8 @@ def read_plan(path: Path) -> dict[str, Any]:
                 mapping(entry(plan, name, "a plan"), f"the {name}")
         if entry(plan, "teacher", "a plan") is not None:
             mapping(plan["teacher"], "the teacher")
-        Schema(tuple(Field.from_json(field) for field in sequence(entry(plan, "schema", "a plan"), "the schema")))
+        sequence(entry(plan, "schema", "a plan"), "the schema")
+        planned_schema(plan)
     except FileNotFoundError:
         raise MissingDataError(f"there is no {path}: no build was begun there") from None
     except ValueError as error:
@@ -62,6 +63,15 @@ def provenance_of(plan: Mapping[str, Any]) -> dict[str, Any]:
 def planned_shards(plan: Mapping[str, Any]) -> int:
     """How many shards a plan cuts its items into."""
     return int(-(-plan["source"]["items"] // max(1, plan["samples_per_shard"])))
+
+
+def planned_schema(plan: Mapping[str, Any]) -> Schema:
+    """The fields that a plan makes.
+
+    Raises:
+        ValueError: they are none.
+    """
+    return Schema(tuple(Field.from_json(field) for field in plan["schema"]))
 
 
 def read_failures(path: Path) -> list[dict[str, Any]]:

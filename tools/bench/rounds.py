@@ -106,7 +106,7 @@ def _run(
 
 
 def _start(task: dict[str, Any]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tools.bench.child", json.dumps(task)]
+    command = [sys.executable, "-P", "-m", "tools.bench.child", json.dumps(task)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -27,7 +27,7 @@ from tools.demo.page import write_html
 from tools.demo.readback import Readback, read_back
 from tools.demo.scenes import MOTIONS
 from tools.demo.videos import VideoSet, make_videos
-from tools.evaluate import ProbeReport, probe
+from tools.evaluate import evaluate
 from tools.job import Job
 from tools.progress import track
 from tools.recipe import load_recipe
@@ -102,7 +102,7 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
         "readback": {"num_equal": readback.num_equal},
         "train": _losses(trained),
         **{f"train_{name}": _losses(summary) for name, summary in trained_more.items()},
-        "probe": dataclasses.asdict(probed),
+        "probe": probed,
         "rates": _rates(builds, readback, titled),
         "seconds": clock.seconds | {"total": sum(clock.seconds.values())},
         "machine": {
@@ -171,10 +171,11 @@ def _verify(out: Path) -> None:
             raise ShardError(f"{out / split} is damaged: {found.problems[0]}")
 
 
-def _probe(recipe: Recipe, plan: DemoPlan, out: Path) -> ProbeReport:
+def _probe(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
     total = 2 * (plan.videos.num_train + plan.videos.num_validation)
     with track("encoding for the probe", total=total, unit="clips") as progress:
-        return probe(recipe, out / "run", out / "train", out / "validation", advance=progress)
+        paths = {"train": out / "train", "val": out / "validation"}
+        return evaluate(recipe, out / "run", "probe", paths, advance=progress).to_json()
 
 
 def _describe(build: BuildSummary) -> dict[str, Any]:
