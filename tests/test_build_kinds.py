@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import pickle
 from collections.abc import Sequence
@@ -253,3 +254,21 @@ def test_what_was_prepared_pickles_by_older_protocols_too() -> None:
     sent = Prepared(arrays={"a": np.arange(3)}, blobs={"b": b"c", "d": [b"e"]})
     found = pickle.loads(pickle.dumps(sent, protocol=4))
     assert (found.blobs, found.arrays["a"].tolist()) == ({"b": b"c", "d": [b"e"]}, [0, 1, 2])
+
+
+def test_decoder_processes_find_a_kind_where_this_process_found_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kinds").mkdir()
+    (tmp_path / "kinds" / "kind_of_a_user.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from tests.kinds import WordsKind\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class OwnKind(WordsKind):\n"
+        "    name: str = 'own'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path / "kinds"))
+    kind = importlib.import_module("kind_of_a_user").OwnKind()
+    config = replace(CONFIG, time_limit_seconds=30.0)
+    summary = build_dataset(words_source(WORDS), tmp_path / "set", config=config, kind=kind)
+    assert summary.failures == {"bad_annotation": 1}

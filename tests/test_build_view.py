@@ -113,6 +113,9 @@ def test_the_page_says_which_frames_a_view_takes() -> None:
     assert f"of 48 frames with T = 16 and stride 2, {strided[0]} {strided[1]} {strided[2]} ... {strided[-1]}" in page
     short = ViewSpec(num_frames=8).frame_indices(5)
     assert f"5 frames and T = 8 give {' '.join(map(str, short))}" in page
+    capped = ViewSpec(sampling="every", stride=1, max_frames=64).frame_indices(70)
+    words = f"{capped[0]} {capped[1]} {capped[2]} ... {capped[-1]}"
+    assert f"of 70\nframes and a cap of 64, the middle ones of 64 equal parts, {words}" in page
 
 
 @given(st.integers(1, 300), st.integers(1, 40), st.none() | st.integers(1, 20))

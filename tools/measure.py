@@ -12,6 +12,7 @@ from evaluation.result import Result, Split
 from pipeline.device import DeviceLoader
 from pipeline.world import World
 from shards.dataset import ShardDataset
+from shards.progress import Progress, untold
 from tools.loaders import make_loader
 from tools.systems import system_of
 from tools.systems.base import Evaluation, Recipe
@@ -37,7 +38,7 @@ def measure(
     datasets: Mapping[str, ShardDataset],
     world: World,
     *,
-    advance: Callable[[int], None] = lambda num_samples: None,
+    advance: Progress = untold,
 ) -> Result:
     """Measure an objective, in the precision that it is trained in.
 
@@ -47,7 +48,7 @@ def measure(
         objective: on its device, in evaluation mode.
         datasets: by role.
         world: the ranks, which each read their part and all get the result.
-        advance: told the number of samples after every batch.
+        advance: called with the number of samples after every batch.
 
     Raises:
         ValueError: If a data set is not what the evaluation needs.
@@ -89,7 +90,7 @@ def _metrics_of(
     return lambda objective: measure(recipe, evaluation, objective, datasets, world).metrics
 
 
-def _split(dataset: ShardDataset, loader: DeviceLoader, advance: Callable[[int], None]) -> Split:
+def _split(dataset: ShardDataset, loader: DeviceLoader, advance: Progress) -> Split:
     return Split(
         batches=_counted(loader, advance),
         digest=dataset.digest,
@@ -98,7 +99,7 @@ def _split(dataset: ShardDataset, loader: DeviceLoader, advance: Callable[[int],
     )
 
 
-def _counted(loader: DeviceLoader, advance: Callable[[int], None]) -> Iterator[Mapping[str, Tensor]]:
+def _counted(loader: DeviceLoader, advance: Progress) -> Iterator[Mapping[str, Tensor]]:
     for batch in loader:
         num_valid = int(batch["valid"].sum())
         yield batch

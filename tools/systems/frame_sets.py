@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from shards.builder.decode.view import ViewSpec
 from shards.builder.samples.frames import FramesKind, check_quality
@@ -56,7 +56,6 @@ class FrameSets(System[FrameSetRecipe]):
     name = "frame_sets"
     title = "Frame sets"
     recipe = FrameSetRecipe
-    evaluators: Mapping[str, NoReturn] = {}
 
     def sample_kind(self, recipe: FrameSetRecipe) -> SampleKind:
         """Frames, times and what is said of the video."""
