@@ -18,9 +18,9 @@ from pipeline.world import World
 from shards.dataset import ShardDataset
 from shards.format.pixels import IMAGENET
 from tests.datasets import DIM, FRAMES, PATCH, SIZE, TUBELET
+from tools.systems.st_jepa import STJEPAObjective
 from training.config import TrainConfig
 from training.loop import Trainer
-from training.objectives.st_jepa import STJEPAObjective
 from training.optim import OptimConfig
 
 MODEL = STJEPAConfig(

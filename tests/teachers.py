@@ -18,6 +18,14 @@ class MeanTeacher:
         self.clip_shape, self.version, self.scale = clip_shape, version, scale
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self.clip_shape
+
+    @property
+    def output_dtype(self) -> str:
+        return "<f2"
+
+    @property
     def output_shape(self) -> tuple[int, int]:
         frames, height, width, channels = self.clip_shape
         return (frames // TUBELET) * (height // PATCH) * (width // PATCH), channels

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from shards.builder import BuildConfig, Item, Source
+from shards.builder import BuildConfig, Item, Source, prepare
 from shards.builder.decode import isolate
-from shards.builder.plan import Plan
-from shards.builder.samples import clip
-from shards.builder.samples.clip import Outcome
+from shards.builder.prepare import Outcome
+from shards.builder.samples.base import SampleKind
 from tests.builds import VIEW, build
 from tests.teachers import MeanTeacher
 from tests.videos import moving_square, write_video
@@ -44,14 +43,14 @@ class DecodedClips:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> DecodedClips:
-    found, real = DecodedClips(), clip.build_clip
+    found, real = DecodedClips(), prepare.prepare_item
 
-    def count(plan: Plan, shard: int, item: Item) -> Outcome:
-        outcome = real(plan, shard, item)
+    def count(kind: SampleKind, root: Path, shard: int, item: Item) -> Outcome:
+        outcome = real(kind, root, shard, item)
         found.add()
         return outcome
 
-    monkeypatch.setattr(isolate, "build_clip", count)
+    monkeypatch.setattr(isolate, "prepare_item", count)
     return found
 
 

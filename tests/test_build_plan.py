@@ -117,7 +117,7 @@ def test_the_same_plan_is_accepted_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"view": replace(VIEW, sampling="stride")}, r'view.sampling was "uniform", is now "stride"'),
+        ({"kind": replace(VIEW, sampling="stride")}, r'view.sampling was "uniform", is now "stride"'),
         ({"config": BuildConfig(samples_per_shard=9)}, "samples_per_shard was 256, is now 9"),
         ({"config": BuildConfig(layout="frames")}, "schema"),
         ({"config": BuildConfig(seed=4)}, "seed was 0, is now 4"),
@@ -131,7 +131,7 @@ def test_the_same_plan_is_accepted_again(tmp_path: Path) -> None:
 def test_another_plan_is_refused_and_what_differs_is_named(
     tmp_path: Path, change: dict[str, object], named: str
 ) -> None:
-    given = {"source": source_of(9), "view": VIEW, "config": BuildConfig(), "split": "train"}
+    given = {"source": source_of(9), "kind": VIEW, "config": BuildConfig(), "split": "train"}
     given["teacher"] = MeanTeacher(VIEW.clip_shape)
     publish_plan(make_plan(**given), tmp_path)  # type: ignore[arg-type]
     with pytest.raises(ShardError, match=named):
@@ -139,9 +139,13 @@ def test_another_plan_is_refused_and_what_differs_is_named(
 
 
 def test_a_teacher_on_another_grid_is_refused() -> None:
-    teacher = MeanTeacher((4, 64, 64, 3))
-    with pytest.raises(ValueError, match="the teacher gives 32 tokens, the clip has 2 x 4 tubelets"):
-        make_plan(source_of(3), VIEW, BuildConfig(), split="train", teacher=teacher)
+    with pytest.raises(ValueError, match="the teacher gives 8 tokens, the clip has 4 x 4 tubelets"):
+        make_plan(source_of(3), VIEW, BuildConfig(tubelet=1), split="train", teacher=MeanTeacher(VIEW.clip_shape))
+
+
+def test_a_teacher_of_other_clips_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the teacher takes clips of \(4, 64, 64, 3\), the view gives"):
+        make_plan(source_of(3), VIEW, BuildConfig(), split="train", teacher=MeanTeacher((4, 64, 64, 3)))
 
 
 def test_a_view_that_does_not_divide_into_tubes_is_refused() -> None:

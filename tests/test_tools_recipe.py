@@ -5,9 +5,11 @@ import pytest
 import yaml
 
 from model.salt import SALTConfig
-from tools.recipe import RECIPES, Recipe, find_recipe, load_recipe, save_resolved
+from tools.recipe import find_recipe, load_recipe, save_resolved
+from tools.recipes import RECIPES
+from tools.systems.st_jepa import STJEPARecipe as Recipe
 
-NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem != "frames")  # those that train
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,7 +94,7 @@ def test_what_a_recipe_leaves_out_has_the_default_of_its_class(tmp_path: Path) -
     [
         ("trian: {steps: 3}", "no section 'trian' (did you mean train?)"),
         ("train: {stepz: 3}", "there is no train.stepz (did you mean train.steps?)"),
-        ("data: {fields: [clip]}", "data.fields is ('clip',); what is read of a sample follows from the system"),
+        ("data: {fields: [clip]}", "what is read of a sample follows from the system"),
         ("data: {gather: {clip: visible}}", "leave data.gather out"),
         ("train: {steps: many}", "train.steps"),
         ("train: {steps: 0}", "at least 1"),

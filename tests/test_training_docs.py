@@ -16,12 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.salt import SALT, SALTConfig
 from model.st_jepa import STJEPA, STJEPAConfig
 from tools.cli import COMMANDS, split_overrides
-from tools.recipe import RECIPES, load_recipe
+from tools.recipe import load_recipe
+from tools.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "training.md"
 PAGES = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *RECIPES.glob("*.yaml"))
-COMMAND = re.compile(r"(?:reelshard |-m tools[. ])(train|build|preflight|evaluate)\b([^`\n'\"#;]*)")
+COMMAND = re.compile(r"reelshard (train|build|preflight|evaluate)\b([^`\n'\"#;]*)")
 ROWS = [
     [cell.strip() for cell in line.strip("|\n ").split("|")]
     for line in PAGE.read_text().splitlines()

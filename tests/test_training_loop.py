@@ -223,7 +223,11 @@ def test_the_checkpoint_with_the_lowest_validation_loss_outlives_the_newest(
     checkpoint = load_checkpoint(make_trainer(dataset, tmp_path, steps=1).run().checkpoint)
     shutil.rmtree(root)
     for step, loss in ((1, 0.9), (2, 0.5), (3, None), (4, 0.7), (5, 0.8)):
-        save_checkpoint(root, dataclasses.replace(checkpoint, step=step, validation_loss=loss), keep=2)
+        save_checkpoint(
+            root,
+            dataclasses.replace(checkpoint, step=step, metrics={} if loss is None else {"validation_loss": loss}),
+            keep=2,
+        )
     assert [path.name[-1] for path in list_checkpoints(root)] == ["2", "4", "5"]
     assert best_checkpoint(root) == root / "step-00000002"
 

@@ -10,6 +10,7 @@ from pipeline.stats import LoaderStats
 from training.curves import draw_curves
 from training.learner import StepResult
 from training.metrics import MetricsFile, Window, format_duration, format_row, read_metrics
+from training.scores import Sums
 
 
 def test_a_metrics_file_gives_back_its_rows(tmp_path: Path) -> None:
@@ -56,8 +57,11 @@ def reading(*, read_seconds: float = 0.0, wait_seconds: float = 0.0) -> LoaderSt
 def result(loss: float, *, finite: bool = True, num_valid: int = 4) -> StepResult:
     return StepResult(
         scores={"loss": torch.tensor(loss)},
+        sums=Sums(),
         finite=torch.tensor(finite),
+        taken=torch.tensor(finite),
         sample_losses=torch.full((4,), loss),
+        num_samples=torch.tensor(4),
         num_valid=torch.tensor(num_valid),
     )
 
@@ -65,8 +69,8 @@ def result(loss: float, *, finite: bool = True, num_valid: int = 4) -> StepResul
 def test_a_window_averages_the_steps_that_were_taken() -> None:
     window = Window(torch.device("cpu"), reading())
     for value in (1.0, 2.0, 6.0):
-        window.add(result(value), num_clips=4)
-    window.add(result(math.nan, finite=False, num_valid=3), num_clips=4)
+        window.add(result(value))
+    window.add(result(math.nan, finite=False, num_valid=3))
     row = window.row(reading())
     assert row["loss"] == 3.0
     assert row["num_invalid"] == 1
@@ -77,7 +81,7 @@ def test_a_window_averages_the_steps_that_were_taken() -> None:
 def test_a_row_says_how_long_a_batch_of_its_interval_was_read_and_waited_for() -> None:
     window = Window(torch.device("cpu"), reading(read_seconds=10.0, wait_seconds=1.0))
     for _ in range(4):
-        window.add(result(1.0), num_clips=4)
+        window.add(result(1.0))
     row = window.row(reading(read_seconds=12.0, wait_seconds=1.5))
     assert (row["read_seconds"], row["wait_seconds"]) == (0.5, 0.125)
     assert "read_seconds 0.5000" in format_row({"step": 1, **row}, 4)
@@ -85,7 +89,7 @@ def test_a_row_says_how_long_a_batch_of_its_interval_was_read_and_waited_for() -
 
 def test_a_window_of_skipped_steps_has_no_loss() -> None:
     window = Window(torch.device("cpu"), reading())
-    window.add(result(math.nan, finite=False), num_clips=4)
+    window.add(result(math.nan, finite=False))
     assert "loss" not in window.row(reading())
 
 

@@ -8,9 +8,9 @@ from torch import nn
 
 from model.st_jepa import STJEPA
 from tests.runs import MODEL
-from training.checkpoint import load_optimizer_tensors, optimizer_tensors
 from training.config import TrainConfig
 from training.optim import OptimConfig, learning_rate, make_optimizer, refuse_long_warmup
+from training.state import load_optimizer_tensors, optimizer_tensors
 
 CONFIG = OptimConfig(lr=3e-4, min_lr=3e-5, warmup=0.1)
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from model.st_jepa import STJEPA
 from tests.datasets import SIZE, make_dataset
 from tests.runs import MODEL, make_loader
-from training.objectives.st_jepa import STJEPAObjective, STJEPAObjectiveConfig
+from tools.systems.st_jepa import STJEPAObjective, STJEPAObjectiveConfig
 
 Batch = dict[str, Tensor]
 

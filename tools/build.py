@@ -1,6 +1,6 @@
 """`reelshard build`: videos and annotations to a data set of shards.
 
-reelshard build --recipe st_jepa_ssv2 --videos VIDEOS --annotations LABELS --split train --out ssv2/train --limit 1000
+reelshard build --recipe RECIPE --videos VIDEOS --annotations LABELS --split train --out ssv2/train --limit 1000
 """
 
 from __future__ import annotations
@@ -8,25 +8,29 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import sys
 import tempfile
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tools.engines import open_engine, read_partition, refuse_other_width
+from shards.words import spell_bytes
+from tools.engines import open_engine, read_partition
 from tools.signals import exit_status
+from tools.systems import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
-    from shards.builder import BuildSummary, Partition, Source
+    from shards.builder import BuildSummary, Partition, SampleKind, Source
     from shards.builder.remote import RemoteFolder
-    from tools.recipe import Recipe
+    from tools.systems.base import Recipe
 
-HELP = "turn videos into shards of clips and teacher targets"
+HELP = "turn videos into shards of clips and teacher targets, or of JPEG frames"
 RECIPE_NAME = "recipe.yaml"
 
 _DESCRIPTION = """Decode videos, run the frozen teacher over the clips, and pack both into shards.
+
+The recipe says what a sample is: a clip with the teacher's targets, or (recipe `frames`) JPEG frames with their times.
 
 Videos are Something-Something v2 (--annotations is the folder of its JSON files; they are found by themselves in the
 folder of videos and in `labels` there), a table (--annotations is a .csv or .tsv with a column 'path' and, optionally,
@@ -40,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.description = _DESCRIPTION
     parser.add_argument(
-        "--recipe", default="st_jepa_ssv2", help="recipe name or YAML file; its view, build and teacher sections count"
+        "--recipe", default=DEFAULT_RECIPE, help="recipe name or YAML file; its view, build and teacher sections count"
     )
     parser.add_argument("--videos", type=Path, required=True, help="folder of videos")
     parser.add_argument("--annotations", type=Path, help="folder of SSv2 annotations, or a .csv or .tsv table")
@@ -94,16 +98,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build, and print what was built."""
-    from shards.builder import open_source
     from shards.builder.remote import RemoteFolder, is_remote
     from shards.format.parse import check_name
     from tools.recipe import load_recipe
+    from tools.systems import system_of
 
     check_name(args.split, "--split")
     recipe = load_recipe(args.recipe, [*args.overrides, *_shorthands(args)])
-    refuse_other_width(recipe, look=False)
+    system = system_of(recipe)
+    system.check_build(recipe, look=False)
     partition = read_partition(args.partition)
-    source = open_source(args.videos, args.annotations, args.split)
+    source = system.open_source(recipe, args.videos, args.annotations, args.split)
     for note in source.notes:
         sys.stderr.write(f"reelshard: {note}\n")
     name, remote = args.out, None
@@ -116,12 +121,13 @@ def run(args: argparse.Namespace) -> int:
         _preflight(args, recipe, source)
         if args.preflight:
             return 0
-        refuse_other_width(recipe, look=not args.finalize)
+        system.check_build(recipe, look=not args.finalize)
         summary = _build(args, recipe, source, partition, remote)
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"reelshard: {stop or 'stopped; run the same command again to go on'}\n")
         return exit_status(stop)
-    sys.stdout.write(json.dumps(asdict(summary)) + "\n" if args.json else describe(summary, name))
+    unit = _unit(system.sample_kind(recipe))
+    sys.stdout.write(json.dumps(asdict(summary)) + "\n" if args.json else describe(summary, name, unit))
     return 0
 
 
@@ -156,14 +162,13 @@ def _preflight(args: argparse.Namespace, recipe: Recipe, source: Source) -> None
     from shards.builder.plan import make_plan
     from shards.builder.readiness import check_readiness, look_ahead, sample_bytes
     from shards.format.beside import PLAN_NAME
+    from tools.systems import system_of
 
     begun = args.finalize or (args.out / PLAN_NAME).exists()
     if not args.preflight and (begun or recipe.build.max_failures is None):
         return
-    plan = make_plan(source, recipe.view, recipe.build, **_which(args))
-    dim = 0 if recipe.teacher.id == "none" else recipe.model.target_dim
-    tokens = math.prod(recipe.view.clip_shape[:3]) // (recipe.build.tubelet * recipe.build.patch**2)
-    found = look_ahead(plan, args.out, sample_bytes(plan.schema) + tokens * dim * 2)
+    plan = make_plan(source, system_of(recipe).sample_kind(recipe), recipe.build, **_which(args))
+    found = look_ahead(plan, args.out, sample_bytes(plan.schema) + system_of(recipe).target_bytes(recipe))
     sys.stderr.write(f"preflight: {found.describe()}\n")
     check_readiness(found, plan)
 
@@ -180,10 +185,11 @@ def _build(
 ) -> BuildSummary:
     from shards.builder import build_dataset, finalize_dataset
     from tools.progress import track
+    from tools.systems import system_of
 
-    which = _which(args)
+    which, kind = _which(args), system_of(recipe).sample_kind(recipe)
     if args.finalize:
-        summary = finalize_dataset(source, args.out, recipe.view, recipe.build, **which)
+        summary = finalize_dataset(source, args.out, config=recipe.build, kind=kind, **which)
     else:
         total = min(args.limit or len(source.items), len(source.items))
         if partition is not None:
@@ -191,14 +197,14 @@ def _build(
             total = min(total, len(shards) * recipe.build.samples_per_shard)
         deliver = remote.push_shard if remote else None
         with (
-            open_engine(args, recipe.teacher, deliver) as engine,
-            track("building", total=total, unit="clips") as advance,
+            open_engine(args, partial(system_of(recipe).make_teacher, recipe), deliver) as engine,
+            track("building", total=total, unit=_unit(kind)) as advance,
         ):
             summary = build_dataset(
                 source,
                 args.out,
-                recipe.view,
-                recipe.build,
+                config=recipe.build,
+                kind=kind,
                 engine=engine,
                 partition=partition,
                 retry_failures=args.retry_failures,
@@ -214,20 +220,27 @@ def _build(
 def _save_recipe(recipe: Recipe, out: Path) -> None:
     """Keep the recipe with its output, without what does not shape it: any machine leaves the same file."""
     from tools.recipe import save_resolved
+    from tools.systems import system_of
 
     build = replace(recipe.build, workers=None, max_failures=None, time_limit_seconds=None)
-    teacher = replace(recipe.teacher, id=recipe.teacher.name)
-    save_resolved(replace(recipe, build=build, teacher=teacher), out / RECIPE_NAME)
+    save_resolved(system_of(recipe).as_kept(replace(recipe, build=build)), out / RECIPE_NAME)
 
 
-def describe(summary: BuildSummary, out: str) -> str:
+def _unit(kind: SampleKind) -> str:
+    """What samples are called in words."""
+    from shards.builder import ClipKind
+
+    return "clips" if isinstance(kind, ClipKind) else "samples"
+
+
+def describe(summary: BuildSummary, out: str, unit: str = "clips") -> str:
     """Return the summary as lines for people."""
     name = f"data set {summary.digest[:12]}" if summary.digest else "one partition; --finalize completes the data set"
     lines = [
-        f"{out}: {summary.num_samples} of {summary.num_planned} clips in {summary.num_shards} shards, "
-        f"{summary.num_bytes / 1e6:,.1f} MB, {name}",
-        f"{summary.num_planned - summary.num_resumed} clips in {summary.seconds:.1f} s "
-        f"({summary.clips_per_second:.1f} clips/s), {summary.num_resumed} were there already",
+        f"{out}: {summary.num_samples} of {summary.num_planned} {unit} in {summary.num_shards} shards, "
+        f"{spell_bytes(summary.num_bytes)}, {name}",
+        f"{summary.num_planned - summary.num_resumed} {unit} in {summary.seconds:.1f} s "
+        f"({summary.clips_per_second:.1f} {unit}/s), {summary.num_resumed} were there already",
     ]
     stages = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f}" for name, seconds in asdict(summary.stages).items())
     lines.append(f"seconds in each stage: {stages}")

@@ -11,7 +11,7 @@ import difflib
 import importlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn, Protocol
 
 from tools.endings import leave_cleanly
@@ -20,25 +20,37 @@ from tools.revision import package_versions
 COMMANDS = {
     "demo": "tools.demo.command",
     "build": "tools.build",
+    "add-field": "tools.add_field",
+    "drop-field": "tools.drop_field",
     "index": "tools.index",
     "verify": "tools.verify",
     "show": "tools.show",
     "preflight": "tools.preflight",
     "train": "tools.train",
     "evaluate": "tools.evaluate",
+    "recipe": "tools.recipe_page",
     "zarr": "tools.zarr_cache",
     "bench": "tools.bench",
 }
-SECTIONS = ("view", "build", "teacher", "data", "model", "objective", "optim", "train", "evaluate")
-TAKES_OVERRIDES = ("build", "preflight", "train", "evaluate", "demo")
-_OVERRIDE = re.compile(rf"--({'|'.join(SECTIONS)})\.[\w.]+(=.*)?", re.DOTALL)
+# Commands that take values of a recipe, each with the sections that it takes no notice of.
+TAKES_OVERRIDES: Mapping[str, Sequence[str]] = {
+    "build": ("data", "objective", "optim", "train", "evaluate"),
+    "preflight": ("view", "build", "evaluate"),
+    "train": ("view", "build"),  # `evaluate` is kept with the run, for the command of that name
+    "evaluate": ("view", "build", "teacher", "optim"),
+    "demo": (),
+    "recipe": (),
+    "show": ("view", "build", "optim", "train", "evaluate"),
+    "bench": ("view", "build", "optim", "train", "evaluate"),
+}
+_OVERRIDE = re.compile(r"--(\w+)\.[\w.]+(=.*)?", re.DOTALL)
 
 _DESCRIPTION = """Video clips and the frozen-teacher targets that go with them, packed once into WebDataset shards and
 streamed to training at the speed of the hardware."""
 _EPILOG = """Start with `reelshard demo --out demo_output`: videos, shards, a trained student, a probe and a report.
 `reelshard COMMAND --help` explains a command."""
 _OVERRIDES_EPILOG = """Any value of the recipe can be set on the command line as --SECTION.NAME VALUE, for example
-`--train.steps 200`. Sections: """
+`--data.threads 8`. `reelshard recipe NAME` prints all of them, with what they mean, their types and defaults."""
 
 
 class Command(Protocol):
@@ -98,11 +110,21 @@ def _dispatch(arguments: list[str]) -> int:
     overrides: list[str] = []
     rest = arguments[1:]
     if name in TAKES_OVERRIDES:
-        parser.epilog = _OVERRIDES_EPILOG + ", ".join(SECTIONS) + "."
+        parser.epilog = _OVERRIDES_EPILOG
         rest, overrides = split_overrides(rest)
+        _refuse_without_effect(parser, name, overrides)
     args = parser.parse_args(rest)
     args.overrides = overrides
     return module.run(args)
+
+
+def _refuse_without_effect(parser: argparse.ArgumentParser, command: str, overrides: Sequence[str]) -> None:
+    """End with an error where a value is given that the command takes no notice of."""
+    for override in overrides:
+        key = override.removeprefix("--").partition("=")[0]
+        if key.partition(".")[0] in TAKES_OVERRIDES[command]:
+            unused = ", ".join(TAKES_OVERRIDES[command])
+            parser.error(f"--{key} has no effect here: this command takes no notice of the recipe's {unused}")
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -142,7 +164,7 @@ def _overview() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--version", action="version", version=f"reelshard {package_versions()['reelshard']}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND ...", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND [ARGS]", required=True)
     for name in COMMANDS:
         commands.add_parser(name, help=_load(name).HELP, add_help=False)
     return parser

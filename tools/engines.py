@@ -6,26 +6,28 @@ import argparse
 import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from model.teacher import TeacherConfig, VideoMAETeacher
     from shards.builder import Engine, Partition
+    from shards.builder.engines.processes import MakeTeacher
     from shards.builder.worker import Deliver
-    from tools.recipe import Recipe
 
 
 @contextmanager
-def open_engine(args: argparse.Namespace, teacher: TeacherConfig, deliver: Deliver | None = None) -> Generator[Engine]:
-    """Start the engine that the arguments ask for, with this teacher on each of its devices.
+def open_engine(args: argparse.Namespace, make: MakeTeacher, deliver: Deliver | None = None) -> Generator[Engine]:
+    """Start the engine that the arguments ask for, with a teacher on each of its devices.
+
+    Args:
+        args: with `engine`, `device` and `devices`.
+        make: makes a teacher on a device; a function of a module, as it goes to other processes.
+        deliver: takes finished shards elsewhere.
 
     Raises:
         ValueError: arguments do not go together, or the teacher cannot be loaded.
     """
     from shards.builder import InProcess, ProcessPool
 
-    make = partial(make_teacher, config=teacher)
     if args.engine == "ray":
         if args.devices:
             raise ValueError("--devices is for this machine; Ray hands out the cluster's GPUs by itself: leave it out")
@@ -40,40 +42,6 @@ def open_engine(args: argparse.Namespace, teacher: TeacherConfig, deliver: Deliv
             yield pool
     else:
         yield InProcess(make(devices[0]), deliver)
-
-
-def make_teacher(device: str, *, config: TeacherConfig) -> VideoMAETeacher | None:
-    """Load the teacher on a device; None for the id 'none'."""
-    if config.id == "none":
-        return None
-    from model.teacher import load_videomae_teacher
-
-    return load_videomae_teacher(config, device)
-
-
-def refuse_other_width(recipe: Recipe, *, look: bool = True) -> None:
-    """Compare what the teacher gives with what the student is to learn, before anything is built.
-
-    Args:
-        recipe: its teacher and model sections.
-        look: whether to read the teacher's configuration, perhaps over the network, where no projection says how wide
-            its targets are.
-
-    Raises:
-        ValueError: the widths differ, or there is no such teacher.
-    """
-    from model.teacher import teacher_width
-
-    teacher, wanted = recipe.teacher, recipe.model.target_dim
-    if teacher.id == "none" or (teacher.projection_dim is None and not look):
-        return
-    width = teacher_width(teacher)
-    if width != wanted:
-        made = "with its own values" if teacher.projection_dim is None else "by teacher.projection_dim"
-        raise ValueError(
-            f"the targets of the teacher {teacher.id!r} are {width} wide ({made}), model.target_dim is {wanted}: set "
-            f"--projection-dim {wanted} to project them, or --model.target_dim {width}"
-        )
 
 
 def read_partition(text: str | None, environment: Mapping[str, str] | None = None) -> Partition | None:

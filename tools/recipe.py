@@ -7,85 +7,26 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser
 
-from evaluation.probe import ProbeConfig
-from model.salt import SALTConfig
-from model.st_jepa import STJEPAConfig
-from model.teacher import TeacherConfig
-from pipeline.config import LoaderConfig
-from shards.builder.config import BuildConfig
-from shards.builder.decode.view import ViewSpec
 from shards.format.publish import publish_bytes
-from training.config import TrainConfig
-from training.objectives.salt import SALTObjectiveConfig
-from training.objectives.st_jepa import STJEPAObjectiveConfig
-from training.optim import OptimConfig
+from tools.recipes import RECIPES
+from tools.systems import DEFAULT_SYSTEM, find_system
+from tools.systems.base import Recipe
 
-RECIPES = Path(__file__).parent / "recipes"
-NOT_THE_USERS = ("fields", "gather")  # of the section `data`: what is read of a sample follows from the system
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A resolved recipe.
-
-    Attributes:
-        system: which of the systems it trains; it decides the classes of `model` and `objective`.
-        view: how a clip is cut out of a video.
-        build: how shards are made.
-        teacher: who makes the targets.
-        data: how they are read for training; which fields, and what of them, the system decides.
-        model: the student.
-        objective: what it is trained to do.
-        optim: the optimiser.
-        train: the loop.
-        evaluate: the probe.
-    """
-
-    system: str = "st_jepa"
-    view: ViewSpec = dataclasses.field(default_factory=ViewSpec)
-    build: BuildConfig = dataclasses.field(default_factory=BuildConfig)
-    teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
-    data: LoaderConfig = dataclasses.field(default_factory=LoaderConfig)
-    model: STJEPAConfig | SALTConfig = dataclasses.field(default_factory=STJEPAConfig)
-    objective: STJEPAObjectiveConfig | SALTObjectiveConfig = dataclasses.field(default_factory=STJEPAObjectiveConfig)
-    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
-    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    evaluate: ProbeConfig = dataclasses.field(default_factory=ProbeConfig)
-
-    def __post_init__(self) -> None:
-        for name in NOT_THE_USERS:
-            value = getattr(self.data, name)
-            if value != getattr(LoaderConfig(), name):
-                raise ValueError(
-                    f"data.{name} is {value}; what is read of a sample follows from the system {self.system}: leave "
-                    f"data.{name} out"
-                )
+# Of the section `data`, with what earlier versions wrote there: what is read of a sample follows from the system.
+NOT_THE_USERS: Mapping[str, Any] = {"fields": ["clip", "target"], "gather": {}}
+# In this order they are written and printed; a system's own sections stand in front of `optim`.
+ORDER = ("view", "build", "teacher", "data", "model", "objective", "", "optim", "train", "evaluate")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SALTRecipe(Recipe):
-    """A resolved recipe of the system `salt`."""
-
-    system: str = "salt"
-    teacher: TeacherConfig = dataclasses.field(
-        default_factory=lambda: TeacherConfig(id="MCG-NJU/videomae-huge", projection_dim=None)
-    )
-    model: STJEPAConfig | SALTConfig = dataclasses.field(default_factory=SALTConfig)
-    objective: STJEPAObjectiveConfig | SALTObjectiveConfig = dataclasses.field(default_factory=SALTObjectiveConfig)
-
-
-SYSTEMS: dict[str, type[Recipe]] = {"st_jepa": Recipe, "salt": SALTRecipe}
-
-
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and put the overrides on top.
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Any:
+    """Read a recipe and put the overrides on top; the result is of the `recipe` class of its system.
 
     Args:
         name_or_path: one of `tools/recipes/`, or the path of a YAML file.
@@ -101,10 +42,26 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected sections such as 'view:' and 'train:'")
-    system = content.pop("system", "st_jepa")
-    if system not in SYSTEMS:
-        raise ValueError(f"{path}: system is {system!r}, allowed are {', '.join(SYSTEMS)}")
-    return _resolve(SYSTEMS[system], system, content, overrides, path)
+    return _resolve(*_kind(content.pop("system", DEFAULT_SYSTEM), path), content, overrides, path)
+
+
+def _kind(system: Any, path: Path) -> tuple[type[Recipe], str]:
+    """The class of a recipe, and its system as any folder finds it."""
+    try:
+        found = find_system(str(system), path.parent)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    name = str(system)
+    return found.recipe, name if found.name == name else str((path.parent / name).resolve())
+
+
+def sections_of(kind: type[Recipe]) -> dict[str, type]:
+    """The sections of a system's recipes: name -> class, in the order in which they are written."""
+    defaults = kind()
+    found = {field.name: type(getattr(defaults, field.name)) for field in dataclasses.fields(kind)}
+    del found["system"]
+    place = {name: number for number, name in enumerate(ORDER)}
+    return {name: found[name] for name in sorted(found, key=lambda name: place.get(name, place[""]))}
 
 
 def find_recipe(name_or_path: str | Path) -> Path:
@@ -125,7 +82,8 @@ def find_recipe(name_or_path: str | Path) -> Path:
 
 def as_plain(recipe: Recipe) -> dict[str, Any]:
     """Every value of a recipe that is the user's, in the types that YAML and JSON know."""
-    record: dict[str, Any] = _plain(dataclasses.asdict(recipe))
+    sections = {name: dataclasses.asdict(getattr(recipe, name)) for name in sections_of(type(recipe))}
+    record: dict[str, Any] = _plain({"system": recipe.system, **sections})
     for name in NOT_THE_USERS:
         del record["data"][name]
     return record
@@ -137,14 +95,25 @@ def save_resolved(recipe: Recipe, path: Path) -> None:
     publish_bytes(path, b"# The resolved recipe: every value, defaults and flags included.\n" + text.encode())
 
 
-def _resolve(kind: type[Recipe], system: str, content: dict[str, Any], overrides: Sequence[str], path: Path) -> Recipe:
+def make_parser(kind: type[Recipe]) -> ArgumentParser:
+    """A parser of all that a system's recipes may say, with the help, types and defaults of its sections' classes."""
     defaults = kind()
     parser = ArgumentParser(prog="recipe", exit_on_error=False)
-    sections = {field.name: type(getattr(defaults, field.name)) for field in dataclasses.fields(kind)}
-    del sections["system"]
-    for name, section in sections.items():
-        parser.add_class_arguments(section, name)
-    parser.set_defaults({f"teacher.{name}": value for name, value in vars(defaults.teacher).items()})
+    for name, section in sections_of(kind).items():
+        hidden = set(NOT_THE_USERS) if name == "data" else set()
+        parser.add_class_arguments(section, name, skip=hidden)
+        values = {key: getattr(getattr(defaults, name), key) for key in _keys_of(name, section)}
+        parser.set_defaults({f"{name}.{key}": value for key, value in values.items()})
+    return parser
+
+
+def _keys_of(name: str, section: type) -> list[str]:
+    hidden = NOT_THE_USERS if name == "data" else ()
+    return [field.name for field in dataclasses.fields(section) if field.name not in hidden]
+
+
+def _resolve(kind: type[Recipe], system: str, content: dict[str, Any], overrides: Sequence[str], path: Path) -> Recipe:
+    sections, parser = sections_of(kind), make_parser(kind)
     for name, section_values in content.items():
         if name not in sections:
             known = ("system", *sections)
@@ -153,32 +122,40 @@ def _resolve(kind: type[Recipe], system: str, content: dict[str, Any], overrides
             )
         if not isinstance(section_values, dict):
             raise ValueError(f"{path}: section {name!r} is {section_values!r}, expected 'name: value' lines")
-        _refuse_unknown(sections, [f"{name}.{key}" for key in section_values], f"{path}: ")
-    _refuse_unknown(sections, [_key(override) for override in overrides])
+    content = {name: dict(values) for name, values in content.items()}
+    for name, before in NOT_THE_USERS.items():  # recipes recorded by earlier versions say what was read by default
+        if content.get("data", {}).get(name) == before:
+            del content["data"][name]
+    _refuse_unknown(sections, [f"{name}.{key}" for name in content for key in content[name]], system, f"{path}: ")
+    _refuse_unknown(sections, [_key(override) for override in overrides], system)
     try:
-        values = parser.parse_object(content, defaults=True)
+        parsed = parser.parse_object(content, defaults=True)
     except Exception as error:
         raise ValueError(f"{path}: {_explain(error)}") from None
     try:
-        values = parser.parse_args(_last_word_on_length(overrides), namespace=values)
+        parsed = parser.parse_args(_last_word_on_length(overrides), namespace=parsed)
     except Exception as error:
         raise ValueError(_explain(error)) from None
-    return kind(system=system, **{name: section(**values[name].as_dict()) for name, section in sections.items()})
+    made: dict[str, Any] = {name: section(**parsed[name].as_dict()) for name, section in sections.items()}
+    return kind(system=system, **made)
 
 
-def _refuse_unknown(sections: dict[str, type], keys: Iterable[str], where: str = "") -> None:
+def _refuse_unknown(sections: dict[str, type], keys: Iterable[str], system: str, where: str = "") -> None:
     """Refuse keys that no section has, with the nearest that there is.
 
     Raises:
         ValueError: Naming the key.
     """
-    known = [f"{name}.{field.name}" for name, kind in sections.items() for field in dataclasses.fields(kind)]
-    offered = [name for name in known if name not in {f"data.{other}" for other in NOT_THE_USERS}]
+    known = [f"{name}.{key}" for name, section in sections.items() for key in _keys_of(name, section)]
     for key in keys:
         section, _, rest = key.partition(".")
-        if f"{section}.{rest.partition('.')[0]}" not in known:  # a mapping may be given entry by entry
-            allowed = ", ".join(name.partition(".")[2] for name in offered if name.startswith(f"{section}."))
-            raise ValueError(f"{where}there is no {key}{_nearest(key, offered)}; {section} has {allowed}")
+        name = rest.partition(".")[0]  # a mapping may be given entry by entry
+        if section == "data" and name in NOT_THE_USERS:
+            raise ValueError(f"{where}what is read of a sample follows from the system {system}: leave data.{name} out")
+        if f"{section}.{name}" not in known:
+            allowed = ", ".join(_keys_of(section, sections[section])) if section in sections else ""
+            there = f"{section} has {allowed}" if allowed else f"the sections are {', '.join(sections)}"
+            raise ValueError(f"{where}there is no {key}{_nearest(key, known)}; {there}")
 
 
 def _nearest(name: str, known: Sequence[str], most: int = 1) -> str:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shards.words import spell_bytes
 from tools.terminal import clean
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of a data set")
     parser.add_argument("key", nargs="?", metavar="KEY", help="key of a sample, or '#N' for sample number N")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the sample into this file")
+    parser.add_argument("--recipe", help="print what a sample costs as this recipe's system reads it")
+    parser.add_argument("--source", default="", metavar="NAME", help="with --recipe: as this source of a mix")
     parser.add_argument("--json", action="store_true", help="print JSON: the manifest, or the sample's metadata")
 
 
@@ -37,6 +40,12 @@ def run(args: argparse.Namespace) -> int:
     from shards.dataset import ShardDataset
 
     dataset = ShardDataset.open(args.dataset)
+    if args.recipe is not None:
+        if args.key is not None or args.png:
+            raise ValueError("--recipe is about the whole data set; leave KEY and --png out")
+        return _show_reads(args, dataset)
+    if args.overrides or args.source:
+        raise ValueError("values of a recipe and --source have a meaning with --recipe NAME only")
     if args.key is None:
         if args.png:
             raise ValueError(f"--png draws one sample; give its key too, such as {dataset.key(0)!r}")
@@ -51,6 +60,28 @@ def run(args: argparse.Namespace) -> int:
         publish_bytes(args.png, draw_strip(load_sample(dataset, number)))
         if not args.json:
             print(clean(f"drawn into {args.png}"))
+    return 0
+
+
+def _show_reads(args: argparse.Namespace, dataset: ShardDataset) -> int:
+    """Print how many bytes a sample costs as the system of a recipe reads it."""
+    from tools.draws import bytes_per_draw, bytes_per_sample
+    from tools.recipe import load_recipe
+    from tools.systems import system_of
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    system = system_of(recipe)
+    reads = system.feed(recipe, dataset, args.source).reads
+    draw, whole = bytes_per_draw(dataset, reads), bytes_per_sample(dataset)
+    total = sum(draw.values())
+    if args.json:
+        print(json.dumps({"system": system.name, "bytes_per_draw": draw, "bytes_per_sample": whole}))
+        return 0
+    lines = [f"{dataset.directory}: {system.title} reads {total:,.0f} of the {whole:,.0f} bytes of a sample"]
+    for name, num_bytes in draw.items():
+        drawn = f", drawn by {reads.gather[name]}" if name in reads.gather else ""
+        lines.append(f"  {name:<10} {num_bytes:>14,.0f}{drawn}")
+    print("\n".join(map(clean, lines)))
     return 0
 
 
@@ -73,7 +104,7 @@ def describe(dataset: ShardDataset) -> str:
     mean = manifest.num_bytes / max(1, len(dataset))
     lines = [
         f"{dataset.directory}: split {manifest.split}, {len(dataset):,} samples in {dataset.num_shards:,} shards, "
-        f"{manifest.num_bytes / 1e6:,.1f} MB ({mean / 1e3:,.1f} kB a sample)",
+        f"{spell_bytes(manifest.num_bytes)} ({spell_bytes(mean)} a sample)",
         f"digest      {manifest.digest}",
         "fields",
         *(f"  {line}" for line in describe_fields(dataset)),

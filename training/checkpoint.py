@@ -1,11 +1,11 @@
 """Checkpoints: folders of safetensors and JSON that appear whole or not at all.
 
 RUN/checkpoints/step-00000200/
-    model.safetensors       parameters and buffers of the objective, by name
+    model.safetensors       parameters and buffers of the objective, or of the part it declares trainable, by name
     optimizer.safetensors   AdamW's moments, as "exp_avg/<parameter>"
     rng.safetensors         torch's generators: "cpu", and "cuda" on a GPU
-    checkpoint.json         format, step, the loader's state, the recipe, the loss scaler's state, the validation loss,
-                            size and xxh3-64 of the files above
+    checkpoint.json         format, step, the loader's state, the recipe, the loss scaler's state, the metrics, the
+                            digest of what is not in model.safetensors; size and xxh3-64 of the files above
 """
 
 import contextlib
@@ -19,16 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 import xxhash
 from safetensors import SafetensorError
 from torch import Tensor
 
 from shards.format.publish import publish_bytes, publish_json
+from training.config import BestMode
 
 FORMAT = 1
 TENSORS = ("model", "optimizer", "rng")
-PLAIN = ("step", "loader", "recipe", "scaler", "validation_loss")
+PLAIN = ("step", "loader", "recipe", "scaler")
+VALIDATION_LOSS = "validation_loss"
+# A run may change these between two checkpoints: what they decide is in the data set, or is guarded by itself (by the
+# state of the loader, by the number of steps). All other sections, whatever a system calls them, say what is trained.
+FREE_SECTIONS = ("view", "build", "teacher", "data", "train", "evaluate")
 log = logging.getLogger(__name__)
 
 Tensors = dict[str, Tensor]
@@ -40,13 +44,14 @@ class Checkpoint:
 
     Attributes:
         step: optimiser steps done.
-        model: the objective's `state_dict`.
+        model: the objective's `state_dict`, or the part of it that is kept.
         optimizer: see `optimizer_tensors`.
         rng: see `rng_tensors`.
         loader: the loader's `state_dict`.
         recipe: the resolved configuration, as JSON.
         scaler: the loss scaler's `state_dict`; empty without one.
-        validation_loss: loss on held-out data, where it was measured.
+        metrics: what was measured at this step, by name; finite numbers only.
+        frozen_digest: names the part that is not kept; "" where everything is.
     """
 
     step: int
@@ -56,11 +61,14 @@ class Checkpoint:
     loader: dict[str, Any]
     recipe: dict[str, Any]
     scaler: dict[str, Any] = field(default_factory=dict)
-    validation_loss: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    frozen_digest: str = ""
 
 
-def save_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write a checkpoint into `root`, atomically, then delete all but the newest `keep` and the best.
+def save_checkpoint(
+    root: Path, checkpoint: Checkpoint, *, keep: int, metric: str = VALIDATION_LOSS, mode: BestMode = "min"
+) -> Path:
+    """Write a checkpoint into `root`, atomically, then delete all but the newest `keep` and the best by `metric`.
 
     Returns:
         The folder written, `root/step-XXXXXXXX`.
@@ -77,12 +85,14 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         publish_bytes(temporary / f"{name}.safetensors", data)
         files[f"{name}.safetensors"] = {"num_bytes": len(data), "xxh3_64": xxhash.xxh3_64_hexdigest(data)}
     record = {"format": FORMAT, **{name: getattr(checkpoint, name) for name in PLAIN}}
+    record |= {"metrics": checkpoint.metrics, "frozen_digest": checkpoint.frozen_digest}
+    record |= {VALIDATION_LOSS: checkpoint.metrics.get(VALIDATION_LOSS)}  # for versions that know no other metric
     publish_json(temporary / "checkpoint.json", {**record, "files": files})
     if final.exists():
         shutil.rmtree(final)
     temporary.rename(final)
     _sync_directory(root)
-    best = best_checkpoint(root)
+    best = best_checkpoint(root, metric, mode)
     for old in list_checkpoints(root)[:-keep]:
         if old != best:
             shutil.rmtree(old)
@@ -100,6 +110,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if record["format"] != FORMAT:
             raise ValueError(f"checkpoint {path} has format {record['format']}; this version reads {FORMAT}")
         parts: dict[str, Any] = {name: record[name] for name in PLAIN}
+        parts |= {"metrics": _metrics(record), "frozen_digest": record.get("frozen_digest", "")}
         parts |= {name: _read_tensors(path / f"{name}.safetensors", record) for name in TENSORS}
         return Checkpoint(**parts)
     except (OSError, KeyError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
@@ -121,24 +132,33 @@ def newest_checkpoint(root: Path) -> Checkpoint | None:
     return None
 
 
-def best_checkpoint(root: Path) -> Path | None:
-    """The folder of the lowest validation loss, the newer of two equals; None if none was measured."""
+def best_checkpoint(root: Path, metric: str = VALIDATION_LOSS, mode: BestMode = "min") -> Path | None:
+    """The folder with the lowest or highest value of a metric, the newer of two equals; None if none was measured."""
     scored = []
     for path in list_checkpoints(root):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            loss = json.loads((path / "checkpoint.json").read_bytes())["validation_loss"]
-            if loss is not None:
-                scored.append((-loss, path))
+        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
+            value = _metrics(json.loads((path / "checkpoint.json").read_bytes())).get(metric)
+            if value is not None:
+                scored.append((value if mode == "max" else -value, path))
     return max(scored)[1] if scored else None
 
 
-def refuse_other_recipe(checkpoint: Checkpoint, recipe: Mapping[str, Any], sections: tuple[str, ...]) -> None:
-    """Compare the sections of the recipe that a run may not change halfway.
+def _metrics(record: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a checkpoint; older versions kept the validation loss alone."""
+    if "metrics" in record:
+        return dict(record["metrics"])
+    loss = record[VALIDATION_LOSS]
+    return {} if loss is None else {VALIDATION_LOSS: loss}
+
+
+def refuse_other_recipe(checkpoint: Checkpoint, recipe: Mapping[str, Any]) -> None:
+    """Compare the sections of the recipe that a run may not change halfway, which are all but `FREE_SECTIONS`.
 
     Raises:
         ValueError: Naming every key that differs, with both values.
     """
-    old, new = (_flatten({s: r[s] for s in sections if s in r}) for r in (checkpoint.recipe, recipe))
+    sections = (checkpoint.recipe.keys() & recipe.keys()) - set(FREE_SECTIONS)
+    old, new = (_flatten({s: r[s] for s in sorted(sections)}) for r in (checkpoint.recipe, recipe))
     different = [
         f"{key} was {old.get(key, 'absent')} and is now {new.get(key, 'absent')}"
         for key in sorted(old.keys() | new.keys())
@@ -149,50 +169,6 @@ def refuse_other_recipe(checkpoint: Checkpoint, recipe: Mapping[str, Any], secti
             f"the checkpoint at step {checkpoint.step} is of another recipe: {'; '.join(different)}; "
             "resume with the recipe it was trained with, or start in another folder"
         )
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
-    """The optimiser's state by parameter name: "exp_avg/<parameter>" and so on."""
-    return {
-        f"{kind}/{name}": value
-        for group in optimizer.param_groups
-        for name, parameter in zip(group["param_names"], group["params"], strict=True)
-        for kind, value in optimizer.state[parameter].items()
-    }
-
-
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Restore what `optimizer_tensors` gave; parameters without state start without.
-
-    Raises:
-        ValueError: If there is state for a parameter that the optimiser does not have.
-    """
-    state = optimizer.state_dict()
-    names = [name for group in state["param_groups"] for name in group["param_names"]]
-    numbers = [number for group in state["param_groups"] for number in group["params"]]
-    number_of = dict(zip(names, numbers, strict=True))
-    per_parameter: dict[int, Tensors] = {}
-    for key, value in tensors.items():
-        kind, _, name = key.partition("/")
-        if name not in number_of:
-            raise ValueError(f"the checkpoint has optimiser state for {name}, which is not trained here")
-        per_parameter.setdefault(number_of[name], {})[kind] = value
-    optimizer.load_state_dict({**state, "state": per_parameter})
-
-
-def rng_tensors(device: torch.device) -> Tensors:
-    """The state of torch's generators, u8."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def load_rng_tensors(tensors: Tensors, device: torch.device) -> None:
-    """Restore torch's generators; a GPU's only where it was saved on one."""
-    torch.set_rng_state(tensors["cpu"])
-    if device.type == "cuda" and "cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["cuda"], device)
 
 
 def _read_tensors(path: Path, record: dict[str, Any]) -> Tensors:

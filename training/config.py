@@ -10,6 +10,7 @@ import torch
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 Tracker = Literal["wandb", "tensorboard"]
+BestMode = Literal["min", "max"]
 MAX_EPOCHS = 1_000_000  # they are counted out one by one
 
 
@@ -33,7 +34,10 @@ class TrainConfig:
         log_every: steps between two lines of metrics.
         checkpoint_every: steps between two checkpoints, and two validations where there is data for them; the last
             step always leaves one.
-        keep_checkpoints: how many of the newest checkpoints are kept; that of the lowest validation loss stays too.
+        keep_checkpoints: how many of the newest checkpoints are kept; the best one stays too.
+        best_metric: which number of a checkpoint's row of metrics says which is the best: `validation_loss`, another
+            `validation_` score, `loss`, or what an evaluator measured, such as `probe_top1`.
+        best_mode: whether its lowest ("min") or its highest value ("max") is the best.
         trackers: send the metrics to "wandb" or "tensorboard" as well.
     """
 
@@ -49,6 +53,8 @@ class TrainConfig:
     log_every: int = 10
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
+    best_metric: str = "validation_loss"
+    best_mode: BestMode = "min"
     trackers: tuple[Tracker, ...] = ()
 
     def __post_init__(self) -> None:
@@ -64,6 +70,7 @@ class TrainConfig:
             raise ValueError(f"chunk_size={self.chunk_size}; it has to be at least 1, or null for the whole batch")
         for name, value, allowed in (
             ("precision", self.precision, get_args(Precision)),
+            ("best_mode", self.best_mode, get_args(BestMode)),
             ("compile", self.compile, (None, *get_args(CompileMode))),
             *(("trackers", tracker, get_args(Tracker)) for tracker in self.trackers),
         ):

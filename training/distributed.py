@@ -4,7 +4,7 @@ import contextlib
 import gc
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from types import FrameType
 
@@ -63,6 +63,23 @@ def number_from_rank_zero(number: int, world: World, device: torch.device) -> in
     shared = torch.tensor([number], device=device)
     dist.broadcast(shared, src=0)
     return int(shared.item())
+
+
+def union_over_ranks(names: Iterable[str], world: World, device: torch.device) -> list[str]:
+    """The names that any rank has, sorted, on all of them; names hold no line breaks."""
+    own = sorted(set(names))
+    if world.size == 1:
+        return own
+    text = torch.tensor(list("\n".join(own).encode()), dtype=torch.uint8, device=device)
+    length = torch.tensor([len(text)], device=device)
+    dist.all_reduce(length, op=dist.ReduceOp.MAX)
+    longest = int(length.item())
+    if longest == 0:
+        return []
+    texts = [torch.zeros(longest, dtype=torch.uint8, device=device) for _ in range(world.size)]
+    dist.all_gather(texts, torch.nn.functional.pad(text, (0, longest - len(text))))
+    spoken = (bytes(theirs.tolist()).rstrip(b"\0").decode() for theirs in texts)
+    return sorted({name for text in spoken for name in text.split("\n") if name})
 
 
 class StopRequest:

@@ -5,65 +5,32 @@ import dataclasses
 import logging
 import math
 import statistics
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any
 
 from torch import nn
 
 from pipeline.batch.batch import Batch
-from pipeline.stats import LoaderStats
+from pipeline.source import BatchSource
 from pipeline.world import World
-from training.checkpoint import (
-    Checkpoint,
-    load_optimizer_tensors,
-    load_rng_tensors,
-    optimizer_tensors,
-    refuse_other_recipe,
-    rng_tensors,
-    save_checkpoint,
-)
+from training.checkpoint import Checkpoint, refuse_other_recipe, save_checkpoint
 from training.config import TrainConfig
 from training.curves import draw_curves
 from training.distributed import StopRequest
 from training.flops import forward_flops_per_clip, model_flops_utilisation, peak_flops_per_second
 from training.guard import NonFiniteGuard
+from training.held_out import Evaluation, HeldOut, metrics_of, refuse_unmeasured
+from training.initial import restore
 from training.learner import Learner
 from training.metrics import MetricsFile, Row, Window, format_row
-from training.optim import OptimConfig, learning_rate, refuse_long_warmup
-from training.trackers import open_trackers
+from training.optim import OptimConfig, learning_rate, rates, refuse_long_warmup
+from training.parts import kept_state
+from training.state import load_optimizer_tensors, load_rng_tensors, optimizer_tensors, rng_tensors
+from training.trackers import Track, open_trackers, refuse_missing_trackers
 
-# What a run may not change between two of its checkpoints; the loader's state guards data set, seed and batch size.
-FIXED_SECTIONS = ("system", "model", "objective", "optim")
 log = logging.getLogger(__name__)
-
-
-class BatchSource(Protocol):
-    """What the loop needs of a loader: `pipeline.DeviceLoader` and `pipeline.ShardLoader` have it."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        """The rest of the current epoch."""
-        ...
-
-    def __len__(self) -> int:
-        """Batches in the current epoch."""
-        ...
-
-    def num_batches(self, epoch: int) -> int:
-        """Batches in any epoch."""
-        ...
-
-    def stats(self) -> LoaderStats:
-        """What was read so far, and how long it took."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position of the next batch, as JSON."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a position."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,43 +68,48 @@ class Trainer:
         run_dir: Path,
         world: World = World(),  # noqa: B008
         validation: BatchSource | None = None,
+        evaluations: Mapping[str, Evaluation] = MappingProxyType({}),
         report: Callable[[str], None] = print,
         key_of: Callable[[int], str] = str,
     ) -> None:
         """Prepare a run; nothing is written before `run`.
 
         Args:
-            objective: maps a batch to f32 `[B]` scores by name, "loss" among them; the same weights on every rank.
+            objective: a `training.objective.Objective`; the same weights on every rank.
             loader: gives this rank's batches on the device, in an order of its own.
             config: the loop.
             optim: the optimiser.
             recipe: the resolved configuration as JSON, kept in every checkpoint, with `config` as it runs.
             run_dir: the folder of the run; rank 0 writes it, every rank reads it.
             world: the ranks; with more than one, in a `process_group`.
-            validation: batches of held-out data, of which every checkpoint takes the loss.
+            validation: batches of held-out data, of which every checkpoint takes the scores.
+            evaluations: measured at every checkpoint, by name.
             report: takes each line meant for the terminal, on rank 0.
             key_of: names a sample by its number in the data set, for messages.
 
         Raises:
-            ValueError: If the loader has no batch, the warm-up is longer than the run, or a tracker is not installed.
+            ValueError: If the loader has no batch, the warm-up is longer than the run, a tracker is not installed, the
+                objective declares parts that it does not have, or nothing measures what makes the best checkpoint.
         """
         if len(loader) == 0:
             raise ValueError("the data set is smaller than one global batch; lower data.global_batch_size")
         config = config.resolved(loader.num_batches)
         self.num_steps = config.num_steps(loader.num_batches)
         refuse_long_warmup(self.num_steps, optim)
+        refuse_unmeasured(config, validation)
         self.config, self.optim, self.world = config, optim, world
         self.recipe = {**recipe, "train": dataclasses.asdict(config)}
         self.run_dir, self.report, self.loader = run_dir, report, loader
-        self.validation, self._validation_start = validation, validation.state_dict() if validation else {}
         self.device = config.torch_device(world.local_rank)
         self.learner = Learner(objective, config, optim, world, self.device)
         self.objective = self.learner.objective
+        self.held_out = HeldOut(self.learner, validation, evaluations)
         self.step = 0
         self._guard = NonFiniteGuard(config.max_nonfinite, key_of)
-        self._trackers = open_trackers(config.trackers, run_dir, recipe) if self.leads else []
+        refuse_missing_trackers(config.trackers if self.leads else ())
+        self._trackers: list[Track] = []
         self._peak = peak_flops_per_second(self.device)
-        self._forward_flops: float | None = None
+        self._forward_flops: dict[str, float] = {}  # of a sample, by source
 
     @property
     def leads(self) -> bool:
@@ -153,13 +125,13 @@ class Trainer:
         """Continue after `checkpoint` as if the run had never stopped; the number of ranks may be another.
 
         Raises:
-            ValueError: If it belongs to another recipe, data set, seed, batch size or to a run of another length; the
-                message names both values.
+            ValueError: If it belongs to another recipe, frozen part, data set, seed, batch size or to a run of another
+                length; the message names both values.
         """
-        refuse_other_recipe(checkpoint, self.recipe, FIXED_SECTIONS)
+        refuse_other_recipe(checkpoint, self.recipe)
         self.loader.load_state_dict(checkpoint.loader)
         self._refuse_other_length(checkpoint)
-        self.objective.load_state_dict(checkpoint.model)
+        restore(self.objective, checkpoint)
         load_optimizer_tensors(self.learner.optimizer, checkpoint.optimizer)
         if checkpoint.scaler and self.learner.scaler.is_enabled():
             self.learner.scaler.load_state_dict(checkpoint.scaler)
@@ -184,6 +156,7 @@ class Trainer:
         """
         if self.leads:
             self.run_dir.mkdir(parents=True, exist_ok=True)
+            self._trackers = open_trackers(self.config.trackers, self.run_dir, self.recipe)
         last_saved, stopped = self.checkpoints / f"step-{self.step:08d}", False
         stop = StopRequest(self.world)
         with (
@@ -200,10 +173,10 @@ class Trainer:
                 stopped = stop.agreed()
                 saving = stopped or self.step % self.config.checkpoint_every == 0 or self.step == self.num_steps
                 if saving or self.step % self.config.log_every == 0:
-                    row = self._row(window, last_saved, validate=saving and not stopped)
+                    row = self._row(window, last_saved, measure=saving and not stopped)
                     self._publish(row, window, metrics)
                     if saving:
-                        last_saved = self._save(row.get("validation_loss"), metrics.rows)
+                        last_saved = self._save(row, metrics.rows, warn=not stopped)
                     window = self._window()
             stop.settle()
         return self._summary(metrics.rows, last_saved, stopped and self.step < self.num_steps)
@@ -212,29 +185,29 @@ class Trainer:
         return Window(self.device, self.loader.stats())
 
     def _train_step(self, batch: Batch, window: Window) -> None:
-        if self._peak is not None and self._forward_flops is None:
-            self._forward_flops = forward_flops_per_clip(self.objective, batch)
+        if self._peak is not None:
+            if batch.source not in self._forward_flops:
+                self._forward_flops[batch.source] = forward_flops_per_clip(self.objective, batch)
+            window.forward_flops += self._forward_flops[batch.source] * len(batch["valid"]) * self.world.size
         self.step += 1
         rate = learning_rate(self.step, self.num_steps, self.optim)
         result = self.learner.step(batch, rate, window.clock)
-        window.add(result, num_clips=len(batch["valid"]) * self.world.size)
+        window.add(result)
         self._guard.add(self.step, result, batch)
 
-    def _row(self, window: Window, last_saved: Path, *, validate: bool) -> Row:
+    def _row(self, window: Window, last_saved: Path, *, measure: bool) -> Row:
         try:
             num_skipped = self._guard.review()
         except FloatingPointError as error:
             last = f"the last good checkpoint is {last_saved}" if last_saved.exists() else "there is no checkpoint yet"
             raise FloatingPointError(f"{error}; {last}") from None
-        row: Row = {"step": self.step, **window.row(self.loader.stats()), "num_skipped": num_skipped}
+        row: Row = {"step": self.step, **window.row(self.loader.stats(), self.world), "num_skipped": num_skipped}
         row["lr"] = learning_rate(self.step, self.num_steps, self.optim)
-        if self._peak is not None and self._forward_flops is not None:
-            rate = row["clips_per_second"]
-            row["mfu"] = model_flops_utilisation(rate, self._forward_flops, self._peak, self.world.size)
-        if validate and self.validation is not None:
-            self.validation.load_state_dict(self._validation_start)  # the same masks every time
-            row["validation_loss"] = self.learner.score(iter(self.validation))
-        return row
+        row |= {f"lr_{part}": rate for part, rate in rates(self.learner.optimizer, row["lr"]).items()}
+        if self._peak is not None:
+            rate = window.forward_flops / window.seconds
+            row["mfu"] = model_flops_utilisation(rate, self._peak, self.world.size)
+        return row | self.held_out.measure() if measure else row
 
     def _publish(self, row: Row, window: Window, metrics: MetricsFile) -> None:
         metrics.write(row)
@@ -242,28 +215,35 @@ class Trainer:
             return
         for track in self._trackers:
             track(row)
-        seconds_per_clip = 1 / row["clips_per_second"]
-        clips_left = (self.num_steps - self.step) * window.num_clips / window.num_steps
-        self.report(format_row({**row, "seconds_left": clips_left * seconds_per_clip}, self.num_steps))
+        seconds_left = (self.num_steps - self.step) * window.seconds / window.num_steps
+        self.report(format_row({**row, "seconds_left": seconds_left}, self.num_steps))
         if row["num_invalid"]:
             log.warning("%d samples of the last %d steps did not count", row["num_invalid"], window.num_steps)
 
-    def _save(self, validation_loss: float | None, rows: list[Row]) -> Path:
+    def _save(self, row: Row, rows: list[Row], *, warn: bool) -> Path:
         path = self.checkpoints / f"step-{self.step:08d}"
         if not self.leads:
             return path
         checkpoint = Checkpoint(
             step=self.step,
-            model=self.objective.state_dict(),
+            model=kept_state(self.objective, self.learner.parts),
             optimizer=optimizer_tensors(self.learner.optimizer),
             rng=rng_tensors(self.device),
             loader=self.loader.state_dict(),
             recipe=self.recipe,
             scaler=self.learner.scaler.state_dict(),
-            validation_loss=validation_loss,
+            metrics=metrics_of(row, self.config, warn=warn),
+            frozen_digest=self.learner.frozen_digest,
         )
         draw_curves(rows, self.run_dir / "curves.png")
-        return save_checkpoint(self.checkpoints, checkpoint, keep=self.config.keep_checkpoints)
+        config = self.config
+        return save_checkpoint(
+            self.checkpoints,
+            checkpoint,
+            keep=config.keep_checkpoints,
+            metric=config.best_metric,
+            mode=config.best_mode,
+        )
 
     def _summary(self, rows: list[Row], last_saved: Path, stopped: bool) -> TrainSummary:
         losses = [row["loss"] for row in rows if "loss" in row]

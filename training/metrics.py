@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from pipeline.stats import LoaderStats
+from pipeline.world import World
 from shards.format.publish import publish_bytes
 from training.clock import STAGES, StepClock
 from training.learner import StepResult
+from training.scores import Sums, means_over_ranks
+from training.table import MetricsTable
 
 Row = dict[str, float]
 
@@ -32,7 +35,7 @@ TIMINGS = (
 class MetricsFile:
     """A JSONL file of rows in the order of their `step`, that a resumed run continues without repeating any.
 
-    All ranks know the rows; only the one that `writes` touches the file.
+    Beside it lies the same as CSV. All ranks know the rows; only the one that `writes` touches the files.
     """
 
     def __init__(self, path: Path, *, after_step: int = 0, writes: bool = True) -> None:
@@ -42,6 +45,7 @@ class MetricsFile:
         if writes:
             publish_bytes(path, b"".join(_encode(row) for row in self.rows))
             self._file = path.open("ab")
+            self._table = MetricsTable(path.with_suffix(".csv"), self.rows)
 
     def write(self, row: Row) -> None:
         """Append a row; it is in the file when this returns."""
@@ -49,6 +53,7 @@ class MetricsFile:
         if self._file is not None:
             self._file.write(_encode(row))
             self._file.flush()
+            self._table.write(self.rows)
 
     def __enter__(self) -> Self:
         return self
@@ -58,6 +63,7 @@ class MetricsFile:
     ) -> None:
         if self._file is not None:
             self._file.close()
+            self._table.close()
 
 
 class Window:
@@ -68,36 +74,44 @@ class Window:
         self.device, self._reading = device, reading
         self.clock = StepClock(device)
         self.num_steps = 0
-        self.num_clips = 0
-        self._num_finite = torch.zeros((), device=device)
-        self._num_valid = torch.zeros((), device=device)
-        self._sums: dict[str, Tensor] = {}
+        self.seconds = 0.0
+        self.forward_flops = 0.0  # of all ranks, where somebody counts them
+        self._num_taken = torch.zeros((), device=device)
+        self._num_samples = torch.zeros((), device=device, dtype=torch.int64)
+        self._num_valid = torch.zeros((), device=device, dtype=torch.int64)
+        self._totals: dict[str, Tensor] = {}
+        self._further = Sums()
         self._started = time.perf_counter()
 
-    def add(self, result: StepResult, *, num_clips: int) -> None:
-        """Take in one step on `num_clips` clips of all ranks; the scores of a skipped one do not count."""
+    def add(self, result: StepResult) -> None:
+        """Take in one step; the scores of a skipped one do not count."""
         self.num_steps += 1
-        self.num_clips += num_clips
-        self._num_finite += result.finite
+        self._num_taken += result.taken
+        self._num_samples += result.num_samples
         self._num_valid += result.num_valid
+        self._further.merge(result.sums, result.taken)
         for name, value in result.scores.items():
-            counted = value.where(result.finite, 0)
-            self._sums[name] = self._sums[name] + counted if name in self._sums else counted
+            counted = value.where(result.taken, 0)
+            self._totals[name] = self._totals[name] + counted if name in self._totals else counted
 
-    def row(self, reading: LoaderStats) -> Row:
-        """Means over the steps that were taken (none if all were skipped), counts and rates; waits for the device.
+    def row(self, reading: LoaderStats, world: World = World()) -> Row:  # noqa: B008
+        """Means over the steps that were taken (none if all were skipped), counts and rates.
+
+        Waits for the device, and for the ranks, all of which have to ask.
 
         Args:
             reading: what the loader has done until now. `read_seconds` is the time its threads spent on a batch, added
                 up, and `wait_seconds` the time for which it had none ready; both on this rank.
+            world: the ranks.
         """
-        num_finite = self._num_finite.item()
-        row = {name: total.item() / num_finite for name, total in self._sums.items() if num_finite}
+        num_taken, num_samples = self._num_taken.item(), int(self._num_samples.item())
+        row = means_over_ranks(self._further, world, self.device)
+        row |= {name: total.item() / num_taken for name, total in self._totals.items() if num_taken}
         stages = self.clock.seconds()
-        seconds = max(time.perf_counter() - self._started, 1e-9)
+        self.seconds = seconds = max(time.perf_counter() - self._started, 1e-9)
         row |= {
-            "num_invalid": self.num_clips - int(self._num_valid.item()),
-            "clips_per_second": self.num_clips / seconds,
+            "num_invalid": num_samples - int(self._num_valid.item()),
+            "clips_per_second": num_samples / seconds,
             "data_wait_share": min(1.0, stages["data"] / seconds),
             "read_seconds": (reading.read_seconds - self._reading.read_seconds) / max(self.num_steps, 1),
             "wait_seconds": (reading.wait_seconds - self._reading.wait_seconds) / max(self.num_steps, 1),

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from training.objective import REST, Declared
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -63,20 +65,34 @@ def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
     return config.min_lr + (config.lr - config.min_lr) / 2 * (1 + math.cos(math.pi * progress))
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, by name, in up to two groups: with and without weight decay.
+def make_optimizer(model: nn.Module, config: OptimConfig, parts: Declared | None = None) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters, by name, in up to two groups a part: with and without weight decay.
 
-    The fused kernel is one launch on a GPU, and can leave a step out without the host knowing (`found_inf`).
+    The fused kernel is one launch on a GPU, and can leave a step out without the host knowing (`found_inf`). A
+    parameter without a gradient is left as it is by a step: no decay, no momentum.
     """
+    parts = parts or Declared()
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [(name, p) for name, p in trainable if _decays(name, p)]
-    plain = [(name, p) for name, p in trainable if not _decays(name, p)]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]  # AdamW takes names in all groups or in none
+    groups = []
+    for part in (*parts.groups, REST):
+        own = [(name, p) for name, p in trainable if parts.group_of(name) == part]
+        scale = parts.groups[part].scale_of(config.lr) if part in parts.groups else 1.0
+        for decays, weight_decay in ((True, config.weight_decay), (False, 0.0)):
+            params = [(name, p) for name, p in own if _decays(name, p) == decays]
+            if params:  # AdamW takes names in all groups or in none
+                groups.append({"params": params, "weight_decay": weight_decay, "part": part, "scale": scale})
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group the run's learning rate, or its own multiple of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+
+
+def rates(optimizer: torch.optim.Optimizer, rate: float) -> dict[str, float]:
+    """The learning rate of each part that has one of its own, where the run's is `rate`."""
+    return {group["part"]: rate * group["scale"] for group in optimizer.param_groups if group["part"] != REST}
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:

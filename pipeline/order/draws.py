@@ -103,7 +103,7 @@ class TubeMask(_UniformMask):
 
 
 class RandomMask(_UniformMask):
-    """Hides tokens anywhere in time and space, of each sample its own: |mask| = int(ratio * N), as in SALT.
+    """Hides tokens anywhere in time and space, of each sample its own: |mask| = int(ratio * N).
 
     It cuts through tubes, so clips and targets are read whole.
 

@@ -10,6 +10,9 @@ from shards.builder.engines.processes import ProcessPool
 from shards.builder.failure import REASONS, BuildFailure, FailureRecord
 from shards.builder.item import Item, Source
 from shards.builder.partition import Partition
+from shards.builder.samples.base import Prepared, SampleKind
+from shards.builder.samples.clip import ClipKind
+from shards.builder.samples.frames import FramesKind
 from shards.builder.sources import load_folder, load_ssv2, load_table, open_source
 
 __all__ = [
@@ -17,13 +20,17 @@ __all__ = [
     "BuildConfig",
     "BuildFailure",
     "BuildSummary",
+    "ClipKind",
     "DecodedClip",
     "Engine",
     "FailureRecord",
+    "FramesKind",
     "InProcess",
     "Item",
     "Partition",
+    "Prepared",
     "ProcessPool",
+    "SampleKind",
     "Source",
     "Teacher",
     "TeacherDescription",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.builder.config import BuildConfig, Teacher
+from shards.builder.config import BuildConfig, Teacher, TeacherFacts
 from shards.builder.decode.view import ViewSpec
 from shards.builder.engines.base import Engine
 from shards.builder.engines.in_process import InProcess
@@ -16,11 +17,14 @@ from shards.builder.journal import ShardReport, StageSeconds, count_failures, fi
 from shards.builder.lock import build_lock
 from shards.builder.partition import Partition
 from shards.builder.plan import LimitOrder, Plan, make_plan, publish_plan, recorded_teacher
-from shards.builder.worker import Progress
+from shards.builder.samples.base import SampleKind
 from shards.format.beside import PLAN_NAME
 from shards.format.errors import ShardError
 from shards.format.manifest import MANIFEST_NAME, Manifest
 from shards.format.publish import publish_bytes, remove_temporaries
+from shards.progress import Progress, untold
+
+Publish = Callable[[Plan, Path, Sequence[ShardReport]], Manifest]  # of all shards, in order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,7 @@ class BuildSummary:
     """What a build did; num_samples + num_failed == num_planned, always. Of a partition: its share only.
 
     Attributes:
+        num_samples: those that did not fail; in a field group something stands in for those that did.
         num_resumed: planned items in shards that an earlier run had finished.
         failures: number of failed items by reason.
         num_bytes: of all tars.
@@ -53,9 +58,10 @@ class BuildSummary:
 def build_dataset(
     source: Source,
     out: Path,
-    view: ViewSpec,
-    config: BuildConfig,
+    view: ViewSpec | None = None,
+    config: BuildConfig | None = None,
     *,
+    kind: SampleKind | None = None,
     teacher: Teacher | None = None,
     engine: Engine | None = None,
     split: str = "train",
@@ -63,7 +69,7 @@ def build_dataset(
     limit_order: LimitOrder = "random",
     partition: Partition | None = None,
     retry_failures: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = untold,
 ) -> BuildSummary:
     """Build one split into the folder `out`.
 
@@ -73,9 +79,10 @@ def build_dataset(
     Args:
         source: the items.
         out: the data set's folder; made when it is not there.
-        view: how a clip is cut out of a video.
-        config: how shards are made.
-        teacher: makes the targets in this process; None for a data set of clips only, or with an `engine`.
+        view: how a clip is cut out of a video, for samples that are clips.
+        config: how shards are made; None takes the defaults.
+        kind: what an item becomes, in place of `view`.
+        teacher: makes the targets in this process; None for a data set without targets, or with an `engine`.
         engine: runs the workers; None for one worker in this process.
         split: such as "train"; the shards' names begin with it.
         limit: build only that many items.
@@ -85,36 +92,34 @@ def build_dataset(
         progress: called with (items done, of which failed) since its last call.
 
     Raises:
-        ValueError: view, layout and teacher do not fit together, or there is nothing to build.
+        ValueError: kind and teacher do not fit together, neither or both of `view` and `kind` are given, or there is
+            nothing to build.
         ShardError: `out` holds another plan, another build is running, the disk is full, or more items failed than may.
         KeyboardInterrupt: as it came, with what remains in its message.
     """
-    engine = engine or InProcess(teacher)
+    engine, config = engine or InProcess(teacher), config or BuildConfig()
     facts = engine.facts()
-    plan = make_plan(source, view, config, split=split, teacher=facts, limit=limit, limit_order=limit_order)
+    sample = _one_of(view, kind)
+    plan = make_plan(source, sample, config, split=split, teacher=facts, limit=limit, limit_order=limit_order)
     _check_folder(out)
-    out.mkdir(parents=True, exist_ok=True)
-    with build_lock(out, partition) as alone:
-        start = time.perf_counter()
-        publish_plan(plan, out)
-        if alone:
-            remove_temporaries(out)
-        for name, data in (facts.files if facts is not None else {}).items():
-            publish_bytes(out / name, data)
-        shards = (partition or Partition()).shards(plan.num_shards)
-        reports, num_resumed = finish_shards(
-            plan, out, engine, shards, retry_failures=retry_failures, progress=progress
-        )
-        manifest = finalize(plan, out, reports, source.label_names) if partition is None else None
-        return _summarise(plan, reports, num_resumed, time.perf_counter() - start, manifest)
+    return run_plan(
+        plan,
+        out,
+        engine,
+        lambda plan, out, reports: finalize(plan, out, reports, source.label_names),
+        partition=partition,
+        retry_failures=retry_failures,
+        progress=progress,
+    )
 
 
 def finalize_dataset(
     source: Source,
     out: Path,
-    view: ViewSpec,
-    config: BuildConfig,
+    view: ViewSpec | None = None,
+    config: BuildConfig | None = None,
     *,
+    kind: SampleKind | None = None,
     split: str = "train",
     limit: int | None = None,
     limit_order: LimitOrder = "random",
@@ -126,8 +131,59 @@ def finalize_dataset(
     Raises:
         ShardError: shards are missing, nothing was begun in `out`, or it holds another plan.
     """
-    teacher = recorded_teacher(out)
-    plan = make_plan(source, view, config, split=split, teacher=teacher, limit=limit, limit_order=limit_order)
+    teacher, sample = recorded_teacher(out), _one_of(view, kind)
+    config = config or BuildConfig()
+    plan = make_plan(source, sample, config, split=split, teacher=teacher, limit=limit, limit_order=limit_order)
+    return finish_plan(plan, out, lambda plan, out, reports: finalize(plan, out, reports, source.label_names))
+
+
+def run_plan(
+    plan: Plan,
+    out: Path,
+    engine: Engine,
+    publish: Publish,
+    *,
+    partition: Partition | None = None,
+    retry_failures: bool = False,
+    progress: Progress = untold,
+) -> BuildSummary:
+    """Build what is missing of a plan, of a main series or of a field group, then publish it.
+
+    Args:
+        plan: what is to be built.
+        out: the data set's folder; made when it is not there.
+        engine: runs the workers; the plan was made with its teacher.
+        publish: writes what makes a data set of the shards, and returns the manifest. Called once all shards are there,
+            under the lock of the folder.
+        partition: build only this share of the shards, and publish nothing.
+        retry_failures: decode failed items again, and build the shards anew in which one has changed.
+        progress: called with (items done, of which failed) since its last call.
+
+    Raises:
+        ShardError: as of `build_dataset`.
+        KeyboardInterrupt: as it came, with what remains in its message.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with build_lock(out, partition) as alone:
+        start = time.perf_counter()
+        publish_plan(plan, out)
+        if alone:
+            remove_temporaries(out)
+        _publish_files(plan, out, engine.facts())
+        shards = (partition or Partition()).shards(plan.num_shards)
+        reports, num_resumed = finish_shards(
+            plan, out, engine, shards, retry_failures=retry_failures, progress=progress
+        )
+        manifest = publish(plan, out, reports) if partition is None else None
+        return _summarise(plan, reports, num_resumed, time.perf_counter() - start, manifest)
+
+
+def finish_plan(plan: Plan, out: Path, publish: Publish) -> BuildSummary:
+    """Publish what partitions have built of a plan.
+
+    Raises:
+        ShardError: shards are missing, or `out` holds another plan.
+    """
     with build_lock(out):
         start = time.perf_counter()
         publish_plan(plan, out)
@@ -139,8 +195,21 @@ def finalize_dataset(
                 "run the partitions again that were to build them, then --finalize"
             )
         ordered = [reports[shard] for shard in range(plan.num_shards)]
-        manifest = finalize(plan, out, ordered, source.label_names)
+        manifest = publish(plan, out, ordered)
         return _summarise(plan, ordered, len(plan.items), time.perf_counter() - start, manifest)
+
+
+def _one_of(view: ViewSpec | None, kind: SampleKind | None) -> SampleKind | ViewSpec:
+    if view is not None and kind is None:
+        return view
+    if kind is not None and view is None:
+        return kind
+    raise ValueError("give a view, for samples that are clips, or a kind of sample: one of both")
+
+
+def _publish_files(plan: Plan, out: Path, teacher: TeacherFacts | None) -> None:
+    for name, data in ({} if teacher is None else teacher.files).items():
+        publish_bytes(out / plan.beside(name), data)
 
 
 def _summarise(
@@ -150,7 +219,7 @@ def _summarise(
     num_planned = sum(len(plan.shard_items(report.shard)) for report in reports)
     return BuildSummary(
         num_planned=num_planned,
-        num_samples=sum(report.num_samples for report in reports),
+        num_samples=num_planned - sum(failures.values()),
         num_failed=sum(failures.values()),
         num_resumed=num_resumed,
         num_shards=len(reports),

@@ -11,16 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.builder.decode.decoders import VideoDecoder
-from shards.builder.decode.view import ViewSpec
-from shards.format.schema import Field, Schema
 
 
 class TeacherFacts(Protocol):
     """What the plan needs to know of a teacher."""
 
     @property
-    def output_shape(self) -> tuple[int, int]:
-        """Tokens and width of a target, (N, D); token i is t * S + s."""
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Shape of one row that it takes; None where it takes text."""
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of what it gives for one row, of any rank: (N, D) for a clip's tokens, token i being t * S + s."""
+
+    @property
+    def output_dtype(self) -> str:
+        """What it gives: "<f2" or "<f4"."""
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -32,29 +38,40 @@ class TeacherFacts(Protocol):
 
 
 class Teacher(TeacherFacts, Protocol):
-    """A frozen model that turns clips into targets. The builder knows no more of it than this."""
+    """A frozen model that turns rows into targets. The builder knows no more of it than this."""
 
-    def __call__(self, clips: NDArray[np.uint8]) -> NDArray[np.float16]:
-        """Turn u8 [B, T, H, W, 3] into f16 [B, N, D]; a value beyond f16 is an infinity, which the builder refuses."""
+    def __call__(self, rows: Any, /) -> NDArray[np.floating[Any]]:
+        """Turn rows [n, *input_shape], or n texts as a list, into [n, *output_shape].
+
+        A value beyond the range of its dtype is an infinity, which the builder refuses.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherDescription:
     """The facts about a teacher that is in another process, or that made the targets of an earlier run."""
 
-    output_shape: tuple[int, int]
+    output_shape: tuple[int, ...]
     provenance: Mapping[str, Any]
     files: Mapping[str, bytes] = field(default_factory=dict)
+    input_shape: tuple[int, ...] | None = None
+    output_dtype: str = "<f2"
 
     @classmethod
     def of(cls, teacher: TeacherFacts) -> TeacherDescription:
         """Return what a teacher says about itself."""
-        return cls(output_shape=teacher.output_shape, provenance=dict(teacher.provenance), files=dict(teacher.files))
+        return cls(
+            output_shape=teacher.output_shape,
+            provenance=dict(teacher.provenance),
+            files=dict(teacher.files),
+            input_shape=teacher.input_shape,
+            output_dtype=teacher.output_dtype,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:
-    """How a data set is cut into shards and made.
+    """How a data set is cut into shards and made; `layout`, `tubelet` and `patch` are for samples that are clips.
 
     Attributes:
         samples_per_shard: planned samples in a shard; failed ones are missing from it.
@@ -63,7 +80,7 @@ class BuildConfig:
         patch: pixels per side of a tube; tubes layout only.
         seed: of the order in which items are cut into shards.
         workers: decoders at work at once; None takes one for each CPU this process may use.
-        teacher_batch: clips in one call of the teacher; it shapes the bits of the targets.
+        teacher_batch: rows in one call of the teacher, a clip being one; it shapes the bits of the targets.
         decoder: "pyav"; "decord", for which videos that it would not read exactly fail as `not_exact`; or "auto", which
             is PyAV.
         max_failures: stop when more items have failed: a count from 1 on, or a share of all items below 1; None never
@@ -114,45 +131,3 @@ class BuildConfig:
         if self.max_failures is None:
             return num_items
         return int(self.max_failures * num_items) if self.max_failures < 1 else int(self.max_failures)
-
-    def schema(self, view: ViewSpec, output_shape: tuple[int, int] | None) -> Schema:
-        """Return the fields of a sample.
-
-        Args:
-            view: decides the clip's shape.
-            output_shape: (N, D) of the teacher, or None for a data set without targets.
-
-        Raises:
-            ValueError: the view does not divide into tubes, or the teacher's tokens do not lie on the same grid.
-        """
-        if self.layout == "frames":
-            target: tuple[int, ...] | None = output_shape
-            clip: tuple[int, ...] = view.clip_shape
-        else:
-            clip, target = self._tube_shapes(view, output_shape)
-        fields = [Field(name="clip", dtype="|u1", shape=clip, layout=self.layout)]
-        if target is not None:
-            layout: Literal["tubes", "plain"] = "tubes" if self.layout == "tubes" else "plain"
-            fields.append(Field(name="target", dtype="<f2", shape=target, layout=layout))
-        return Schema((*fields, Field(name="json")))
-
-    def _tube_shapes(
-        self, view: ViewSpec, output_shape: tuple[int, int] | None
-    ) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-        if view.num_frames % self.tubelet or view.size % self.patch:
-            raise ValueError(
-                f"a clip of {view.num_frames} frames of {view.size} px does not divide into tubelets "
-                f"of {self.tubelet} frames and patches of {self.patch} px; change view.num_frames, view.size, "
-                "build.tubelet or build.patch"
-            )
-        times, positions = view.num_frames // self.tubelet, (view.size // self.patch) ** 2
-        clip = (positions, times, self.tubelet, self.patch, self.patch, 3)
-        if output_shape is None:
-            return clip, None
-        num_tokens, width = output_shape
-        if num_tokens != times * positions:
-            raise ValueError(
-                f"the teacher gives {num_tokens} tokens, the clip has {times} x {positions} tubelets; the tubes layout "
-                "needs the same grid: give build.tubelet and build.patch the teacher's, or choose layout 'frames'"
-            )
-        return clip, (positions, times, width)

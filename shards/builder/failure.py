@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from shards.format.errors import ShardError
+
+if TYPE_CHECKING:
+    from shards.builder.decode.stream_facts import SourceFile
 
 Reason = Literal[
     "missing_file",
@@ -18,23 +21,27 @@ Reason = Literal[
     "too_few_frames",
     "duplicate_id",
     "unknown_template",
+    "bad_annotation",
     "teacher_error",
     "timeout",
 ]
-KNOWN_BEFORE_DECODING: frozenset[Reason] = frozenset({"duplicate_id", "unknown_template"})
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 class BuildFailure(Exception):  # noqa: N818  (an outcome that is recorded, not an error that stops the run)
-    """One item cannot become a sample; `reason` is one of REASONS and `message` one clear line."""
+    """One item cannot become a sample; `reason` is one of REASONS and `message` one clear line.
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    `source` is the file that was at hand, where one was.
+    """
+
+    def __init__(self, reason: Reason, message: str, source: SourceFile | None = None) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason: Reason = reason
         self.message = message
+        self.source = source
 
-    def __reduce__(self) -> tuple[type[BuildFailure], tuple[Reason, str]]:
-        return type(self), (self.reason, self.message)
+    def __reduce__(self) -> tuple[type[BuildFailure], tuple[Reason, str, SourceFile | None]]:
+        return type(self), (self.reason, self.message, self.source)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.builder.failure import KNOWN_BEFORE_DECODING, FailureRecord
+from shards.builder.failure import BuildFailure, FailureRecord
 from shards.builder.plan import Plan
-from shards.format.beside import FAILURES_NAME, read_failures
+from shards.builder.prepare import failure_record
+from shards.format.beside import read_failures
 from shards.format.errors import ShardError
 from shards.format.files import read_small
 from shards.format.index import ShardInfo, index_path, load_index
+from shards.format.manifest import Manifest
 from shards.format.parse import count, parse_json
 from shards.format.publish import canonical_json, publish_bytes
 
@@ -43,7 +46,7 @@ class StageSeconds:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardReport:
-    """One finished shard; num_samples + len(failures) is what was planned for it."""
+    """One finished shard; num_samples + len(failures) is what was planned for it, or of a group num_samples alone."""
 
     shard: int
     info: ShardInfo
@@ -61,17 +64,15 @@ def count_failures(reports: Iterable[ShardReport]) -> dict[str, int]:
     return dict(sorted(Counter(failure.reason for report in reports for failure in report.failures).items()))
 
 
-def spell(counts: Mapping[str, int]) -> str:
-    """Return counts by reason in words."""
-    return ", ".join(f"{reason} {count}" for reason, count in counts.items())
-
-
-def spell_bytes(num_bytes: int) -> str:
-    """Return a size in the largest decimal unit of which there is one at least."""
-    for size, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if num_bytes >= size:
-            return f"{num_bytes / size:,.1f} {unit}"
-    return f"{num_bytes} bytes"
+def clear_work(out: Path, manifest: Manifest) -> None:
+    """Remove the working files, but those of field groups that are begun and not in the manifest yet."""
+    begun = {path.name.removeprefix("plan.").removesuffix(".json") for path in out.glob("plan.*.json")}
+    kept = tuple(f"{manifest.split}.{group}-" for group in begun - set(manifest.groups))
+    for path in (out / WORK_FOLDER).iterdir():
+        if not path.name.startswith(kept):
+            path.unlink()
+    with contextlib.suppress(OSError):  # not empty
+        (out / WORK_FOLDER).rmdir()
 
 
 def publish_failures(plan: Plan, out: Path, shard: int, failures: Sequence[FailureRecord]) -> None:
@@ -90,7 +91,7 @@ def finished_shards(plan: Plan, out: Path, shards: Iterable[int] | None = None) 
     The sidecar marks a shard as done; it counts only when tar, keys and failures account for every planned item.
     """
     published: dict[int, list[FailureRecord]] = {}
-    if (path := out / FAILURES_NAME).exists():
+    if (path := out / plan.failures_name).exists():
         published = {shard: [] for shard in range(plan.num_shards)}
         try:
             for failure in _decode_failures(path):
@@ -126,14 +127,27 @@ def _check_shard(plan: Plan, out: Path, shard: int, failures: Sequence[FailureRe
         tar_bytes = stored_bytes(tar)
     except (ShardError, OSError):
         return None
-    items = plan.shard_items(shard)
-    failed = {failure.key for failure in failures if failure.reason not in KNOWN_BEFORE_DECODING}
-    expected = [item.key for item in items if item.problem is None and item.key not in failed]
-    if list(index.keys) != expected or len(expected) + len(failures) != len(items):
+    if list(index.keys) != _expected_keys(plan, shard, failures):
         return None
     if index.schema != plan.schema or tar_bytes != index.info.num_bytes:
         return None
     return ShardReport(shard=shard, info=index.info, failures=tuple(failures))
+
+
+def known_failures(plan: Plan, shard: int) -> set[FailureRecord]:
+    """Return the failures of a shard that the plan knows of, before anything is decoded."""
+    problems = ((item, item.problem) for item in plan.shard_items(shard))
+    return {failure_record(item, shard, BuildFailure(*problem)) for item, problem in problems if problem is not None}
+
+
+def _expected_keys(plan: Plan, shard: int, failures: Sequence[FailureRecord]) -> list[str] | None:
+    """The keys of a shard with these failures; None if they do not account for every planned item."""
+    items = plan.shard_items(shard)
+    if plan.group:
+        return [item.key for item in items]
+    failed = {failure.key for failure in set(failures) - known_failures(plan, shard)}
+    expected = [item.key for item in items if item.problem is None and item.key not in failed]
+    return expected if len(expected) + len(failures) == len(items) else None
 
 
 def uploaded_path(tar: Path) -> Path:

@@ -6,6 +6,7 @@ same one. `plan.json` is written before the first shard; a run that would give o
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,14 +14,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import PIL
 import xxhash
 
 from shards.builder.config import BuildConfig, TeacherDescription, TeacherFacts
-from shards.builder.decode.decoders import VideoDecoder, decoder_versions
 from shards.builder.decode.view import ViewSpec
 from shards.builder.item import Item, Source, items_digest
-from shards.format.beside import PLAN_NAME, read_plan
+from shards.builder.samples.base import SampleKind
+from shards.builder.samples.clip import ClipKind
+from shards.format.beside import FAILURES_NAME, PLAN_NAME, read_plan
+from shards.format.beside_group import beside_group, read_group_plan
 from shards.format.errors import ShardError
 from shards.format.manifest import shard_name
 from shards.format.parse import check_name
@@ -35,44 +37,66 @@ BUILD_VERSION = 2  # raise it when the same plan would give other bytes; 1 named
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be built.
+    """What is to be built: the main series of a data set, or one field group of it.
 
     Attributes:
         split: such as "train".
         root: folder that the items' paths are relative to.
         items: all items in shard order.
+        shard_sizes: planned items of each shard.
         schema: the fields of every sample.
-        view: how a clip is cut out of a video.
+        kind: what an item becomes.
         config: how shards are made.
         fingerprint: everything that shapes the bytes, as it stands in plan.json.
+        group: the field group; "" for the main series. In a group every planned item is a sample, also one that failed.
     """
 
     split: str
     root: Path
     items: tuple[Item, ...]
+    shard_sizes: tuple[int, ...]
     schema: Schema
-    view: ViewSpec
+    kind: SampleKind
     config: BuildConfig
     fingerprint: Mapping[str, Any]
+    group: str = ""
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the data set."""
+        return len(self.shard_sizes)
 
     @cached_property
-    def num_shards(self) -> int:
-        """Shards of the data set; only the last may be shorter."""
-        return -(-len(self.items) // self.config.samples_per_shard)
+    def _ends(self) -> tuple[int, ...]:
+        return tuple(itertools.accumulate(self.shard_sizes))
 
     def shard_items(self, shard: int) -> tuple[Item, ...]:
         """Return the planned items of a shard."""
-        size = self.config.samples_per_shard
-        return self.items[shard * size : (shard + 1) * size]
+        end = self._ends[shard]
+        return self.items[end - self.shard_sizes[shard] : end]
 
     def shard_name(self, shard: int) -> str:
         """Return the file name of a shard's tar."""
-        return shard_name(self.split, shard, self.num_shards)
+        return shard_name(self.split, shard, self.num_shards, self.group)
+
+    def beside(self, name: str) -> str:
+        """Return the name of a file beside the shards, such as plan.json; of a group it is plan.GROUP.json."""
+        return beside_group(name, self.group)
+
+    @property
+    def name(self) -> str:
+        """Return the file name of the plan."""
+        return self.beside(PLAN_NAME)
+
+    @property
+    def failures_name(self) -> str:
+        """Return the file name of the list of failures."""
+        return self.beside(FAILURES_NAME)
 
 
 def make_plan(
     source: Source,
-    view: ViewSpec,
+    kind: SampleKind | ViewSpec,
     config: BuildConfig,
     *,
     split: str,
@@ -84,16 +108,16 @@ def make_plan(
 
     Args:
         source: the items.
-        view: how a clip is cut out of a video.
+        kind: what an item becomes; a view stands for clips of it.
         config: how shards are made.
         split: such as "train".
-        teacher: what is known of the teacher; None for clips only.
+        teacher: what is known of the teacher; None for samples without targets.
         limit: take only so many items.
         limit_order: take the first of the hashed order, a random, repeatable sample, or of the source's own order.
 
     Raises:
-        ValueError: there are no items, the split's name is not allowed, view, layout and teacher do not fit together,
-            or the decoder is not installed.
+        ValueError: there are no items, the split's name is not allowed, kind and teacher do not fit together, or this
+            machine cannot make such samples.
     """
     check_name(split, "the split's name")
     if not source.items:
@@ -106,33 +130,45 @@ def make_plan(
     items = source.items[:limit] if takes_first else source.items
     items = _mark_duplicates(_ordered(items, config.seed)[:limit])
     origin = {"kind": source.kind, **source.provenance, "items": len(items), "digest": items_digest(items)}
-    schema = config.schema(view, None if teacher is None else teacher.output_shape)
+    kind = ClipKind.of(kind, config) if isinstance(kind, ViewSpec) else kind
+    schema, size = kind.schema(teacher), config.samples_per_shard
     fingerprint = {
-        "format": schema.format,
-        "build_version": BUILD_VERSION,
-        "split": split,
+        **fingerprint_of(split, kind, schema, teacher, config),
         "source": origin | ({"limit_order": limit_order} if takes_first else {}),
         "label_names": xxhash.xxh3_128_hexdigest("\n".join(source.label_names).encode()),
-        "view": view.to_json() | {"hash": view.hash},
-        "schema": [field.to_json() for field in schema],
         "seed": config.seed,
-        "samples_per_shard": config.samples_per_shard,
-        "decoder": _decoder_facts(config.decoder),
-        "teacher": None if teacher is None else {**teacher.provenance, "batch": config.teacher_batch},
+        "samples_per_shard": size,
     }
     return Plan(
-        split=split, root=source.root, items=items, schema=schema, view=view, config=config, fingerprint=fingerprint
+        split=split,
+        root=source.root,
+        items=items,
+        shard_sizes=tuple(min(size, len(items) - start) for start in range(0, len(items), size)),
+        schema=schema,
+        kind=kind,
+        config=config,
+        fingerprint=fingerprint,
     )
 
 
-def _decoder_facts(decoder: VideoDecoder) -> dict[str, str]:
-    """Name what decides a clip's pixels, and not what else is installed: "auto" is PyAV."""
-    versions = decoder_versions()
-    names = ("pyav", "decord") if decoder == "decord" else ("pyav",)
-    if absent := [name for name in names if versions[name] is None]:
-        raise ValueError(f"build.decoder is {decoder!r}, but {absent[0]} is not installed here; choose pyav")
-    used = {name: str(versions[name]) for name in names}
-    return {"choice": names[-1], **used, "pillow": PIL.__version__, "frames_by": "presentation time"}
+def fingerprint_of(
+    split: str, kind: SampleKind, schema: Schema, teacher: TeacherFacts | None, config: BuildConfig
+) -> dict[str, Any]:
+    """Return what plan.json says whatever is built: all that shapes the bytes but the items and how they are cut."""
+    about = kind.fingerprint()
+    if teacher is None:
+        made_by = None
+    else:
+        shapes = {"output_shape": list(teacher.output_shape), "output_dtype": teacher.output_dtype}
+        made_by = {**teacher.provenance, "batch": config.teacher_batch, **(shapes if "sample" in about else {})}
+    return {
+        "format": schema.format,
+        "build_version": BUILD_VERSION,
+        "split": split,
+        **about,
+        "schema": [field.to_json() for field in schema],
+        "teacher": made_by,
+    }
 
 
 def _ordered(items: tuple[Item, ...], seed: int) -> tuple[Item, ...]:
@@ -162,32 +198,45 @@ def recorded_teacher(out: Path) -> TeacherDescription | None:
     found = read_plan(out / PLAN_NAME)
     if found["teacher"] is None:
         return None
-    provenance = {name: value for name, value in found["teacher"].items() if name != "batch"}
+    about = dict(found["teacher"])
+    about.pop("batch", None)
+    if "sample" not in found:
+        return TeacherDescription(output_shape=_shape_of_targets(found, out), provenance=about)
+    shape, dtype = about.pop("output_shape", None), about.pop("output_dtype", None)
+    if not isinstance(shape, list) or not all(isinstance(n, int) for n in shape) or not isinstance(dtype, str):
+        raise ShardError(f"{out / PLAN_NAME} is damaged: it does not say what its teacher gives")
+    return TeacherDescription(output_shape=tuple(shape), output_dtype=dtype, provenance=about)
+
+
+def _shape_of_targets(found: Mapping[str, Any], out: Path) -> tuple[int, int]:
+    """What a teacher gave for clips, (N, D): plans of clips say it by their schema."""
     schema = Schema(tuple(Field.from_json(field) for field in found["schema"]))
     shapes = {field.name: field.fixed_shape for field in schema if field.is_array}
     shape = shapes.get("target", ())
     if len(shape) not in (2, 3):
         raise ShardError(f"{out / PLAN_NAME} is damaged: it has a teacher, and targets of shape {shape or None}")
     tokens = shape[0] * shape[1] if len(shape) == 3 else shape[0]  # [S, T', D] in the tubes layout, else [N, D]
-    return TeacherDescription(output_shape=(tokens, shape[-1]), provenance=provenance)
+    return tokens, shape[-1]
 
 
 def publish_plan(plan: Plan, out: Path) -> None:
-    """Write plan.json, or check that the one that is there is the same plan.
+    """Write plan.json (of a group plan.GROUP.json), or check that the one that is there is the same plan.
 
     Raises:
         ShardError: `out` holds another plan; the message names what differs.
     """
-    path = out / PLAN_NAME
+    path = out / plan.name
     wanted = json.loads(json.dumps(plan.fingerprint))
     if not path.exists():
         publish_json(path, wanted)
         return
-    found = read_plan(path)
+    found = read_group_plan(path) if plan.group else read_plan(path)
     if others := differences(found, wanted):
+        what, cure = f"{out}", "or into an empty folder"
+        if plan.group:
+            what, cure = f"the field group {plan.group!r} of {out}", "or choose another name, or drop it first"
         raise ShardError(
-            f"{out} was begun with another plan: {'; '.join(others)}. Build with the same settings to go on, "
-            "or into an empty folder"
+            f"{what} was begun with another plan: {'; '.join(others)}. Build with the same settings to go on, {cure}"
         )
 
 
@@ -202,10 +251,10 @@ def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
     if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
         pairs = enumerate(zip(found, wanted, strict=True))
         return [line for number, pair in pairs for line in differences(*pair, f"{name}.{number}")]
-    return [] if found == wanted else [f"{name} was {_spell(found)}, is now {_spell(wanted)}"]
+    return [] if found == wanted else [f"{name} was {_spell_json(found)}, is now {_spell_json(wanted)}"]
 
 
-def _spell(value: Any) -> str:
+def _spell_json(value: Any) -> str:
     if isinstance(value, list | dict):
         return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
     spelled = json.dumps(value)

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 
 from shards.builder.decode.isolate import DecodePool
-from shards.builder.failure import KNOWN_BEFORE_DECODING, FailureRecord
-from shards.builder.journal import ShardReport
+from shards.builder.failure import FailureRecord
+from shards.builder.journal import ShardReport, known_failures
 from shards.builder.plan import Plan
-from shards.builder.samples.clip import Outcome
+from shards.builder.prepare import Outcome
 
 
 def shards_to_retry(plan: Plan, reports: Iterable[ShardReport]) -> set[int]:
@@ -23,10 +23,11 @@ def shards_to_retry(plan: Plan, reports: Iterable[ShardReport]) -> set[int]:
         tries: list[tuple[FailureRecord, Future[Outcome]]] = []
         for report in reports:
             items = {item.key: item for item in plan.shard_items(report.shard) if item.problem is None}
+            known = known_failures(plan, report.shard)
             tries += [
                 (failure, decoders.submit(report.shard, items[failure.key]))
                 for failure in report.failures
-                if failure.reason not in KNOWN_BEFORE_DECODING
+                if failure not in known
             ]
         return {failure.shard for failure, outcome in tries if outcome.result().failure != failure}
     finally:

@@ -8,31 +8,31 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shards.builder.config import Teacher
 from shards.builder.decode.isolate import DecodePool
 from shards.builder.failure import BuildFailure, FailureRecord
 from shards.builder.journal import ShardReport, StageSeconds, publish_failures
 from shards.builder.plan import Plan
-from shards.builder.samples.clip import Outcome, failure_record, sample_json
-from shards.format.layout import clip_to_tubes, target_to_tubes
-from shards.writer import ShardWriter
+from shards.builder.prepare import Outcome, failure_record
+from shards.builder.rows import RowBatches
+from shards.builder.samples.base import Array, GroupKind
+from shards.format.errors import ShardError
+from shards.progress import Progress, untold
+from shards.writer import ShardWriter, Value
 
-Target = NDArray[np.float16]
-Progress = Callable[[int, int], None]
 Deliver = Callable[[ShardReport], None]
 
 # How far decoding may run ahead of writing: enough that it does not pause while a finished shard is synced to disk.
-MAX_UNWRITTEN_CLIPS = 48
+MAX_UNWRITTEN_SAMPLES = 48
 
 
 class ShardWorker:
@@ -45,7 +45,7 @@ class ShardWorker:
         teacher: Teacher | None,
         num_decoders: int,
         *,
-        progress: Progress | None = None,
+        progress: Progress = untold,
         deliver: Deliver | None = None,
     ) -> None:
         """Take what every shard needs; threads are started by `build_all`.
@@ -53,14 +53,14 @@ class ShardWorker:
         Args:
             plan: what is to be built.
             out: the data set's folder, which must exist.
-            teacher: makes the targets; None for clips only.
+            teacher: makes the targets; None for samples without.
             num_decoders: decoders at work at once.
             progress: called with (items done, of which failed) since its last call.
             deliver: takes each published shard elsewhere; a shard counts as finished when it returns.
         """
         self.plan, self.out, self.teacher, self.num_decoders = plan, out, teacher, num_decoders
         self.deliver = deliver
-        self.progress = progress or (lambda done, failed: None)
+        self.progress = progress
 
     def build(self, shard: int) -> ShardReport:
         """Build one shard, whatever may lie there already."""
@@ -125,11 +125,13 @@ def _timed(outcomes: Iterable[Future[Outcome]]) -> Iterator[tuple[Outcome, float
 
 
 class _OpenShard:
-    """One shard in the making: batches for the teacher on this side, the tar in the writer thread."""
+    """One shard in the making: rows for the teacher on this side, the tar in the writer thread."""
 
     def __init__(self, worker: ShardWorker, shard: int, pool: ThreadPoolExecutor) -> None:
-        self._plan, self._out, self._teacher = worker.plan, worker.out, worker.teacher
+        self._plan, self._out = worker.plan, worker.out
         self._shard, self._pool, self._progress = shard, pool, worker.progress
+        self._batch = worker.plan.config.teacher_batch if worker.teacher else 1
+        self._rows = RowBatches(worker.teacher, self._batch) if worker.teacher else None
         self._stack = ExitStack()
         self._writer: ShardWriter | None = None
         self._writes: deque[Future[None]] = deque()
@@ -138,39 +140,49 @@ class _OpenShard:
 
     def fill(self, outcomes: Iterable[tuple[Outcome, float]]) -> Future[ShardReport]:
         """Take the shard's outcomes in order, then publish in the writer thread; drop the shard on any exception."""
-        batch: list[Outcome] = []
         try:
             for outcome, waited in outcomes:
                 self._seconds["decode"] += outcome.seconds
                 self._seconds["decode_wait"] += waited
-                if outcome.failure is None:
-                    batch.append(outcome)
-                else:
+                if outcome.failure is not None:
                     self._failures.append(outcome.failure)
                 self._progress(1, int(outcome.failure is not None))
-                if len(batch) == (self._plan.config.teacher_batch if self._teacher else 1):
-                    self._send(batch)
-                    batch = []
-            self._send(batch)
+                self._write_all(self._taught(outcome))
+            if self._rows is not None:
+                self._write_all(self._rows.flush())
         except BaseException as error:
             self._drop(error)
             raise
         return self._pool.submit(self._publish)
 
-    def _send(self, batch: list[Outcome]) -> None:
-        targets: list[Target | None] = [None] * len(batch)
-        if self._teacher is not None and batch:
-            start = time.perf_counter()
-            clips = np.stack([outcome.clip.frames for outcome in batch if outcome.clip is not None])
-            targets = list(_checked(self._teacher(clips), (len(batch), *self._teacher.output_shape)))
-            self._seconds["teacher"] += time.perf_counter() - start
-        for outcome, target in zip(batch, targets, strict=True):
-            if target is not None and not np.isfinite(target).all():
-                self._failures.append(_out_of_range(outcome, target))
+    def _taught(self, outcome: Outcome) -> Iterable[tuple[Outcome, Array | None]]:
+        """Hand an outcome's rows to the teacher, and return the outcomes that may be written now."""
+        if outcome.prepared is None and not self._plan.group:
+            return ()
+        if self._rows is None:
+            return ((outcome, None),)
+        return self._rows.add(
+            outcome, None if outcome.prepared is None else self._plan.kind.teacher_rows(outcome.prepared)
+        )
+
+    def _write_all(self, outcomes: Iterable[tuple[Outcome, Array | None]]) -> None:
+        """Hand samples to the writer thread; what the teacher could not make a number of becomes a failure."""
+        start = time.perf_counter()
+        samples = list(outcomes)  # the teacher is at work in here
+        self._seconds["teacher"] += time.perf_counter() - start
+        for outcome, rows in samples:
+            if rows is not None and not np.isfinite(rows).all():
+                failed = _out_of_range(outcome, rows)
+                self._failures.append(failed)
                 self._progress(0, 1)
+                if self._plan.group:
+                    self._submit(replace(outcome, prepared=None, failure=failed), None)
             else:
-                self._writes.append(self._pool.submit(self._write, outcome, target))
-        self._drain(keep=max(MAX_UNWRITTEN_CLIPS, 4 * len(batch)))
+                self._submit(outcome, rows)
+        self._drain(keep=max(MAX_UNWRITTEN_SAMPLES, 4 * self._batch))
+
+    def _submit(self, outcome: Outcome, rows: Array | None) -> None:
+        self._writes.append(self._pool.submit(self._write, outcome, rows))
 
     def _drain(self, keep: int) -> None:
         start = time.perf_counter()
@@ -178,18 +190,26 @@ class _OpenShard:
             self._writes.popleft().result()
         self._seconds["write_wait"] += time.perf_counter() - start
 
-    def _write(self, outcome: Outcome, target: Target | None) -> None:
+    def _write(self, outcome: Outcome, rows: Array | None) -> None:
         start = time.perf_counter()
-        clip, config = outcome.clip, self._plan.config
-        assert clip is not None
-        sample: dict[str, Any] = {"clip": clip.frames, "json": sample_json(self._plan, outcome.item, clip)}
-        if config.layout == "tubes":
-            sample["clip"] = clip_to_tubes(clip.frames, config.tubelet, config.patch)
-        if target is not None:
-            times = self._plan.view.num_frames // config.tubelet
-            sample["target"] = target_to_tubes(target, times) if config.layout == "tubes" else target
+        if outcome.prepared is None:
+            sample = self._substitute(outcome)
+        else:
+            sample = self._plan.kind.finish(outcome.item, outcome.prepared, rows)
         self._open().write(outcome.item.key, sample)
         self._seconds["write"] += time.perf_counter() - start
+
+    def _substitute(self, outcome: Outcome) -> Mapping[str, Value]:
+        kind, failure = self._plan.kind, outcome.failure
+        assert isinstance(kind, GroupKind)
+        assert failure is not None
+        sample = kind.substitute(outcome.item)
+        if sample is None:
+            raise ShardError(
+                f"the field group {self._plan.group!r} needs every sample, and {failure.key} cannot be made: "
+                f"{failure.reason}: {failure.message}. Mend it, or say what may stand for such samples (--missing)"
+            )
+        return sample
 
     def _open(self) -> ShardWriter:
         if self._writer is None:
@@ -221,14 +241,9 @@ class _OpenShard:
         self._pool.submit(self._stack.__exit__, type(error), error, error.__traceback__).result()
 
 
-def _checked(targets: Target, shape: tuple[int, ...]) -> Target:
-    if targets.shape != shape or targets.dtype != np.float16:
-        raise ValueError(f"the teacher gave {targets.dtype} {targets.shape}, its output_shape asks for float16 {shape}")
-    return targets
-
-
-def _out_of_range(outcome: Outcome, target: Target) -> FailureRecord:
-    assert outcome.clip is not None
-    num_bad = int(target.size - np.isfinite(target).sum())
-    error = BuildFailure("teacher_error", f"{num_bad} of {target.size} target values are not finite in float16")
-    return failure_record(outcome.item, outcome.shard, error, outcome.clip.source)
+def _out_of_range(outcome: Outcome, rows: Array) -> FailureRecord:
+    assert outcome.prepared is not None
+    num_bad = int(rows.size - np.isfinite(rows).sum())
+    message = f"{num_bad} of {rows.size} target values are not finite in {rows.dtype}"
+    error = BuildFailure("teacher_error", message, outcome.prepared.source)
+    return failure_record(outcome.item, outcome.shard, error)

@@ -20,10 +20,11 @@ from shards.format.manifest import Manifest
 from shards.format.npy import decode_array
 from shards.format.parse import count, entry, mapping, parse_json, sequence, text
 from shards.format.schema import Field, Schema
+from shards.words import spell_counts
 
 PLAN_NAME = "plan.json"
 FAILURES_NAME = "failures.jsonl"
-FROM_PLAN = ("source", "view", "decoder", "teacher", "seed")  # what a manifest's provenance takes from the plan
+FROM_PLAN = ("source", "sample", "view", "decoder", "teacher", "seed")  # what a manifest's provenance takes from a plan
 
 
 def read_plan(path: Path) -> dict[str, Any]:
@@ -40,8 +41,9 @@ def read_plan(path: Path) -> dict[str, Any]:
         for name in ("seed", "samples_per_shard"):
             count(entry(plan, name, "a plan"), name)
         count(entry(mapping(entry(plan, "source", "a plan"), "the source"), "items", "the source"), "the items")
-        mapping(entry(plan, "view", "a plan"), "the view")
-        mapping(entry(plan, "decoder", "a plan"), "the decoder")
+        for name in ("sample", "view", "decoder"):  # plans of clips have view and decoder; others name their kind
+            if name in plan or ("sample" not in plan and name != "sample"):
+                mapping(entry(plan, name, "a plan"), f"the {name}")
         if entry(plan, "teacher", "a plan") is not None:
             mapping(plan["teacher"], "the teacher")
         sequence(entry(plan, "schema", "a plan"), "the schema")
@@ -51,6 +53,11 @@ def read_plan(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ShardError(f"{path} is damaged ({error}); restore it, or build into an empty folder") from None
     return plan
+
+
+def provenance_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest's provenance takes from a plan."""
+    return {name: plan[name] for name in FROM_PLAN if name in plan}
 
 
 def planned_shards(plan: Mapping[str, Any]) -> int:
@@ -123,7 +130,7 @@ def _plan(manifest: Manifest, directory: Path) -> Iterator[str]:
         "label_names": (plan["label_names"], names),
         "the number of shards": (planned_shards(plan), len(manifest.shards)),
         "the number of items": (plan["source"]["items"], manifest.num_samples + sum(manifest.failures.values())),
-        **{name: (plan[name], manifest.provenance.get(name)) for name in FROM_PLAN},
+        **{name: (plan.get(name), manifest.provenance.get(name)) for name in FROM_PLAN},
     }
     for name, (planned, found) in compared.items():
         if planned != found:
@@ -137,17 +144,11 @@ def _failures(manifest: Manifest, directory: Path) -> Iterator[str]:
     failures = read_failures(path)
     counts = Counter(failure["reason"] for failure in failures)
     if counts != Counter(manifest.failures):
-        yield (
-            f"{path}: it lists {_spell(counts)}, the manifest counts {_spell(manifest.failures)}; restore it, or run "
-            "the same build again"
-        )
+        listed, counted = (spell_counts(dict(sorted(found.items()))) or "none" for found in (counts, manifest.failures))
+        yield f"{path}: it lists {listed}, the manifest counts {counted}; restore it, or run the same build again"
     for failure in failures:
         if failure["shard"] >= len(manifest.shards):
             yield f"{path}: {failure['id']} is said to be of shard {failure['shard']}, there are {len(manifest.shards)}"
-
-
-def _spell(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason} {number}" for reason, number in sorted(counts.items())) or "none"
 
 
 def projection_name(group: str = "") -> str:

@@ -6,6 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
+from tools.recipes import RECIPES
+
+# Recipes beside the demo's own, such as demo_NAME.yaml: their students train on the same shards.
+MORE_STUDENTS = sorted(path.stem.removeprefix("demo_") for path in RECIPES.glob("demo_*.yaml"))
 HELP = "videos -> shards -> a trained student -> a probe, on videos it makes itself, with a report"
 
 _DESCRIPTION = """Run the main job end to end, in a few minutes on two CPU cores and without any download.
@@ -25,7 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--validation-videos", type=int, default=240, help="validation videos (default: 240)")
     parser.add_argument("--teacher-steps", type=int, default=300, help="steps of the teacher's training (default: 300)")
     parser.add_argument("--teacher-clips", type=int, default=1200, help="clips the teacher learns from (default: 1200)")
-    parser.add_argument("--salt-steps", type=int, default=300, help="steps of the SALT student (default: 300)")
+    for name in MORE_STUDENTS:
+        parser.add_argument(
+            f"--{name}-steps", type=int, default=300, help=f"steps of the {name} student (default: 300)"
+        )
     parser.add_argument("--json", action="store_true", help="print report.json at the end instead of a summary")
 
 
@@ -42,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     plan = DemoPlan(
         videos=VideoSet(num_train=args.train_videos, num_validation=args.validation_videos),
         teacher=TeacherPlan(steps=args.teacher_steps, num_clips=args.teacher_clips),
-        salt_steps=args.salt_steps,
+        more_steps={name: getattr(args, f"{name}_steps") for name in MORE_STUDENTS},
     )
     report = run_demo(load_recipe(args.recipe, args.overrides), plan, args.out)
     print(json.dumps(report) if args.json else summary(report, args.out))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from shards.dataset import ShardDataset
 from shards.format.publish import publish_bytes
+from shards.words import spell_bytes, spell_seconds
 from tools.figures import draw_strip, load_sample
-from tools.progress import spell_seconds
+from tools.systems import system_of
+from tools.systems.clips import ClipRecipe
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -72,14 +74,15 @@ def _accuracies(report: dict[str, Any]) -> list[tuple[str, float, float, tuple[f
     ]
 
 
-def write_html(report: dict[str, Any], out: Path, visible: float) -> None:
+def write_html(report: dict[str, Any], out: Path, recipes: Mapping[str, ClipRecipe]) -> None:
     """Write `out/report.html`.
 
     Args:
         report: as in report.json.
         out: the demo's folder, with the training data set and the run.
-        visible: share of the tubes that the student sees.
+        recipes: of the students, by name; "" is the one that was probed.
     """
+    visible = 1 - recipes[""].objective.mask_ratio
     videos, teacher = report["videos"], report["teacher"]
     what = _WHAT.format(num_train=videos["num_train"], num_validation=videos["num_validation"], visible=visible)
     parts = [
@@ -96,12 +99,7 @@ def write_html(report: dict[str, Any], out: Path, visible: float) -> None:
         ),
         f"<p>{escape(_INTERVAL.format(count=report['probe']['trained']['num_val']))}</p>",
         "<h2>Training</h2>",
-        f"<p>ST-JEPA, the student of the probe: {_spell_loss(report['train'])} (one minus the cosine to the teacher's "
-        "tokens).</p>",
-        _image((out / "run" / "curves.png").read_bytes(), "training curves"),
-        f"<p>SALT on the same shards: {_spell_loss(report['train_salt'])} (squared error on masked "
-        "tokens, so the two losses cannot be compared).</p>",
-        _image((out / "salt" / "curves.png").read_bytes(), "training curves of SALT"),
+        *(part for name, recipe in recipes.items() for part in _training(name, recipe, report, out)),
         "<h2>Clips and targets</h2><p>One training clip of each class, and below it the first three principal "
         "components of the teacher's tokens as colours.</p>",
         *(_image(picture, "clip and targets") for picture in _strips(out / "train", videos["classes"])),
@@ -113,7 +111,7 @@ def write_html(report: dict[str, Any], out: Path, visible: float) -> None:
         "<h2>Data sets</h2>",
         _table(
             (
-                (split, f"{s['num_samples']:,} clips", f"{s['num_bytes'] / 1e6:.1f} MB", escape(s["digest"][:16]))
+                (split, f"{s['num_samples']:,} clips", f"{spell_bytes(s['num_bytes'])}", escape(s["digest"][:16]))
                 for split, s in report["datasets"].items()
             ),
             1,
@@ -124,6 +122,17 @@ def write_html(report: dict[str, Any], out: Path, visible: float) -> None:
     ]
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>Reelshard demo</title><style>{_STYLE}</style>"
     publish_bytes(out / "report.html", (head + "\n".join(parts) + "</html>\n").encode())
+
+
+def _training(name: str, recipe: ClipRecipe, report: dict[str, Any], out: Path) -> list[str]:
+    """How one student trained."""
+    system = system_of(recipe)
+    which = "on the same shards" if name else "the student of the probe"
+    loss = _spell_loss(report[f"train_{name}" if name else "train"])
+    return [
+        f"<p>{escape(system.title)}, {which}: {loss} ({escape(system.loss)}).</p>",
+        _image((out / (name or "run") / "curves.png").read_bytes(), f"training curves of {system.title}"),
+    ]
 
 
 def _strips(path: Path, templates: Sequence[str]) -> list[bytes]:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +27,12 @@ from tools.demo.page import write_html
 from tools.demo.readback import Readback, read_back
 from tools.demo.scenes import MOTIONS
 from tools.demo.videos import VideoSet, make_videos
-from tools.evaluate import ProbeReport, probe
+from tools.evaluate import evaluate
+from tools.job import Job
 from tools.progress import track
-from tools.recipe import Recipe, load_recipe
+from tools.recipe import load_recipe
+from tools.systems import system_of
+from tools.systems.clips import ClipRecipe as Recipe
 from tools.train import train
 from training.loop import TrainSummary
 
@@ -45,7 +48,7 @@ class DemoPlan:
 
     videos: VideoSet
     teacher: TeacherPlan = field(default_factory=TeacherPlan)
-    salt_steps: int = 300
+    more_steps: Mapping[str, int] = field(default_factory=dict)  # name -> steps of the student of demo_NAME.yaml
 
     def __post_init__(self) -> None:
         least = len(MOTIONS)
@@ -79,12 +82,18 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
         _verify(out)
     with clock.step("read back"):
         readback = read_back(out / "train", recipe.data.global_batch_size, recipe.objective.mask_ratio)
+    data = {"": out / "train"}
     with clock.step("train"):
-        trained = train(recipe, out / "train", out / "run", report=_say)
-    with clock.step("train SALT"):
-        salt = train(_salt_recipe(recipe, plan.salt_steps), out / "train", out / "salt", report=_say)
+        trained = train(Job(recipe=recipe, data=data, run_dir=out / "run", report=_say))
+    more = {name: _another_student(name, recipe, steps) for name, steps in plan.more_steps.items()}
+    trained_more = {}
+    for name, other in more.items():
+        with clock.step(f"train {system_of(other).title}"):
+            trained_more[name] = train(Job(recipe=other, data=data, run_dir=out / name, report=_say))
     with clock.step("probe"):
         probed = _probe(recipe, plan, out)
+    titled = {system_of(recipe).title: trained}
+    titled |= {system_of(more[name]).title: summary for name, summary in trained_more.items()}
     report = {
         "recipe": recipe.system,
         "videos": dataclasses.asdict(plan.videos) | {"classes": [motion.template for motion in MOTIONS]},
@@ -92,9 +101,9 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
         "datasets": {split: _describe(build) for split, build in builds.items()},
         "readback": {"num_equal": readback.num_equal},
         "train": _losses(trained),
-        "train_salt": _losses(salt),
-        "probe": dataclasses.asdict(probed),
-        "rates": _rates(builds, readback, trained, salt),
+        **{f"train_{name}": _losses(summary) for name, summary in trained_more.items()},
+        "probe": probed,
+        "rates": _rates(builds, readback, titled),
         "seconds": clock.seconds | {"total": sum(clock.seconds.values())},
         "machine": {
             "what": machine(),
@@ -104,7 +113,7 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
         },
     }
     publish_json(out / "report.json", report)
-    write_html(report, out, visible=1 - recipe.objective.mask_ratio)
+    write_html(report, out, {"": recipe, **more})
     return report
 
 
@@ -157,15 +166,16 @@ def _build(recipe: Recipe, out: Path, split: str) -> BuildSummary:
 def _verify(out: Path) -> None:
     for split in SPLITS:
         with track(f"verifying {split}", total=ShardDataset.open(out / split).num_shards, unit="shards") as progress:
-            found = verify_dataset(out / split, progress=progress.at)
+            found = verify_dataset(out / split, progress=progress)
         if found.problems:
             raise ShardError(f"{out / split} is damaged: {found.problems[0]}")
 
 
-def _probe(recipe: Recipe, plan: DemoPlan, out: Path) -> ProbeReport:
+def _probe(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
     total = 2 * (plan.videos.num_train + plan.videos.num_validation)
     with track("encoding for the probe", total=total, unit="clips") as progress:
-        return probe(recipe, out / "run", out / "train", out / "validation", advance=progress)
+        paths = {"train": out / "train", "val": out / "validation"}
+        return evaluate(recipe, out / "run", "probe", paths, advance=progress).to_json()
 
 
 def _describe(build: BuildSummary) -> dict[str, Any]:
@@ -173,15 +183,15 @@ def _describe(build: BuildSummary) -> dict[str, Any]:
     return {name: getattr(build, name) for name in names}
 
 
-def _salt_recipe(recipe: Recipe, steps: int) -> Recipe:
-    """The recipe `demo_salt` on the shards of another one."""
-    salt = load_recipe("demo_salt")
+def _another_student(name: str, recipe: Recipe, steps: int) -> Recipe:
+    """The recipe `demo_NAME` on the shards of the demo's own."""
+    other: Recipe = load_recipe(f"demo_{name}")
     grid = {
         name: getattr(recipe.model, name) for name in ("num_frames", "image_size", "tubelet", "patch", "target_dim")
     }
-    train_config = dataclasses.replace(salt.train, steps=steps, checkpoint_every=steps)
-    model = dataclasses.replace(salt.model, **grid)
-    return dataclasses.replace(salt, teacher=recipe.teacher, model=model, data=recipe.data, train=train_config)
+    train_config = dataclasses.replace(other.train, steps=steps, checkpoint_every=steps)
+    model = dataclasses.replace(other.model, **grid)
+    return dataclasses.replace(other, teacher=recipe.teacher, model=model, data=recipe.data, train=train_config)
 
 
 def _losses(trained: TrainSummary) -> dict[str, float]:
@@ -189,7 +199,7 @@ def _losses(trained: TrainSummary) -> dict[str, float]:
 
 
 def _rates(
-    builds: dict[str, BuildSummary], readback: Readback, trained: TrainSummary, salt: TrainSummary
+    builds: dict[str, BuildSummary], readback: Readback, trained: Mapping[str, TrainSummary]
 ) -> dict[str, float]:
     """Clips per second of everything that was timed."""
     rates = {f"build {split}": build.clips_per_second for split, build in builds.items()}
@@ -197,7 +207,6 @@ def _rates(
         "read, stock webdataset": readback.webdataset_per_second,
         "read, whole samples": readback.whole_per_second,
         "read, what the mask needs": readback.masked_per_second,
-        "train ST-JEPA": trained.clips_per_second,
-        "train SALT": salt.clips_per_second,
+        **{f"train {title}": summary.clips_per_second for title, summary in trained.items()},
     }
     return {name: round(rate, 1) for name, rate in rates.items()}

@@ -6,19 +6,41 @@ hangs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal
 
 import av
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 
 from shards.builder.decode import decord_reader, pyav_reader
+from shards.builder.decode.pyav_reader import Picture, T
 from shards.builder.decode.stream_facts import SourceFile, read_source_file, read_stream_facts
 from shards.builder.decode.view import ViewSpec
 
 VideoDecoder = Literal["pyav", "auto", "decord"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakenFrames(Generic[T]):
+    """What a view takes of a video.
+
+    Attributes:
+        pictures: what was made of each frame.
+        frame_indices: source frame numbers: places among the video's frames by presentation time.
+        timestamps_seconds: presentation times relative to the first frame of the video.
+        num_source_frames: frames in the video.
+        decoder: "pyav" or "decord".
+    """
+
+    pictures: tuple[T, ...]
+    frame_indices: tuple[int, ...]
+    timestamps_seconds: tuple[float, ...]
+    num_source_frames: int
+    decoder: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,22 +82,61 @@ def decode_clip(path: Path, view: ViewSpec, decoder: VideoDecoder = "pyav") -> D
 
 def decode_source(path: Path, source: SourceFile, view: ViewSpec, decoder: VideoDecoder = "pyav") -> DecodedClip:
     """Decode the view of a video whose size and digest are known; else as `decode_clip`."""
+    taken = take_frames(path, source, view, decoder, view.resize)
+    return DecodedClip(
+        frames=np.stack(taken.pictures),
+        frame_indices=taken.frame_indices,
+        timestamps_seconds=taken.timestamps_seconds,
+        num_source_frames=taken.num_source_frames,
+        decoder=taken.decoder,
+        source=source,
+    )
+
+
+def take_frames(
+    path: Path, source: SourceFile, view: ViewSpec, decoder: VideoDecoder, make: Callable[[Picture], T]
+) -> TakenFrames[T]:
+    """Decode the frames that a view takes.
+
+    Args:
+        path: the video file.
+        source: its size and digest.
+        view: which frames.
+        decoder: as of `decode_clip`.
+        make: what becomes of each, upright u8 [H, W, 3] as it is decoded.
+
+    Raises:
+        BuildFailure: with the reason, when the file cannot give this view.
+    """
     facts = read_stream_facts(path, source.num_bytes)
     if decoder == "decord":
-        shown, pictures = decord_reader.read_view(path, facts, view)
+        shown, pictures = decord_reader.read_view(path, facts, view, make)
     else:
-        shown, pictures = pyav_reader.read_view(path, facts.timeline, view)
-    indices = view.frame_indices(len(shown.packets))
-    return DecodedClip(
-        frames=np.stack([pictures[shown.packets[i]] for i in indices]),
+        shown, pictures = pyav_reader.read_view(path, facts.timeline, view, make)
+    indices = view.frame_indices(len(shown.packets), shown.seconds)
+    return TakenFrames(
+        pictures=tuple(pictures[shown.packets[i]] for i in indices),
         frame_indices=tuple(indices),
         timestamps_seconds=tuple(shown.seconds[i] for i in indices),
         num_source_frames=len(shown.packets),
         decoder="decord" if decoder == "decord" else "pyav",
-        source=source,
     )
 
 
 def decoder_versions() -> dict[str, str | None]:
     """Return the versions of the decoders at hand; None for one that is not installed."""
     return {"decord": decord_reader.version(), "pyav": av.__version__}
+
+
+def decoder_facts(decoder: VideoDecoder) -> dict[str, str]:
+    """Name what decides a clip's pixels, and not what else is installed: "auto" is PyAV.
+
+    Raises:
+        ValueError: the decoder is not installed.
+    """
+    versions = decoder_versions()
+    names = ("pyav", "decord") if decoder == "decord" else ("pyav",)
+    if absent := [name for name in names if versions[name] is None]:
+        raise ValueError(f"build.decoder is {decoder!r}, but {absent[0]} is not installed here; choose pyav")
+    used = {name: str(versions[name]) for name in names}
+    return {"choice": names[-1], **used, "pillow": PIL.__version__, "frames_by": "presentation time"}

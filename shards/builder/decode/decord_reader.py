@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 
-from shards.builder.decode.pyav_reader import Picture, decode_frames
+from shards.builder.decode.pyav_reader import Picture, T, decode_frames
 from shards.builder.decode.stream_facts import StreamFacts
 from shards.builder.decode.timeline import Shown
 from shards.builder.decode.view import ViewSpec
@@ -41,7 +42,9 @@ def version() -> str | None:
     return decord.__version__ if decord else None
 
 
-def read_view(path: Path, facts: StreamFacts, view: ViewSpec) -> tuple[Shown, dict[int, Picture]]:
+def read_view(
+    path: Path, facts: StreamFacts, view: ViewSpec, make: Callable[[Picture], T]
+) -> tuple[Shown, dict[int, T]]:
     """Read the view; else as `pyav_reader.read_view`.
 
     Raises:
@@ -61,7 +64,7 @@ def read_view(path: Path, facts: StreamFacts, view: ViewSpec) -> tuple[Shown, di
     if len(decoded) < len(timeline.packets):
         found = f"{len(decoded)} of its {len(timeline.packets)} packets give frames, and decord counts them all"
         raise BuildFailure("not_exact", f"{found}; build.decoder pyav reads it")
-    return shown, _read_in_order(path, shown, view)
+    return shown, _read_in_order(path, shown, view, make)
 
 
 def _why_not(facts: StreamFacts) -> str | None:
@@ -80,10 +83,10 @@ def _why_not(facts: StreamFacts) -> str | None:
     return None
 
 
-def _read_in_order(path: Path, shown: Shown, view: ViewSpec) -> dict[int, Picture]:
+def _read_in_order(path: Path, shown: Shown, view: ViewSpec, make: Callable[[Picture], T]) -> dict[int, T]:
     decord = _decord()
     assert decord is not None
-    wanted = set(view.frame_indices(len(shown.packets)))
+    wanted = set(view.frame_indices(len(shown.packets), shown.seconds))
     pictures = {}
     try:
         reader = decord.VideoReader(str(path), num_threads=1, fault_tol=_NO_REPEATS)
@@ -92,7 +95,7 @@ def _read_in_order(path: Path, shown: Shown, view: ViewSpec) -> dict[int, Pictur
         for number in range(max(wanted) + 1):  # not its skip_frames(), which seeks and so loses frames
             frame = reader.next()
             if number in wanted:
-                pictures[shown.packets[number]] = view.resize(frame.asnumpy())
+                pictures[shown.packets[number]] = make(frame.asnumpy())
     except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:
         raise BuildFailure("not_exact", "decord cannot read all of it; build.decoder pyav reads it") from error
     return pictures

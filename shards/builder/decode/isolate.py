@@ -1,18 +1,16 @@
 """Decoders in processes of their own: one that hangs is ended by its time limit, one that crashes costs one video.
 
-The decoder process takes items over a pipe and leaves the frames in memory that it shares with the builder. Its time
-limit is a kernel timer set for each item, which ends the process whatever the decoder is doing.
+The decoder process takes items over a pipe and leaves what it made of them in memory that it shares with the builder.
+Its time limit is a kernel timer set for each item, which ends the process whatever the decoder is doing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -22,12 +20,12 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import numpy as np
-
+from shards.builder.decode.crossing import Message, SharedMemory, memory_file
 from shards.builder.failure import BuildFailure, Reason
 from shards.builder.item import Item
 from shards.builder.plan import Plan
-from shards.builder.samples.clip import Outcome, build_clip, failure_record
+from shards.builder.prepare import Outcome, failure_record, prepare_item
+from shards.builder.samples.base import SampleKind
 from shards.format.errors import ShardError
 
 BLOCKED = {signal.SIGINT, signal.SIGTERM}  # helpers end when their builder does, not with what a terminal sends to all
@@ -52,7 +50,7 @@ class DecodePool:
         The future raises ShardError where no decoder process can be started.
         """
         if self._plan.config.time_limit_seconds is None or item.problem is not None:
-            return self._threads.submit(build_clip, self._plan, shard, item)
+            return self._threads.submit(prepare_item, self._plan.kind, self._plan.root, shard, item)
         return self._threads.submit(self._decode, shard, item)
 
     def _decode(self, shard: int, item: Item) -> Outcome:
@@ -80,9 +78,8 @@ class DecoderProcess:
         """Take the plan; the process starts with the first item."""
         assert plan.config.time_limit_seconds is not None
         self._plan, self._limit = plan, plan.config.time_limit_seconds
-        self._num_bytes = int(np.prod(plan.view.clip_shape))
-        self._file = _memory_file(self._num_bytes)
-        self._memory = mmap.mmap(self._file, self._num_bytes)
+        self._file = memory_file()
+        self._memory = SharedMemory(self._file)
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
@@ -97,35 +94,33 @@ class DecoderProcess:
                 raise ShardError("the build was stopped")
             try:
                 pipe.send((shard, item))
-                outcome: Outcome = pipe.recv()
+                message: Message = pipe.recv()
             except (EOFError, OSError):
                 status = self._end()
                 if not closed() and (status == -signal.SIGALRM or attempt == _ATTEMPTS - 1):
-                    failure = failure_record(item, shard, _ended(status, self._limit), None)
+                    failure = failure_record(item, shard, _ended(status, self._limit))
                     seconds = time.perf_counter() - start
-                    return Outcome(item=item, shard=shard, clip=None, failure=failure, seconds=seconds)
+                    return Outcome(item=item, shard=shard, prepared=None, failure=failure, seconds=seconds)
                 continue
-            if outcome.clip is not None:
-                frames = np.frombuffer(self._memory, np.uint8).reshape(self._plan.view.clip_shape).copy()
-                outcome = replace(outcome, clip=replace(outcome.clip, frames=frames))
+            outcome: Outcome = self._memory.take(message)
             return replace(outcome, seconds=time.perf_counter() - start)
         raise ShardError("the build was stopped")
 
     def _start(self) -> Connection:
         ours, theirs = Pipe()
-        root = str(Path(__file__).parents[2])
+        paths = [str(Path(__file__).parents[3]), *filter(None, sys.path)]  # a kind of sample may come from anywhere
         command = [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno()), str(self._file)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(), self._file),
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         )
         theirs.close()
         self._pipe = ours
         try:
-            ours.send(replace(self._plan, items=()))
+            ours.send((self._plan.kind, self._plan.root, self._limit))
             ours.recv()
         except (EOFError, OSError):
             raise ShardError(f"a decoder process could not start: it ended with status {self._end()}") from None
@@ -149,18 +144,6 @@ class DecoderProcess:
             self._process.kill()
             self._end()
         self._memory.close()
-        os.close(self._file)
-
-
-def _memory_file(num_bytes: int) -> int:
-    """Return a file descriptor of memory that needs no room in /dev/shm."""
-    if hasattr(os, "memfd_create"):
-        file = os.memfd_create("reelshard-clip")
-    else:
-        with tempfile.TemporaryFile() as temporary:
-            file = os.dup(temporary.fileno())
-    os.ftruncate(file, num_bytes)
-    return file
 
 
 def _ended(status: int, limit_seconds: float) -> BuildFailure:
@@ -171,23 +154,20 @@ def _ended(status: int, limit_seconds: float) -> BuildFailure:
     return BuildFailure(reason, f"the decoder process ended with {how}, {_ATTEMPTS} times")
 
 
-def _serve(pipe: Connection, memory: mmap.mmap) -> None:
+def _serve(pipe: Connection, memory: SharedMemory) -> None:
     """Decode items until the builder is gone."""
-    plan: Plan = pipe.recv()
-    limit = plan.config.time_limit_seconds or 0.0
+    start: tuple[SampleKind, Path, float] = pipe.recv()
+    kind, root, limit = start
     pipe.send("ready")
     while True:
         shard, item = pipe.recv()
         signal.setitimer(signal.ITIMER_REAL, limit)
-        outcome = build_clip(plan, shard, item)
+        outcome = prepare_item(kind, root, shard, item)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if outcome.clip is not None:
-            memory[:] = outcome.clip.frames.tobytes()
-            outcome = replace(outcome, clip=replace(outcome.clip, frames=np.empty(0, np.uint8)))
-        pipe.send(outcome)
+        pipe.send(memory.put(outcome))
 
 
 def main() -> None:
     """Run a decoder process; its arguments are the numbers of the pipe and of the shared memory."""
     with contextlib.suppress(EOFError, OSError):
-        _serve(Connection(int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), 0))
+        _serve(Connection(int(sys.argv[1])), SharedMemory(int(sys.argv[2])))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -20,34 +21,45 @@ from shards.builder.decode.view import ViewSpec
 from shards.builder.failure import BuildFailure
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
+T = TypeVar("T")
 
 
-def read_view(path: Path, timeline: Timeline, view: ViewSpec) -> tuple[Shown, dict[int, Picture]]:
+def read_view(
+    path: Path, timeline: Timeline, view: ViewSpec, make: Callable[[Picture], T]
+) -> tuple[Shown, dict[int, T]]:
     """Read the view in one pass where every packet gives its frame in its turn, else in two.
 
+    Args:
+        path: the video.
+        timeline: its packets.
+        view: which frames are taken.
+        make: what becomes of each of them, upright u8 [H, W, 3]; called once it is decoded, so that no more is kept.
+
     Returns:
-        The frames that the video has, and the pictures that the view takes, by packet.
+        The frames that the video has, and what was made of those that the view takes, by packet.
 
     Raises:
         BuildFailure: the video cannot give this view.
     """
-    expected, indices = timeline.expected, view.frame_indices(len(timeline.candidates))
+    expected, num_frames = timeline.expected, len(timeline.candidates)
+    times = expected.seconds if expected else [number * timeline.frame_seconds for number in range(num_frames)]
+    indices = view.frame_indices(num_frames, times)
     wanted, num_needed = set(indices), max(indices) + 1
     rgb = RGB()
-    pictures: dict[int, Picture] = {}
+    pictures: dict[int, T] = {}
     decoded: list[int] = []
     with closing(decode_frames(path, timeline)) as frames:
         for packet, frame in frames:
             if len(decoded) in wanted:
-                pictures[packet] = view.resize(rgb.convert(frame))
+                pictures[packet] = make(rgb.convert(frame))
             decoded.append(packet)
             if len(decoded) == num_needed and expected and tuple(decoded) == expected.packets[:num_needed]:
                 return expected, pictures
     shown = timeline.settle(decoded)
-    missing = {shown.packets[i] for i in view.frame_indices(len(shown.packets))} - pictures.keys()
+    missing = {shown.packets[i] for i in view.frame_indices(len(shown.packets), shown.seconds)} - pictures.keys()
     if missing:
         with closing(decode_frames(path, timeline)) as frames:
-            pictures |= {packet: view.resize(rgb.convert(frame)) for packet, frame in frames if packet in missing}
+            pictures |= {packet: make(rgb.convert(frame)) for packet, frame in frames if packet in missing}
     return shown, pictures
 
 

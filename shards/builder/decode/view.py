@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,69 +18,108 @@ from shards.format.errors import ShardError
 
 VIEW_VERSION = 1  # raise it when the same spec would give other pixels
 
+Sampling = Literal["uniform", "stride", "every", "fps"]
+Geometry = Literal["crop", "squash", "whole"]
+_OF_ONE_LENGTH = ("uniform", "stride")
+_TIME_SHARE = 1e-6  # of the distance between two wanted times: what rounding may make of a frame's time
+
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSpec:
-    """How a clip is cut out of a video.
-
-    The short side is scaled to `short_side` pixels (bilinear, antialiased) and the centre `size` x `size` is kept. Both
-    axes have the same scale, so the aspect ratio is exact.
+    """Which frames are taken of a video, and how each is cut out. Scaling is bilinear, antialiased.
 
     Attributes:
-        num_frames: frames in a clip, T.
+        num_frames: frames in a clip, T; of "uniform" and "stride".
         sampling: "uniform" takes the middle frame of T equal parts of the video; "stride" takes every `stride`-th frame
-            of a window in the middle of the video.
-        stride: distance between frames in source frames; used by "stride" only.
-        size: side of the square crop in pixels.
-        short_side: length of the short side before the crop in pixels; None means `size`.
+            of a window in the middle of the video; "every" takes every `stride`-th frame of the whole video; "fps"
+            takes the frames shown nearest to the times 0, 1 / fps, 2 / fps, ... to the video's end, each once.
+        stride: distance between frames in source frames; of "stride" and "every".
+        size: side of a square picture in pixels; of "crop" and "squash".
+        short_side: of "crop", the length of the short side before the crop in pixels, None meaning `size`; of "whole",
+            the most that a short side may have.
         short_video: what to do with a video shorter than a clip: "pad" repeats its last frame, "refuse" records it as
-            `too_few_frames`.
+            `too_few_frames`; of "uniform" and "stride".
+        fps: frames in a second; of "fps".
+        max_frames: of "every" and "fps", the most frames; of more, so many are taken at equal distances. None takes
+            all.
+        geometry: "crop" scales the short side to `short_side` and keeps the centre `size` x `size`, with the exact
+            aspect ratio; "squash" scales the picture to `size` x `size`, whatever its aspect ratio; "whole" keeps all
+            of it, smaller where its short side is longer than `short_side`.
 
     Raises:
         ValueError: a value is out of range.
     """
 
     num_frames: int = 16
-    sampling: Literal["uniform", "stride"] = "uniform"
+    sampling: Sampling = "uniform"
     stride: int = 2
     size: int = 224
     short_side: int | None = None
     short_video: Literal["pad", "refuse"] = "pad"
+    fps: float = 1.0
+    max_frames: int | None = None
+    geometry: Geometry = "crop"
 
     def __post_init__(self) -> None:
-        for name in ("num_frames", "stride", "size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"view.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.short_side is not None and self.short_side < self.size:
+        for name in ("num_frames", "stride", "size", "short_side", "max_frames"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"view.{name} is {value}; it must be at least 1")
+        for name, choices in (("sampling", get_args(Sampling)), ("geometry", get_args(Geometry))):
+            if getattr(self, name) not in choices:
+                allowed = f"{', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}"
+                raise ValueError(f"view.{name} is {getattr(self, name)!r}; choose {allowed}")
+        if not 0 < self.fps < math.inf:
+            raise ValueError(f"view.fps is {self.fps}; give the frames in a second, more than 0")
+        if self.max_frames is not None and self.sampling in _OF_ONE_LENGTH:
+            raise ValueError(
+                f"view.max_frames is {self.max_frames}, but {self.sampling!r} takes view.num_frames of each video: "
+                "leave it out, or choose view.sampling 'every' or 'fps'"
+            )
+        if self.geometry == "squash" and self.short_side is not None:
+            raise ValueError(
+                f"view.short_side is {self.short_side}, but 'squash' scales to view.size x view.size: leave it out"
+            )
+        if self.geometry == "crop" and self.short_side is not None and self.short_side < self.size:
             raise ValueError(
                 f"view.short_side is {self.short_side}, smaller than view.size {self.size}; "
                 "give a short side of at least the crop size, or leave it out"
             )
-        if self.sampling not in ("uniform", "stride"):
-            raise ValueError(f"view.sampling is {self.sampling!r}; choose 'uniform' or 'stride'")
         if self.short_video not in ("pad", "refuse"):
             raise ValueError(f"view.short_video is {self.short_video!r}; choose 'pad' or 'refuse'")
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
-        """Shape of a clip, [T, H, W, 3]."""
+        """Shape of a clip, [T, H, W, 3].
+
+        Raises:
+            ValueError: videos differ in it.
+        """
+        if self.sampling not in _OF_ONE_LENGTH:
+            raise ValueError(
+                f"view.sampling {self.sampling!r} takes more frames of longer videos, and a clip has view.num_frames: "
+                "choose 'uniform' or 'stride'"
+            )
+        if self.geometry == "whole":
+            raise ValueError("view.geometry 'whole' keeps the shape of each video, and clips have one: choose 'crop'")
         return (self.num_frames, self.size, self.size, 3)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything that decides the pixels, as a JSON object."""
-        spec: dict[str, Any] = {
-            "version": VIEW_VERSION,
-            "num_frames": self.num_frames,
-            "sampling": self.sampling,
-            "size": self.size,
-            "short_side": self.short_side or self.size,
-            "short_video": self.short_video,
-            "resize": "bilinear-antialiased",
-            "crop": "centre",
-        }
-        if self.sampling == "stride":
+        spec: dict[str, Any] = {"version": VIEW_VERSION, "sampling": self.sampling, "resize": "bilinear-antialiased"}
+        if self.sampling in _OF_ONE_LENGTH:
+            spec |= {"num_frames": self.num_frames, "short_video": self.short_video}
+        else:
+            spec |= {"max_frames": self.max_frames}
+        if self.sampling in ("stride", "every"):
             spec["stride"] = self.stride
-        return spec
+        if self.sampling == "fps":
+            spec["fps"] = float(self.fps)
+        if self.geometry == "crop":  # as specs were before there was another one
+            return spec | {"size": self.size, "short_side": self.short_side or self.size, "crop": "centre"}
+        if self.geometry == "squash":
+            return spec | {"geometry": "squash", "size": self.size}
+        return spec | {"geometry": "whole", "short_side": self.short_side}
 
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> ViewSpec:
@@ -88,7 +128,7 @@ class ViewSpec:
         Raises:
             ShardError: it is another version's, or not a view.
         """
-        names = ("num_frames", "sampling", "size", "short_side", "short_video", "stride")
+        names = cls.__dataclass_fields__
         try:
             view = cls(**{name: spec[name] for name in names if name in spec})
         except (TypeError, ValueError) as error:
@@ -102,15 +142,20 @@ class ViewSpec:
         """sha256 (hex) of the canonical JSON of the spec."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
-    def frame_indices(self, num_source_frames: int) -> list[int]:
-        """Return the T source frames of the clip, in order.
+    def frame_indices(self, num_source_frames: int, seconds: Sequence[float] = ()) -> list[int]:
+        """Return the source frames that are taken, in order; one at least.
 
         Args:
             num_source_frames: frames in the video, at least 1.
+            seconds: when each is shown, never falling; "fps" needs it.
 
         Raises:
             BuildFailure: the video is shorter than a clip and `short_video` is "refuse".
         """
+        if self.sampling == "every":
+            return self._capped(range(0, num_source_frames, self.stride))
+        if self.sampling == "fps":
+            return self._capped(_at_rate(seconds, self.fps))
         step = 1 if self.sampling == "uniform" else self.stride
         span = (self.num_frames - 1) * step + 1
         if num_source_frames < span:
@@ -118,12 +163,17 @@ class ViewSpec:
                 raise BuildFailure("too_few_frames", f"the video has {num_source_frames} frames, a clip spans {span}")
             return [min(i * step, num_source_frames - 1) for i in range(self.num_frames)]
         if self.sampling == "uniform":
-            return [(2 * i + 1) * num_source_frames // (2 * self.num_frames) for i in range(self.num_frames)]
+            return _middles(range(num_source_frames), self.num_frames)
         start = (num_source_frames - span) // 2
         return [start + i * step for i in range(self.num_frames)]
 
+    def _capped(self, frames: Sequence[int]) -> list[int]:
+        if self.max_frames is None or len(frames) <= self.max_frames:
+            return list(frames)
+        return _middles(frames, self.max_frames)
+
     def resize(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Scale and crop one frame.
+        """Scale one frame, and crop it.
 
         Only the pixels inside the crop are computed: the resampler gets the crop as a window of the source, and still
         looks beyond the window's edge where its filter reaches there.
@@ -132,11 +182,40 @@ class ViewSpec:
             frame: u8 [H, W, 3], C-contiguous.
 
         Returns:
-            u8 [size, size, 3].
+            u8 [size, size, 3]; of "whole" the frame's own shape, or a smaller one.
         """
         height, width = frame.shape[:2]
-        window = self.size * min(height, width) / (self.short_side or self.size)
-        left, top = max(0.0, (width - window) / 2), max(0.0, (height - window) / 2)
-        box = (left, top, min(float(width), left + window), min(float(height), top + window))
-        image = Image.fromarray(frame).resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
-        return np.asarray(image)
+        if self.geometry == "crop":
+            window = self.size * min(height, width) / (self.short_side or self.size)
+            left, top = max(0.0, (width - window) / 2), max(0.0, (height - window) / 2)
+            box = (left, top, min(float(width), left + window), min(float(height), top + window))
+            return _scaled(frame, (self.size, self.size), box)
+        if self.geometry == "squash":
+            return _scaled(frame, (self.size, self.size))
+        shrink = max(1.0, min(height, width) / (self.short_side or math.inf))
+        return _scaled(frame, (round(width / shrink), round(height / shrink))) if shrink > 1 else frame
+
+
+def _scaled(
+    frame: NDArray[np.uint8], size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR, box=box))
+
+
+def _middles(frames: Sequence[int], count: int) -> list[int]:
+    """The middle ones of `count` equal parts."""
+    return [frames[(2 * i + 1) * len(frames) // (2 * count)] for i in range(count)]
+
+
+def _at_rate(seconds: Sequence[float], fps: float) -> list[int]:
+    """The frames that are nearest to a multiple of 1 / fps; of two, the earlier one.
+
+    A frame is nearest to the times from the middle between it and the one before to the middle to the next: it is taken
+    if a multiple lies there. The last one is taken to be followed by another as far away as the one before.
+    """
+    times = np.asarray(seconds, np.float64) - seconds[0]
+    steps = np.diff(times, prepend=0)
+    borders = times + np.append(steps[1:], steps[-1]) / 2
+    passed = np.floor(borders * fps + _TIME_SHARE)  # the multiples up to each border, without 0
+    taken: list[int] = np.flatnonzero(np.diff(passed, prepend=-1) > 0).tolist()
+    return taken

@@ -18,8 +18,9 @@ from shards.builder.engines.processes import MakeTeacher, portable_error
 from shards.builder.engines.ray_round import Place, Round
 from shards.builder.journal import WORK_FOLDER, ShardReport
 from shards.builder.plan import Plan, differences, publish_plan
-from shards.builder.worker import Deliver, Progress, ShardWorker
+from shards.builder.worker import Deliver, ShardWorker
 from shards.format.errors import ShardError
+from shards.progress import Progress
 
 START_SECONDS = 900.0  # for all workers to load their teachers
 
@@ -112,7 +113,7 @@ class RayCluster:
                 if ready in work.coming:
                     self._admit_late(ready, *work.coming.pop(ready))
                 elif (report := self._next_report(work, ready)) is not None:
-                    progress(report.num_samples + len(report.failures), len(report.failures))
+                    progress(len(plan.shard_items(report.shard)), len(report.failures))
                     yield report
                 work.hand_out(self._actors)
         finally:  # stopped in the middle: what is still at work must not go on

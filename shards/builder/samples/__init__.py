@@ -1,0 +1,1 @@
+"""What an item becomes, one file a kind."""

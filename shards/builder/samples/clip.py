@@ -1,75 +1,153 @@
-"""From a planned item to what the tar stores, one clip at a time: the work of a decoder."""
+"""The kind `clip`: frames of one view of a video as u8, and what a teacher makes of them."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-from shards.builder.decode.decoders import DecodedClip, decode_source
-from shards.builder.decode.stream_facts import SourceFile, read_source_file
-from shards.builder.failure import BuildFailure, FailureRecord
+from shards.builder.config import BuildConfig, TeacherFacts
+from shards.builder.decode.decoders import VideoDecoder, decode_source, decoder_facts
+from shards.builder.decode.stream_facts import read_source_file
+from shards.builder.decode.view import ViewSpec
 from shards.builder.item import Item
-from shards.builder.plan import Plan
+from shards.builder.samples.base import Array, Prepared, Rows, blame
+from shards.format.layout import clip_to_tubes, target_to_tubes
 from shards.format.publish import canonical_json
+from shards.format.schema import Field, Schema
+from shards.writer import Value
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What decoding an item gave: a clip, or the failure to record."""
+class ClipKind:
+    """Clips of one shape, with one row a clip for the teacher.
 
-    item: Item
-    shard: int
-    clip: DecodedClip | None
-    failure: FailureRecord | None
-    seconds: float
+    Attributes:
+        view: how a clip is cut out of a video.
+        decoder: who reads the video.
+        layout: "tubes" (one spatial position over all time is contiguous), or "frames".
+        tubelet: frames per tube step; tubes layout only.
+        patch: pixels per side of a tube; tubes layout only.
+    """
 
+    view: ViewSpec
+    decoder: VideoDecoder = "pyav"
+    layout: Literal["tubes", "frames"] = "tubes"
+    tubelet: int = 2
+    patch: int = 16
 
-def build_clip(plan: Plan, shard: int, item: Item) -> Outcome:
-    """Decode one item; whatever is wrong with the video ends up in the outcome."""
-    start, source, clip, failure = time.perf_counter(), None, None, None
-    try:
-        if item.problem is not None:
-            raise BuildFailure(*item.problem)
-        path = plan.root / item.path
-        source = read_source_file(path)
-        clip = decode_source(path, source, plan.view, plan.config.decoder)
-    except BuildFailure as error:
-        failure = failure_record(item, shard, error, source)
-    except (ValueError, RuntimeError, OSError) as error:  # a decoder's way to fail that nobody has met yet
-        unforeseen = BuildFailure("decode_error", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-        failure = failure_record(item, shard, unforeseen, source)
-    return Outcome(item=item, shard=shard, clip=clip, failure=failure, seconds=time.perf_counter() - start)
+    @classmethod
+    def of(cls, view: ViewSpec, config: BuildConfig) -> ClipKind:
+        """Return the kind that a recipe's sections `view` and `build` describe."""
+        return cls(view=view, decoder=config.decoder, layout=config.layout, tubelet=config.tubelet, patch=config.patch)
 
+    @property
+    def name(self) -> str:
+        """What it is called in plans and recipes."""
+        return "clip"
 
-def failure_record(item: Item, shard: int, error: BuildFailure, source: SourceFile | None) -> FailureRecord:
-    """Return the line of failures.jsonl for an item."""
-    return FailureRecord(
-        id=item.id,
-        key=item.key,
-        path=item.path,
-        shard=shard,
-        reason=error.reason,
-        message=error.message,
-        source_bytes=source.num_bytes if source else None,
-        source_xxh3_128=source.xxh3_128 if source else None,
-    )
+    def schema(self, teacher: TeacherFacts | None) -> Schema:
+        """Return clip, target and json.
 
+        Raises:
+            ValueError: the view does not divide into tubes, or the teacher takes other clips, or its tokens do not lie
+                on the same grid.
+        """
+        clip, target = self.view.clip_shape, None if teacher is None else teacher.output_shape
+        if target is not None and len(target) != 2:
+            raise ValueError(f"the teacher gives {target} for a clip; a clip's targets are (tokens, width)")
+        if teacher is not None and teacher.input_shape not in (None, clip):
+            raise ValueError(
+                f"the teacher takes clips of {teacher.input_shape}, the view gives {clip}: give view.num_frames and "
+                "view.size the teacher's"
+            )
+        shape: tuple[int, ...] = clip
+        if self.layout == "tubes":
+            shape, target = self._tube_shapes(target)
+        fields = [Field(name="clip", dtype="|u1", shape=shape, layout=self.layout)]
+        if teacher is not None:
+            layout: Literal["tubes", "plain"] = "tubes" if self.layout == "tubes" else "plain"
+            fields.append(Field(name="target", dtype=teacher.output_dtype, shape=target, layout=layout))
+        return Schema((*fields, Field(name="json")))
 
-def sample_json(plan: Plan, item: Item, clip: DecodedClip) -> bytes:
-    """Return the sample's `json` field: what it shows and exactly where it came from."""
-    return canonical_json(
-        {
-            "video_id": item.id,
-            "path": item.path,
-            "label": item.label,
-            "label_name": item.label_name,
-            "text": item.text,
+    def _tube_shapes(self, target: tuple[int, ...] | None) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+        view = self.view
+        if view.num_frames % self.tubelet or view.size % self.patch:
+            raise ValueError(
+                f"a clip of {view.num_frames} frames of {view.size} px does not divide into tubelets "
+                f"of {self.tubelet} frames and patches of {self.patch} px; change view.num_frames, view.size, "
+                "build.tubelet or build.patch"
+            )
+        times, positions = view.num_frames // self.tubelet, (view.size // self.patch) ** 2
+        clip = (positions, times, self.tubelet, self.patch, self.patch, 3)
+        if target is None:
+            return clip, None
+        num_tokens, width = target
+        if num_tokens != times * positions:
+            raise ValueError(
+                f"the teacher gives {num_tokens} tokens, the clip has {times} x {positions} tubelets; the tubes layout "
+                "needs the same grid: give build.tubelet and build.patch the teacher's, or choose layout 'frames'"
+            )
+        return clip, (positions, times, width)
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Return view and decoder; layout, tubelet and patch stand in the schema.
+
+        Raises:
+            ValueError: the decoder is not installed.
+        """
+        return {"view": self.view.to_json() | {"hash": self.view.hash}, "decoder": decoder_facts(self.decoder)}
+
+    def prepare(self, root: Path, item: Item) -> Prepared:
+        """Decode the view of one video.
+
+        Raises:
+            BuildFailure: with the reason, when the file cannot give this view.
+        """
+        source = read_source_file(root / item.path)
+        with blame(source):
+            clip = decode_source(root / item.path, source, self.view, self.decoder)
+        facts = {
             "frame_indices": clip.frame_indices,
             "timestamps": clip.timestamps_seconds,
             "num_source_frames": clip.num_source_frames,
-            "view_hash": plan.view.hash,
             "decoder": clip.decoder,
-            "source_bytes": clip.source.num_bytes,
-            "source_xxh3_128": clip.source.xxh3_128,
         }
-    )
+        return Prepared(arrays={"clip": clip.frames}, facts=facts, source=source)
+
+    def teacher_rows(self, prepared: Prepared) -> Rows:
+        """Return the clip as one row, u8 [1, T, H, W, 3]."""
+        rows: Array = prepared.arrays["clip"][None]
+        return rows
+
+    def finish(self, item: Item, prepared: Prepared, rows: Array | None) -> Mapping[str, Value]:
+        """Return clip and target in their layout, and what the sample shows and exactly where it came from."""
+        sample: dict[str, Value] = {
+            "clip": prepared.arrays["clip"],
+            "json": canonical_json(about(item, prepared, self.view)),
+        }
+        if self.layout == "tubes":
+            sample["clip"] = clip_to_tubes(prepared.arrays["clip"], self.tubelet, self.patch)
+        if rows is not None:
+            times = self.view.num_frames // self.tubelet
+            sample["target"] = target_to_tubes(rows[0], times) if self.layout == "tubes" else rows[0]
+        return sample
+
+
+def about(item: Item, prepared: Prepared, view: ViewSpec) -> dict[str, Any]:
+    """Return the JSON of a sample that was cut out of a video."""
+    source = prepared.source
+    assert source is not None
+    return {
+        "video_id": item.id,
+        "path": item.path,
+        "label": item.label,
+        "label_name": item.label_name,
+        "text": item.text,
+        **prepared.facts,
+        "view_hash": view.hash,
+        "source_bytes": source.num_bytes,
+        "source_xxh3_128": source.xxh3_128,
+        **({"extra": dict(item.extra)} if item.extra else {}),
+    }

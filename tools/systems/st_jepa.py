@@ -1,7 +1,12 @@
-"""The ST-JEPA objective: one minus the cosine between prediction and teacher, over the masked tokens."""
+"""ST-JEPA: a hybrid space-time student regresses a teacher's tokens where a tube mask hides them.
+
+The objective is one minus the cosine between prediction and teacher, over the masked tokens.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -9,8 +14,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.st_jepa import STJEPA, take_positions
+from model.st_jepa import STJEPA, STJEPAConfig, take_positions
 from model.tubelets import video_or_tubes
+from pipeline.order.draws import TubeMask
+from tools.systems.clips import ClipRecipe, ClipSystem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,3 +70,40 @@ class STJEPAObjective(nn.Module):
         else:  # tubes [B, S', T', D]
             grid = target.transpose(1, 2)
         return grid if grid.shape[2] == masked.shape[1] else take_positions(grid, masked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class STJEPARecipe(ClipRecipe):
+    """A resolved recipe of ST-JEPA.
+
+    Attributes:
+        model: the student.
+        objective: what it is trained to do.
+    """
+
+    system: str = "st_jepa"
+    model: STJEPAConfig = field(default_factory=STJEPAConfig)
+    objective: STJEPAObjectiveConfig = field(default_factory=STJEPAObjectiveConfig)
+
+
+class STJEPASystem(ClipSystem[STJEPARecipe]):
+    """Clips and targets under a tube mask."""
+
+    name, title = "st_jepa", "ST-JEPA"
+    loss = "one minus the cosine to the teacher's tokens"
+    recipe = STJEPARecipe
+
+    def make_objective(self, recipe: STJEPARecipe) -> STJEPAObjective:
+        """The student in its objective."""
+        return STJEPAObjective(STJEPA(recipe.model))
+
+    def mask(self, recipe: STJEPARecipe) -> TubeMask:
+        """Spatial positions, hidden over the whole clip."""
+        return TubeMask(num_positions=recipe.model.num_positions, ratio=recipe.objective.mask_ratio)
+
+    def gather(self, recipe: STJEPARecipe) -> Mapping[str, str]:
+        """Visible tubes of the clip, masked ones of the target."""
+        return STJEPAObjective.gather
+
+
+SYSTEM = STJEPASystem()

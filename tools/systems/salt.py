@@ -1,15 +1,20 @@
-"""The SALT objective: the distance between prediction and teacher, over the masked tokens."""
+"""SALT: a ViT regresses a teacher's tokens where they are hidden, by their distance."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.salt import SALT, take_tokens
+from model.salt import SALT, SALTConfig, take_tokens
+from model.teacher import TeacherConfig
 from model.tubelets import video_or_tubes
+from pipeline.order.draws import Mask, MultiBlockMask, RandomMask, TubeMask
+from tools.systems.clips import ClipRecipe, ClipSystem
 
 MaskKind = Literal["random", "tube", "multiblock"]
 Loss = Literal["mse", "l1"]
@@ -40,6 +45,11 @@ class SALTObjectiveConfig:
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(f"{name}={getattr(self, name)!r}; allowed are {', '.join(get_args(allowed))}")
 
+    @property
+    def gather(self) -> dict[str, str]:
+        """Which part of a field the mask leaves to be read; a random mask cuts through tubes and leaves all."""
+        return {} if self.mask == "random" else {"clip": "visible", "target": "masked"}
+
 
 class SALTObjective(nn.Module):
     """Student and loss in one module, so that a distributed wrapper sees a single forward."""
@@ -52,8 +62,8 @@ class SALTObjective(nn.Module):
 
     @property
     def gather(self) -> dict[str, str]:
-        """Which part of a field a mask leaves to be read; a random mask cuts through tubes and leaves all."""
-        return {} if self.config.mask == "random" else {"clip": "visible", "target": "masked"}
+        """Which part of a field the mask leaves to be read."""
+        return self.config.gather
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Score a batch, sample by sample.
@@ -87,3 +97,54 @@ class SALTObjective(nn.Module):
         """Teacher tokens at the masked places, `[B, M, D]`, from whichever layout was read."""
         tokens = target if target.ndim == 3 else target.transpose(1, 2).flatten(1, 2)  # [B, T' * S', D]
         return tokens if tokens.shape[1] == masked.shape[1] else take_tokens(tokens, masked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SALTRecipe(ClipRecipe):
+    """A resolved recipe of SALT.
+
+    Attributes:
+        teacher: who makes the targets.
+        model: the student.
+        objective: what it is trained to do.
+    """
+
+    system: str = "salt"
+    teacher: TeacherConfig = field(
+        default_factory=lambda: TeacherConfig(id="MCG-NJU/videomae-huge", projection_dim=None)
+    )
+    model: SALTConfig = field(default_factory=SALTConfig)
+    objective: SALTObjectiveConfig = field(default_factory=SALTObjectiveConfig)
+
+
+def make_mask(model: SALTConfig, objective: SALTObjectiveConfig) -> Mask:
+    """The mask of an objective over a model's grid."""
+    if objective.mask == "random":
+        return RandomMask(num_positions=model.num_tokens, ratio=objective.mask_ratio)
+    if objective.mask == "multiblock":
+        side = model.image_size // model.patch
+        return MultiBlockMask(grid=(side, side), ratio=objective.mask_ratio)
+    return TubeMask(num_positions=model.num_positions, ratio=objective.mask_ratio)
+
+
+class SALTSystem(ClipSystem[SALTRecipe]):
+    """Clips and targets under a mask of tokens or of tubes."""
+
+    name, title = "salt", "SALT"
+    loss = "the distance to the teacher's tokens where they are masked"
+    recipe = SALTRecipe
+
+    def make_objective(self, recipe: SALTRecipe) -> SALTObjective:
+        """The student in its objective."""
+        return SALTObjective(SALT(recipe.model), recipe.objective)
+
+    def mask(self, recipe: SALTRecipe) -> Mask:
+        """As the objective has it."""
+        return make_mask(recipe.model, recipe.objective)
+
+    def gather(self, recipe: SALTRecipe) -> Mapping[str, str]:
+        """As the mask has it."""
+        return recipe.objective.gather
+
+
+SYSTEM = SALTSystem()

@@ -1,0 +1,124 @@
+"""The kind `frames`: as many frames as a video has at a rate, as JPEGs, when each is shown, and what is said of it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from shards.builder.config import TeacherFacts
+from shards.builder.decode.decoders import VideoDecoder, decoder_facts, take_frames
+from shards.builder.decode.stream_facts import read_source_file
+from shards.builder.decode.view import ViewSpec
+from shards.builder.item import Item
+from shards.builder.samples.base import Array, Prepared, blame
+from shards.builder.samples.clip import about
+from shards.format.publish import canonical_json
+from shards.format.schema import Field, Schema
+from shards.writer import Value
+
+LOWEST_QUALITY, HIGHEST_QUALITY = 1, 95  # above, Pillow's JPEGs grow and look no better
+
+
+def check_quality(quality: int, what: str) -> None:
+    """Refuse a quality that JPEGs do not have.
+
+    Raises:
+        ValueError: Naming `what` it is.
+    """
+    if not LOWEST_QUALITY <= quality <= HIGHEST_QUALITY:
+        raise ValueError(f"{what} is {quality}; JPEGs have {LOWEST_QUALITY} to {HIGHEST_QUALITY}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramesKind:
+    """JPEG frames of any number: `frames` packed, `times` f32 [n] in seconds, and `json`.
+
+    Attributes:
+        view: which frames are taken, and how each is cut out.
+        decoder: who reads the video.
+        quality: of the JPEGs, from 1 to 95.
+
+    Raises:
+        ValueError: the quality is out of range.
+    """
+
+    view: ViewSpec
+    decoder: VideoDecoder = "pyav"
+    quality: int = 90
+
+    def __post_init__(self) -> None:
+        check_quality(self.quality, "the quality of the frames")
+
+    @property
+    def name(self) -> str:
+        """What it is called in plans and recipes."""
+        return "frames"
+
+    def schema(self, teacher: TeacherFacts | None) -> Schema:
+        """Return frames, times and json.
+
+        Raises:
+            ValueError: there is a teacher.
+        """
+        if teacher is not None:
+            raise ValueError("samples of JPEG frames have no targets: build them without a teacher")
+        return Schema(
+            (
+                Field(name="frames", layout="packed"),
+                Field(name="times", dtype="<f4", shape=(None,)),
+                Field(name="json"),
+            )
+        )
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Return view, decoder and quality.
+
+        Raises:
+            ValueError: the decoder is not installed.
+        """
+        return {
+            "sample": {"kind": self.name, "quality": self.quality},
+            "view": self.view.to_json() | {"hash": self.view.hash},
+            "decoder": decoder_facts(self.decoder),
+        }
+
+    def prepare(self, root: Path, item: Item) -> Prepared:
+        """Decode the view of one video into JPEGs, one at a time.
+
+        Raises:
+            BuildFailure: with the reason, when the file cannot give this view.
+        """
+        source = read_source_file(root / item.path)
+        with blame(source):
+            taken = take_frames(root / item.path, source, self.view, self.decoder, self.encode)
+        facts = {
+            "frame_indices": taken.frame_indices,
+            "num_source_frames": taken.num_source_frames,
+            "decoder": taken.decoder,
+        }
+        times = np.array(taken.timestamps_seconds, "<f4")
+        return Prepared(arrays={"times": times}, blobs={"frames": taken.pictures}, facts=facts, source=source)
+
+    def encode(self, frame: NDArray[np.uint8]) -> bytes:
+        """Cut a frame, u8 [H, W, 3], out as the view says, and return it as a JPEG."""
+        file = io.BytesIO()
+        Image.fromarray(self.view.resize(frame)).save(file, "JPEG", quality=self.quality)
+        return file.getvalue()
+
+    def teacher_rows(self, prepared: Prepared) -> None:
+        """Return None: there is no teacher."""
+
+    def finish(self, item: Item, prepared: Prepared, rows: Array | None) -> Mapping[str, Value]:
+        """Return frames, times, and what the sample shows and exactly where it came from."""
+        return {
+            "frames": prepared.blobs["frames"],
+            "times": prepared.arrays["times"],
+            "json": canonical_json(about(item, prepared, self.view)),
+        }

@@ -1,1 +1,0 @@
-"""One objective per module: a batch in, a loss for each of its samples out."""
