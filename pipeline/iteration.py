@@ -18,6 +18,7 @@ from pipeline.read.fetch import Fetcher, Tally
 from pipeline.stats import StageClock
 
 ROWS_PER_TASK = 16
+DECODED_ROWS_PER_TASK = 1  # decoding takes milliseconds, beside which a task is nothing
 THREAD_NAME = "reelshard-reader"
 
 
@@ -136,10 +137,10 @@ class Iteration:
                     break
                 self._draft = None
                 plan = self._planner.plan(draft, memory)
-                size = len(plan.samples)
+                size, step = len(plan.samples), DECODED_ROWS_PER_TASK if plan.keys else ROWS_PER_TASK
                 futures = [
-                    self._pool.submit(self._fetcher.fill, plan, start, min(start + ROWS_PER_TASK, size), self._clock)
-                    for start in range(0, size, ROWS_PER_TASK)
+                    self._pool.submit(self._fetcher.fill, plan, start, min(start + step, size), self._clock)
+                    for start in range(0, size, step)
                 ]
                 self._pending.append(_Pending(plan, futures))
         self.check()

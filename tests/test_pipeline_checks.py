@@ -19,6 +19,7 @@ from pipeline.config import LoaderConfig, Reader
 from pipeline.loader import ShardLoader
 from pipeline.order.draws import TubeMask
 from pipeline.read.checks import SAMPLES_PER_CHECK, draw_checked
+from pipeline.reads import Reads
 from shards.dataset import ShardDataset
 from shards.format.errors import DamagedShardError
 from tests.datasets import damage, make_dataset, unnoticed
@@ -62,9 +63,9 @@ def read_bytes_of_this_process() -> int:
 
 def test_sample_is_the_default_and_reads_less_than_two_per_cent_more(large: ShardDataset) -> None:
     mask = TubeMask(num_positions=large.schema["clip"].num_positions)
-    config = LoaderConfig(global_batch_size=32, reader="mmap", gather=GATHER)
+    config = LoaderConfig(global_batch_size=32, reader="mmap")
     assert config.verify == "sample"
-    loader = ShardLoader(large, config, mask)
+    loader = ShardLoader(large, config, reads=Reads(draws=(mask,), gather=GATHER, held_out=True))
     for _ in loader:  # everything is open then, and from here on only checks are read: the rest is mapped
         pass
     before, stats = read_bytes_of_this_process(), loader.stats()

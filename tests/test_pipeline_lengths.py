@@ -292,6 +292,14 @@ def test_a_draw_that_names_a_row_too_many_is_refused(dataset: ShardDataset, fiel
         list(ShardLoader(dataset, LoaderConfig(global_batch_size=23), reads=reads))
 
 
+class _Square(Window):
+    """Draws more than a list."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"context": (3, 3)}
+
+
 MASK, WINDOWS = TubeMask(num_positions=4), (WINDOW,)
 
 
@@ -307,6 +315,8 @@ MASK, WINDOWS = TubeMask(num_positions=4), (WINDOW,)
         (("tokens",), (), {}, ("tokens",), "decoders: tokens must be"),
         (("tokens",), (), {}, ("boxes",), "decoders: boxes must be among the fields"),
         (("json", "label"), (), {}, ("json",), "decoded or gives the label, not both"),
+        (("label",), (), {}, ("label",), "decoders: label must be"),
+        (("features",), (_Square("features", 3),), {"features": "context"}, (), r"with shape \(3, 3\)"),
         (("boxes", "frames"), (), {}, ("boxes", "frames"), "place, size would be in a batch twice"),
     ],
 )

@@ -208,7 +208,10 @@ def make_parts(dataset: ShardDataset, reads: Reads) -> tuple[Part, ...]:
             if draw_name not in drawn:
                 got = sorted(drawn) or "no mask"
                 raise ValueError(f"gather: {name} needs a mask or another draw that draws {draw_name!r}, got {got}")
-            (num_drawn,) = drawn[draw_name].shapes[draw_name]
+            shape = drawn[draw_name].shapes[draw_name]
+            if len(shape) != 1:
+                raise ValueError(f"gather: {draw_name} is drawn with shape {shape}, needed is a list of positions")
+            (num_drawn,) = shape
             num_positions = drawn[draw_name].num_positions
             expected = field.num_positions if field.is_array else None
             if num_positions != expected:
@@ -232,7 +235,7 @@ def _spell(num_positions: int | None) -> str:
 
 def _refuse_unfit(fields: dict[str, Field], reads: Reads) -> None:
     for name in reads.decoders:
-        if name not in fields or fields[name].is_npy:
+        if name not in fields or name == "label" or fields[name].is_npy:
             raise ValueError(f"decoders: {name} must be among the fields, and packed pieces or bytes")
         if name == "json" and "label" in fields:
             raise ValueError("decoders: json is decoded or gives the label, not both: let the decoder give it")
