@@ -111,7 +111,7 @@ class MetricsReport:
         """A line a metric."""
         lines = [f"step {self.step}: {', '.join(self.results)}"]
         for name in self.results["trained"].metrics:
-            values = "  ".join(f"{result.metrics[name]:>12.6g}" for result in self.results.values())
+            values = "  ".join(f"{result.metrics[name]:>12.4f}" for result in self.results.values())
             lines.append(f"  {name:<20} {values}")
         return "\n".join(lines)
 
