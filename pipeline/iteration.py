@@ -14,7 +14,7 @@ from time import perf_counter
 from pipeline.batch.batch import BatchPlan
 from pipeline.batch.planner import Draft, Planner
 from pipeline.batch.slab import SlabRing
-from pipeline.read.fetch import Fetcher
+from pipeline.read.fetch import Fetcher, Tally
 from pipeline.stats import StageClock
 
 ROWS_PER_TASK = 16
@@ -26,7 +26,7 @@ class _Pending:
     """A batch that reader threads are filling."""
 
     plan: BatchPlan
-    futures: list[Future[int]]
+    futures: list[Future[Tally]]
 
 
 class Iteration:
@@ -66,6 +66,7 @@ class Iteration:
         self._process = os.getpid()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=THREAD_NAME)
         self._pending: deque[_Pending] = deque()
+        self._filled: list[tuple[BatchPlan, Tally]] = []
         self._pool_lock = threading.RLock()
         self._inside = 0  # the thread that is using the pool, whose own locks are not reentrant
         self._ended_by = ""
@@ -80,16 +81,15 @@ class Iteration:
         self.check()
         try:
             self._hand_out()
-            self._wait(self._pending[0])
+            self._wait()
         except (CancelledError, RuntimeError):
             self.check()  # ended meanwhile by another thread?
             raise
 
-    def take(self) -> tuple[BatchPlan, int]:
-        """The batch that `fill` waited for, and the bytes asked of storage for it."""
-        pending = self._pending.popleft()
+    def take(self) -> tuple[BatchPlan, Tally]:
+        """The batch that `fill` waited for, and what was done for it."""
         self.position = self._after(self.position)
-        return pending.plan, sum(future.result() for future in pending.futures)
+        return self._filled.pop()
 
     def check(self) -> None:
         """Raise RuntimeError unless it can go on."""
@@ -156,8 +156,12 @@ class Iteration:
         epoch, number = position
         return (epoch, number + 1) if number + 1 < self._planner.schedule.num_batches(epoch) else (epoch + 1, 0)
 
-    def _wait(self, pending: _Pending) -> None:
+    def _wait(self) -> None:
         began = perf_counter()
-        for future in pending.futures:
-            future.result()
+        pending = self._pending.popleft()
+        try:
+            tallies = list(map(Future.result, pending.futures))
+            self._filled.append((pending.plan, Tally(*map(sum, zip(*tallies, strict=True)))))
+        finally:
+            del pending  # an error holds this frame, and a future its error: no circle keeps files open
         self._clock.add("wait", perf_counter() - began)

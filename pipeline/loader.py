@@ -26,7 +26,7 @@ from pipeline.config import LoaderConfig
 from pipeline.iteration import Iteration
 from pipeline.order.draws import Draw
 from pipeline.read.auto import choose_reader
-from pipeline.read.fetch import Fetcher
+from pipeline.read.fetch import Fetcher, Tally
 from pipeline.read.readers import ReaderName
 from pipeline.reads import Reads
 from pipeline.state import NUM_EPOCHS, refuse_other, whole_number
@@ -76,7 +76,7 @@ class ShardLoader(IterableDataset[Batch]):
         self.epoch = 0
         self._batch = 0
         self._planner = Planner(dataset, self.config, self.reads, self.world)
-        self._digest = dataset.digest_of("json" if name == "label" else name for name in self.reads.fields)
+        self._digest = dataset.digest_of(self._planner.fields)
         self._reader: str = self.config.reader
         self._make_own()
 
@@ -89,7 +89,7 @@ class ShardLoader(IterableDataset[Batch]):
         self._process = os.getpid()
         self._iteration: Iteration | None = None
         self._clock = StageClock()
-        self._counts = {"batches": 0, "samples": 0, "padded": 0, "bytes": 0}
+        self._counts = {"batches": 0, "samples": 0, "padded": 0, "bytes": 0, "checked": 0}
         self._ring = SlabRing(self.config.slabs, self.config.pin_memory)
         self._fetcher = Fetcher(self.dataset, self.config, self._planner.parts)
 
@@ -163,10 +163,11 @@ class ShardLoader(IterableDataset[Batch]):
         self._reader = said
         return reader
 
-    def _finish(self, plan: BatchPlan, num_bytes: int) -> Batch:
+    def _finish(self, plan: BatchPlan, tally: Tally) -> Batch:
         tensors = {name: torch.from_numpy(array) for name, array in plan.arrays.items()}
         self._counts["batches"] += 1
-        self._counts["bytes"] += num_bytes
+        self._counts["bytes"] += tally.num_bytes
+        self._counts["checked"] += tally.num_checked
         self._counts["samples"] += int(plan.arrays["valid"].sum())
         self._counts["padded"] += plan.samples.count(-1)
         memory = torch.from_numpy(plan.memory)
@@ -217,7 +218,7 @@ class ShardLoader(IterableDataset[Batch]):
             num_samples=self._counts["samples"],
             num_bytes=self._counts["bytes"],
             num_padded=self._counts["padded"],
-            num_checked=self._fetcher.num_checked,
+            num_checked=self._counts["checked"],
             num_quarantined=len(self._fetcher.quarantine),
             num_slabs=self._ring.num_allocated,
             wait_seconds=self._clock.seconds("wait"),

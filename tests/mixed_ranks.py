@@ -1,86 +1,74 @@
-"""One rank of steps in which ranks see different things: `torchrun ... -m tests.mixed_ranks OUT [strict]`."""
+"""One rank of a run under stock DDP, on a mix of video and text: `torchrun -m tests.mixed_ranks VIDEO TEXT`."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.batch.batch import Batch
-from pipeline.stats import LoaderStats
+from pipeline.config import LoaderConfig
+from pipeline.device import DeviceLoader
+from pipeline.loader import ShardLoader
+from pipeline.mixed import MixedLoader
+from pipeline.read.decoders import JpegFrames
+from pipeline.reads import Reads
 from pipeline.world import World
-from training.clock import StepClock
-from training.config import TrainConfig
+from shards.dataset import ShardDataset
+from tests.lengths import SIZE
 from training.distributed import process_group
-from training.learner import Learner
-from training.metrics import Window
-from training.optim import OptimConfig
 
-CPU = torch.device("cpu")
-OPTIM = OptimConfig(lr=1e-2, weight_decay=0.5, clip_grad_norm=1e9)
-RATE = 1e-2
-CHUNK = 2
-# What two ranks see, step by step: a source, the weight of its samples (None: none is given), how many are valid.
-PLAN: list[list[tuple[str, float | None, int]]] = [
-    [("video", None, 4), ("video", None, 4)],
-    [("video", None, 4), ("text", 7.0, 4)],
-    [("text", 2.0, 4), ("text", 3.0, 3)],
-    [("text", 0.0, 4), ("text", 5.0, 4)],
-    [("video", None, 0), ("video", None, 4)],
-    [("text", 0.0, 4), ("text", 0.0, 4)],
-    [("text", 1.0, 4), ("video", None, 2)],
-]
+VIDEO = Reads(fields=("frames", "tokens"), decoders={"frames": JpegFrames(SIZE, SIZE)})
+TEXT = Reads(fields=("tokens",))
+PIXELS = {"frames": ((0.5,) * 3, (0.5,) * 3)}
 
 
-class TwoPaths(nn.Module):
-    """Videos go through an eye and a mind, texts through the mind alone; nothing goes through the ear."""
+class TwoHeads(nn.Module):
+    """Frames through one head where there are any, tokens through the other; a loss per sample."""
 
-    def __init__(self, *, uses_all: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(0)
-        self.eye, self.ear, self.mind = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(4, 1)
-        self.uses_all = uses_all
+        self.frames, self.tokens = nn.Linear(3, 1), nn.Embedding(4, 1)
 
-    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        sees = "pixels" in batch
-        value = self.mind(self.eye(batch["pixels"]).tanh() if sees else batch["tokens"])[:, 0]
-        scores = {"loss": (value - 1).square(), "sight" if sees else "reading": value.abs()}
-        return scores | ({"weight": batch["weight"]} if "weight" in batch else {})
-
-
-def make_batch(step: int, rank: int) -> Batch:
-    source, weight, num_valid = PLAN[step][rank]
-    generator = torch.Generator().manual_seed(100 * step + rank)
-    tensors = {"index": torch.arange(4), "valid": torch.arange(4) < num_valid}
-    if source == "video":
-        tensors["pixels"] = torch.randn(4, 3, generator=generator)
-    else:
-        tensors["tokens"] = torch.randn(4, 4, generator=generator)
-    if weight is not None:
-        tensors["weight"] = weight * (1 + torch.arange(4))
-    return Batch(tensors, source=source)
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        here = torch.arange(batch["tokens"].shape[1]) < batch["tokens_length"][:, None]
+        loss: Tensor = (self.tokens(batch["tokens"].long() % 4)[..., 0] * here).sum(dim=1)
+        if "frames" in batch:
+            means = batch["frames"].mean(dim=(2, 3))  # [B, L, 3], and L may be 0
+            loss = loss + self.frames(means)[..., 0].sum(dim=1)
+        return loss * batch["valid"]
 
 
-def flat(module: nn.Module) -> dict[str, list[float]]:
-    return {name: value.flatten().tolist() for name, value in module.state_dict().items()}
+def make_mix(video: Path, text: Path, world: World) -> MixedLoader:
+    config = LoaderConfig(global_batch_size=2, drop_last=False)
+    loaders = {
+        "video": ShardLoader(ShardDataset.open(video), config, world=world, reads=VIDEO),
+        "text": ShardLoader(ShardDataset.open(text), config, world=world, reads=TEXT),
+    }
+    return MixedLoader(loaders, {"video": 0.75, "text": 0.25})
 
 
 def main() -> None:
-    out, strict = Path(sys.argv[1]), "strict" in sys.argv[2:]
     world = World.from_env()
-    with process_group(world, CPU):
-        learner = Learner(TwoPaths(uses_all=strict), TrainConfig(device="cpu", chunk_size=CHUNK), OPTIM, world, CPU)
-        steps = []
-        for number in range(len(PLAN)):
-            window = Window(CPU, LoaderStats(reader=""))
-            window.add(learner.step(make_batch(number, world.rank), RATE, StepClock(CPU)))
-            row = window.row(LoaderStats(reader=""), world)
-            kept = {name: row[name] for name in row if name.startswith(("loss", "sight", "reading", "num_"))}
-            steps.append({"row": kept, "weights": flat(learner.objective)})
-        (out / f"rank{world.rank}.json").write_text(json.dumps(steps))
-        del learner
+    torch.manual_seed(0)
+    with process_group(world, torch.device("cpu")):
+        loader = DeviceLoader(make_mix(Path(sys.argv[1]), Path(sys.argv[2]), world), "cpu", normalize=PIXELS)
+        model = DistributedDataParallel(TwoHeads(), find_unused_parameters=True)
+        optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+        lines = []
+        for _ in range(2):
+            for batch in loader:
+                optimizer.zero_grad()
+                model(batch).sum().backward()
+                optimizer.step()
+                shape = list(batch["frames"].shape) if "frames" in batch else None
+                lines.append([batch.source, batch["index"].tolist(), int(batch["valid"].sum()), shape])
+        weights = [parameter.tolist() for parameter in model.parameters()]
+        line = json.dumps({"rank": world.rank, "batches": lines, "weights": weights, "state": loader.state_dict()})
+        os.write(sys.stdout.fileno(), f"{line}\n".encode())
 
 
 if __name__ == "__main__":

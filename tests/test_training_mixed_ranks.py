@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.mixed_ranks import OPTIM, PLAN, RATE, TwoPaths, flat, make_batch
+from tests.two_paths import OPTIM, PLAN, RATE, TwoPaths, flat, make_batch
 from training.optim import make_optimizer, set_rate
 
 pytestmark = pytest.mark.slow
@@ -21,7 +21,7 @@ NUM_RANKS = 2
 def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(NUM_RANKS), "--standalone"]
     return subprocess.run(
-        [*launcher, "-m", "tests.mixed_ranks", *map(str, arguments)],
+        [*launcher, "-m", "tests.two_paths", *map(str, arguments)],
         check=False,
         capture_output=True,
         text=True,

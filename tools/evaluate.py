@@ -9,17 +9,16 @@ import argparse
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from shards.progress import Progress, untold
 
-    from evaluation.result import Result, Split
-    from pipeline.device import DeviceLoader
+if TYPE_CHECKING:
+    from evaluation.result import Result
     from shards.dataset import ShardDataset
-    from tools.systems.base import Evaluation, Recipe, Report
+    from tools.systems.base import Recipe, Report
 
 HELP = "measure what a trained student has learned"
 ROLES = {
@@ -44,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from shards.dataset import ShardDataset
+    from tools.measure import find_evaluation
     from tools.progress import track
     from tools.recipe import load_recipe
     from tools.terminal import clean
@@ -64,21 +64,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join([report.table(), *(f"  {clean(note)}" for note in notes)]))
     return 0
-
-
-def find_evaluation(recipe: Recipe, name: str) -> Evaluation:
-    """What a system is measured by under a name.
-
-    Raises:
-        ValueError: It is not measured by that.
-    """
-    from tools.systems import system_of
-
-    system = system_of(recipe)
-    if name not in system.evaluators:
-        there = ", ".join(system.evaluators) or "none"
-        raise ValueError(f"there is no evaluation {name!r} of {system.title}; there are {there}")
-    return system.evaluators[name]
 
 
 def _recorded_recipe(run_dir: Path) -> Path:
@@ -122,7 +107,7 @@ def evaluate(
     name: str,
     paths: Mapping[str, Path],
     *,
-    advance: Callable[[int], None] = lambda num_samples: None,
+    advance: Progress = untold,
     say: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Measure the newest checkpoint of a run, and, where the evaluation wants it, the untrained student it began as.
@@ -132,7 +117,7 @@ def evaluate(
         run_dir: the run.
         name: of the evaluation.
         paths: data sets by role.
-        advance: told the number of samples after every batch.
+        advance: called with the number of samples after every batch.
         say: takes a line for the user: whether the views could be compared.
 
     Raises:
@@ -143,7 +128,7 @@ def evaluate(
 
     from pipeline.world import World
     from shards.dataset import ShardDataset
-    from tools.loaders import make_loader
+    from tools.measure import find_evaluation, measure
     from tools.systems import system_of
     from training.checkpoint import newest_checkpoint
     from training.initial import restore
@@ -154,45 +139,16 @@ def evaluate(
         raise ValueError(f"{run_dir} has no whole checkpoint; train one with `reelshard train --out {run_dir}`")
     datasets = {role: ShardDataset.open(path) for role, path in paths.items()}
     say(_compare_views(run_dir, datasets))
-    device = recipe.train.torch_device()
     torch.manual_seed(recipe.train.seed)
-    system = system_of(recipe)
-    objective = system.make_objective(recipe).to(device)
+    objective = system_of(recipe).make_objective(recipe).to(recipe.train.torch_device())
     results: dict[str, Result] = {}
     for which in ("untrained", "trained") if evaluation.with_untrained else ("trained",):
         if which == "trained":
             restore(objective, checkpoint)
-        with contextlib.ExitStack() as stack:
-            splits = {}
-            for role, dataset in datasets.items():
-                loader = make_loader(recipe, dataset, (evaluation.feed or system.feed)(recipe, dataset), device)
-                stack.enter_context(contextlib.closing(loader))
-                splits[role] = _split(dataset, loader, advance)
-            dtype = recipe.train.autocast_dtype(device)
-            stack.enter_context(torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None))
-            model, config = evaluation.model(objective.eval()), evaluation.config(recipe)
-            results[which] = evaluation.measure(model, splits, config, World())
+        results[which] = measure(recipe, evaluation, objective.eval(), datasets, World(), advance=advance)
     found: dict[str, Result] = {which: results[which] for which in ("trained", "untrained") if which in results}
     make_report = evaluation.report or (lambda results, step: MetricsReport(results=results, step=step))
     return make_report(found, checkpoint.step)
-
-
-def _split(dataset: ShardDataset, loader: DeviceLoader, advance: Callable[[int], None]) -> Split:
-    from evaluation.result import Split
-
-    return Split(
-        batches=_counted(loader, advance),
-        digest=dataset.digest,
-        label_names=dataset.manifest.label_names,
-        key_of=dataset.key,
-    )
-
-
-def _counted(loader: DeviceLoader, advance: Callable[[int], None]) -> Iterator[Mapping[str, Tensor]]:
-    for batch in loader:
-        num_valid = int(batch["valid"].sum())
-        yield batch
-        advance(num_valid)
 
 
 def _compare_views(run_dir: Path, datasets: Mapping[str, ShardDataset]) -> str:

@@ -19,6 +19,7 @@ from shards.dataset import ShardDataset
 from shards.format.views import refuse_other_views, view_hash
 from tools.datasets import refuse_other_mix
 from tools.loaders import TrainingLoader
+from tools.measure import at_checkpoints
 from tools.recipe import as_plain
 from tools.systems import system_of
 from tools.systems.base import Recipe, System
@@ -37,6 +38,7 @@ class Job:
         data: the training data sets by source; a single one may be called "".
         run_dir: the folder of the run.
         val: a held-out data set by its source, of which every checkpoint takes the loss; or none.
+        evaluate: evaluations of the system that every checkpoint takes, by name.
         init: weights for the encoder, see `model.weights`; or another run's folder or checkpoint.
         resume: "never", "auto", or the path of a checkpoint.
         world: which of how many ranks this is.
@@ -48,6 +50,7 @@ class Job:
     data: Mapping[str, Path]
     run_dir: Path
     val: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    evaluate: tuple[str, ...] = ()
     init: Path | None = None
     resume: str = "never"
     world: World = World()  # noqa: RUF009  (frozen)
@@ -104,6 +107,8 @@ def _prepare(job: Job, device: torch.device, stack: contextlib.ExitStack) -> Pre
     recipe = dataclasses.replace(job.recipe, train=job.recipe.train.resolved(loader.num_batches))
     held_out, validation, notes = _open_held_out(job, datasets, device, stack)
     notes += [] if job.init is None else _load_weights(system, objective, job.init)
+    by_role = {"train": datasets[next(iter(job.val), next(iter(datasets)))]}
+    by_role |= {} if held_out is None else {"val": held_out}
     trainer = Trainer(
         objective,
         loader,
@@ -113,6 +118,7 @@ def _prepare(job: Job, device: torch.device, stack: contextlib.ExitStack) -> Pre
         run_dir=job.run_dir,
         world=job.world,
         validation=validation,
+        evaluations=at_checkpoints(recipe, job.evaluate, by_role, job.world),
         report=job.report,
         key_of=next(iter(datasets.values())).key if len(datasets) == 1 else "sample {}".format,
     )

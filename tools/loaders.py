@@ -62,12 +62,15 @@ class TrainingLoader(DeviceLoader):
         super().__init__(_joined(self.sources, data), device, normalize=normalize)
 
 
-def make_loader(recipe: Recipe, dataset: ShardDataset, feed: Feed, device: torch.device) -> DeviceLoader:
+def make_loader(
+    recipe: Recipe, dataset: ShardDataset, feed: Feed, device: torch.device, world: World | None = None
+) -> DeviceLoader:
     """Every sample of a data set once, in order, on the device: what `feed` names of it."""
     pinned = recipe.data.pin_memory or device.type == "cuda"
     budget = _budget(recipe.data, dataset, feed.reads)
     config = dataclasses.replace(recipe.data, shuffle=False, drop_last=False, pin_memory=pinned, length_budget=budget)
-    return DeviceLoader(ShardLoader(dataset, config, reads=_held_out(feed).reads), device, normalize=feed.normalize)
+    loader = ShardLoader(dataset, config, world=world, reads=_held_out(feed).reads)
+    return DeviceLoader(loader, device, normalize=feed.normalize)
 
 
 def record_of(config: LoaderConfig, reads: Reads) -> dict[str, Any]:

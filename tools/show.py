@@ -7,21 +7,21 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shards.words import spell_bytes
 from tools.terminal import clean
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from shards.dataset import ShardDataset
-    from shards.format.schema import Field
     from shards.payload import StoredValue
 
 HELP = "print a data set's manifest and fields, or a sample; draw a sample as a picture"
 
 _DESCRIPTION = """Without KEY, print what the data set is: fields, shards, classes, failures, provenance.
 
-With KEY (the key of a sample, or #N for sample number N), print the sample; with --png also draw its frames as a strip
-with its label, and its targets as a PCA picture below them."""
+With KEY (the key of a sample, or #N for sample number N), print the sample; with --png also draw its frames (a clip, or
+packed JPEG pieces) as a strip with its label, and its targets as a PCA picture below them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,14 +98,16 @@ def _number(dataset: ShardDataset, key: str) -> int:
 
 def describe(dataset: ShardDataset) -> str:
     """The manifest as lines for people."""
+    from shards.describe import describe_fields
+
     manifest = dataset.manifest
     mean = manifest.num_bytes / max(1, len(dataset))
     lines = [
         f"{dataset.directory}: split {manifest.split}, {len(dataset):,} samples in {dataset.num_shards:,} shards, "
-        f"{manifest.num_bytes / 1e6:,.1f} MB ({mean / 1e3:,.1f} kB a sample)",
+        f"{spell_bytes(manifest.num_bytes)} ({spell_bytes(mean)} a sample)",
         f"digest      {manifest.digest}",
         "fields",
-        *(f"  {_spell_field(field)}" for field in manifest.schema),
+        *(f"  {line}" for line in describe_fields(dataset)),
     ]
     if manifest.label_names:
         lines.append(f"classes     {len(manifest.label_names)}: {'; '.join(manifest.label_names[:8])}")
@@ -138,7 +140,7 @@ def describe_sample(dataset: ShardDataset, number: int) -> str:
 def _spread(value: NDArray[Any]) -> str:
     import numpy as np
 
-    if value.dtype.kind == "c":
+    if value.dtype.kind == "c" or not value.size:
         return ""
     with np.errstate(all="ignore"):  # sums beyond the range, and what is not a number, are what they are
         low, high, mean = float(value.min()), float(value.max()), float(value.mean(dtype=np.float64))
@@ -171,13 +173,6 @@ def _value_json(value: StoredValue) -> dict[str, Any]:
     if isinstance(value, list):
         return {"piece_bytes": [len(piece) for piece in value]}
     return {"dtype": value.dtype.str, "shape": list(value.shape)}
-
-
-def _spell_field(field: Field) -> str:
-    group = f", group {field.group}" if field.group else ""
-    if field.dtype is None or field.shape is None:
-        return f"{field.name:<10} bytes{group}"
-    return f"{field.name:<10} {field.dtype} {list(field.shape)}, {field.layout} layout{group}"
 
 
 def _spell_tree(tree: Any, prefix: str = "") -> list[str]:

@@ -39,6 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]PATH",
         help="folder of a held-out data set, of the source NAME of a mix: every checkpoint takes its loss",
     )
+    parser.add_argument(
+        "--evaluate",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="what every checkpoint measures besides, as `reelshard evaluate NAME` does: on the data, and on --val; "
+        "train.best_metric may then be NAME_METRIC, such as probe_top1",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: metrics, curves, checkpoints")
     parser.add_argument("--epochs", type=int, help="passes over the data (default: the recipe's train.epochs)")
     parser.add_argument(
@@ -86,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         data=parse_paths(args.data),
         run_dir=args.out,
         val={} if args.val is None else parse_paths([args.val]),
+        evaluate=tuple(args.evaluate),
         init=args.init,
         resume=args.resume,
         world=world,

@@ -109,7 +109,7 @@ class Trainer:
         refuse_missing_trackers(config.trackers if self.leads else ())
         self._trackers: list[Track] = []
         self._peak = peak_flops_per_second(self.device)
-        self._forward_flops: float | None = None
+        self._forward_flops: dict[str, float] = {}  # of a sample, by source
 
     @property
     def leads(self) -> bool:
@@ -185,8 +185,10 @@ class Trainer:
         return Window(self.device, self.loader.stats())
 
     def _train_step(self, batch: Batch, window: Window) -> None:
-        if self._peak is not None and self._forward_flops is None:
-            self._forward_flops = forward_flops_per_clip(self.objective, batch)
+        if self._peak is not None:
+            if batch.source not in self._forward_flops:
+                self._forward_flops[batch.source] = forward_flops_per_clip(self.objective, batch)
+            window.forward_flops += self._forward_flops[batch.source] * len(batch["valid"]) * self.world.size
         self.step += 1
         rate = learning_rate(self.step, self.num_steps, self.optim)
         result = self.learner.step(batch, rate, window.clock)
@@ -202,9 +204,9 @@ class Trainer:
         row: Row = {"step": self.step, **window.row(self.loader.stats(), self.world), "num_skipped": num_skipped}
         row["lr"] = learning_rate(self.step, self.num_steps, self.optim)
         row |= {f"lr_{part}": rate for part, rate in rates(self.learner.optimizer, row["lr"]).items()}
-        if self._peak is not None and self._forward_flops is not None:
-            rate = row["clips_per_second"]
-            row["mfu"] = model_flops_utilisation(rate, self._forward_flops, self._peak, self.world.size)
+        if self._peak is not None:
+            rate = window.forward_flops / window.seconds
+            row["mfu"] = model_flops_utilisation(rate, self._peak, self.world.size)
         return row | self.held_out.measure() if measure else row
 
     def _publish(self, row: Row, window: Window, metrics: MetricsFile) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ from shards.dataset import ShardDataset
 STREAM = int.from_bytes(b"decoders", "little")  # apart from the order, the draws and the checks of the same seed
 
 
-class Draft(NamedTuple):
+@dataclass(frozen=True)
+class Draft:
     """A batch that has no memory yet.
 
     Attributes:
@@ -50,6 +51,13 @@ class Planner:
         self.parts = make_parts(dataset, reads)
         self.schedule = _schedule(dataset, config, reads, world)
         self._checked_in: tuple[int, frozenset[int]] = (-1, frozenset())
+
+    @property
+    def fields(self) -> set[str]:
+        """Fields of the data set that shape batches: those that are read, and those whose lengths count."""
+        counted = {name for name in self._config.length_budget or () if name not in self._reads.lengths}
+        drawn = {draw.length_of for draw in self._reads.draws if draw.length_of is not None}
+        return {part.field.name for part in self.parts} | counted | drawn
 
     def draft(self, epoch: int, number: int) -> Draft:
         """The samples of a batch, and the layout they need."""

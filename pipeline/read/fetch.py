@@ -34,6 +34,13 @@ class _Opened(NamedTuple):
     tars: tuple[OpenShard, ...]
 
 
+class Tally(NamedTuple):
+    """What was done for some rows: the bytes asked of storage, and how many rows were compared with their checksums."""
+
+    num_bytes: int
+    num_checked: int
+
+
 class Fetcher:
     """Reads samples into batches. One object serves all threads of a loader."""
 
@@ -45,7 +52,6 @@ class Fetcher:
         self._opened: dict[int, _Opened] = {}
         self._fields = tuple(part.field for part in parts)
         self._verified = np.zeros(len(dataset), np.bool_)
-        self.num_checked = 0
         self.quarantine = Quarantine(config.most_quarantined(len(dataset)), str(dataset.directory))
         self._lock = threading.Lock()
 
@@ -63,8 +69,8 @@ class Fetcher:
         self._files.close()
         self._identities.clear()
 
-    def fill(self, plan: BatchPlan, start: int, stop: int, clock: StageClock) -> int:
-        """Fill rows `start` to `stop` of a batch; returns the bytes asked of storage for that.
+    def fill(self, plan: BatchPlan, start: int, stop: int, clock: StageClock) -> Tally:
+        """Fill rows `start` to `stop` of a batch.
 
         Raises:
             ShardError: a sample cannot be read, and errors are not quarantined, or too many were.
@@ -75,11 +81,15 @@ class Fetcher:
         valid[start:stop] = [sample >= 0 for sample in plan.samples[start:stop]]
         used: dict[int, _Opened] = {}
         failed: Failures = {}
-        asked = 0
+        num_bytes = num_checked = 0
         for row in range(start, stop):
             if plan.samples[row] >= 0:
                 try:
-                    asked += self._fill_row(plan, row, destinations, used)
+                    check = plan.checked[row] or (
+                        self._config.verify == "first" and not self._verified[plan.samples[row]]
+                    )
+                    num_bytes += self._fill_row(plan, row, check, destinations, used)
+                    num_checked += check
                 except (ShardError, OSError) as error:
                     failed[row] = error
         lost = [(row, number) for number, destination in enumerate(destinations) for row in destination.finish()]
@@ -96,7 +106,7 @@ class Fetcher:
             for destination in destinations:
                 destination.blank(row)
         clock.add("read", perf_counter() - began)
-        return asked
+        return Tally(num_bytes, num_checked)
 
     def _leave_out(self, plan: BatchPlan, failed: Failures) -> None:
         for row, error in failed.items():
@@ -104,9 +114,11 @@ class Fetcher:
                 raise error
             self.quarantine.add(plan.samples[row], plan.epoch, error)
 
-    def _fill_row(self, plan: BatchPlan, row: int, destinations: list[Destination], used: dict[int, _Opened]) -> int:
-        sample, shard, shard_row = plan.samples[row], plan.shards[row], plan.rows[row]
-        check = plan.checked[row] or (self._config.verify == "first" and not self._verified[sample])
+    def _fill_row(
+        self, plan: BatchPlan, row: int, check: bool, destinations: list[Destination], used: dict[int, _Opened]
+    ) -> int:
+        """Put a sample into its row; returns the bytes asked of storage for that."""
+        shard, shard_row = plan.shards[row], plan.rows[row]
         opened = used.get(shard)
         if opened is None:
             opened = used[shard] = self._opened.get(shard) or self._open(shard)
@@ -117,9 +129,7 @@ class Fetcher:
             except DamagedShardError as error:
                 raise self._damaged(plan, row, source, destination.field, error.problem) from None
         if check:
-            self._verified[sample] = True
-            with self._lock:
-                self.num_checked += 1
+            self._verified[plan.samples[row]] = True
         return asked
 
     def _damaged(self, plan: BatchPlan, row: int, source: StoredField, field: Field, problem: str) -> DamagedShardError:

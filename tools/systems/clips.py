@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from evaluation.probe import ProbeConfig
+from evaluation.probe import ProbeConfig, probe
 from model.grid import GridConfig
 from model.teacher import TeacherConfig
 from pipeline.reads import Reads
@@ -16,7 +16,7 @@ from shards.builder.samples.clip import ClipKind
 from shards.format.beside import teacher_of
 from shards.format.pixels import IMAGENET
 from tools.systems.base import Evaluation, Feed, Recipe, System
-from tools.systems.clip_probe import ROLES, ProbeReport, probe
+from tools.systems.clip_probe import ROLES, ProbeReport
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
