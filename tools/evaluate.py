@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from tools.recipe import load_recipe
     from tools.terminal import clean
 
-    recipe = load_recipe(_recorded_recipe(args.run_dir), args.overrides)
+    recipe = load_recipe(_recorded_recipe(args.run_dir), args.overrides, recorded=True)
     evaluation = find_evaluation(recipe, args.what)
     given = {role: getattr(args, role) for role in ROLES}
     paths = {role: path for role, path in given.items() if path is not None}
@@ -96,7 +96,7 @@ class MetricsReport:
         """A line a metric."""
         lines = [f"step {self.step}: {', '.join(self.results)}"]
         for name in self.results["trained"].metrics:
-            values = "  ".join(f"{result.metrics[name]:>12.6g}" for result in self.results.values())
+            values = "  ".join(f"{result.metrics[name]:>12.4f}" for result in self.results.values())
             lines.append(f"  {name:<20} {values}")
         return "\n".join(lines)
 

@@ -72,7 +72,7 @@ def _show_reads(args: argparse.Namespace, dataset: ShardDataset) -> int:
     recipe = load_recipe(args.recipe, args.overrides)
     system = system_of(recipe)
     reads = system.feed(recipe, dataset, args.source).reads
-    draw, whole = bytes_per_draw(dataset, reads), bytes_per_sample(dataset)
+    draw, whole = bytes_per_draw(dataset, reads, seed=recipe.data.seed), bytes_per_sample(dataset)
     total = sum(draw.values())
     if args.json:
         print(json.dumps({"system": system.name, "bytes_per_draw": draw, "bytes_per_sample": whole}))
