@@ -183,6 +183,18 @@ def test_index_says_of_a_group_that_was_begun_how_to_go_on(out: Path) -> None:
     assert index_directory(out) == ShardDataset.open(out).manifest
 
 
+def test_a_group_that_was_begun_can_be_dropped_where_the_manifest_is_lost(out: Path, source: Source) -> None:
+    before = contents(out)
+    killed(out, "one", 7)
+    (out / "dataset.json").unlink()
+    with pytest.raises(ShardError, match=r"'one' has \d shards, the main series has 4"):
+        index_directory(out)
+    drop_group(out, "one")
+    assert not list(out.glob("*one*"))
+    build(source, out)
+    assert contents(out) == before
+
+
 def test_a_lost_shard_of_a_group_is_made_again_by_the_same_command(out: Path, twice: dict[str, bytes]) -> None:
     for group in ("one", "other"):
         add(out, group)

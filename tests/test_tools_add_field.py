@@ -116,6 +116,8 @@ def test_a_teacher_of_another_size_gives_its_own_grid(dataset: ShardDataset, tmp
         (("--teacher", "{t}/videomae", "--projection-dim", "0"), "projection_dim is 0"),
         (("--teacher", "{t}/videomae", "--teacher-dtype", "int8"), "dtype is 'int8'"),
         (("--teacher", "{t}/videomae", "--workers", "0"), "build.workers is 0"),
+        (("--teacher", "{t}/videomae", "--name", "a b"), "field name 'a b' is not allowed"),
+        (("--teacher", "{t}/videomae", "--name", "../a"), "the group's name '../a' is not allowed"),
         (("--zarr", "{t}"), "has no targets.zarr"),
         (("--zarr", "{t}", "--missing", "0"), "a cache has to hold every sample"),
         (("--zarr", "{t}/none"), "does not exist"),
