@@ -1,8 +1,12 @@
 """Parts of a model, named by the prefixes of what lies in them: `encoder` is `encoder.norm.weight`, not `encoder2`."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+import torch
+import xxhash
+from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,3 +40,12 @@ class ParameterGroup:
 def lies_in(name: str, prefixes: Iterable[str]) -> bool:
     """Whether a parameter, a buffer or a module of this name belongs to one of the parts."""
     return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def weights_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Names weights: xxh3-128 of their names, dtypes, shapes and bytes, whatever their order and device."""
+    digest = xxhash.xxh3_128()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

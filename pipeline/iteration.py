@@ -1,4 +1,4 @@
-"""One pass of a loader over the rest of an epoch: the reader threads, and the batches that they fill ahead."""
+"""The reader threads of a loader, and the batches that they fill ahead, epoch after epoch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from pipeline.batch.batch import BatchPlan
-from pipeline.batch.planner import Planner
+from pipeline.batch.planner import Draft, Planner
 from pipeline.batch.slab import SlabRing
-from pipeline.read.fetch import Fetcher
+from pipeline.read.fetch import Fetcher, Tally
 from pipeline.stats import StageClock
 
 ROWS_PER_TASK = 16
+THREAD_NAME = "reelshard-reader"
 
 
 @dataclass(frozen=True)
@@ -25,27 +26,53 @@ class _Pending:
     """A batch that reader threads are filling."""
 
     plan: BatchPlan
-    futures: list[Future[None]]
+    futures: list[Future[Tally]]
 
 
 class Iteration:
-    """Belongs to the process that began it, and ends once: at the end of the epoch, by `end`, or by an error."""
+    """Belongs to the process that began it, and ends once: by `end`, or by an error.
+
+    Attributes:
+        position: epoch and number of the next batch to be taken.
+        idle: whether its loop has come to the end of an epoch, and another may go on with it.
+    """
 
     def __init__(
-        self, planner: Planner, fetcher: Fetcher, ring: SlabRing, clock: StageClock, *, threads: int, epoch: int
+        self,
+        planner: Planner,
+        fetcher: Fetcher,
+        ring: SlabRing,
+        clock: StageClock,
+        *,
+        threads: int,
+        position: tuple[int, int],
+        beyond: bool,
     ) -> None:
-        """Start the threads."""
+        """Start the threads.
+
+        Args:
+            planner: what batches there are.
+            fetcher: reads.
+            ring: memory.
+            clock: takes the time.
+            threads: how many.
+            position: epoch and number of the first batch.
+            beyond: whether to read ahead beyond the end of an epoch.
+        """
         self._planner, self._fetcher, self._ring, self._clock = planner, fetcher, ring, clock
-        self._epoch, self._num_batches = epoch, planner.schedule.num_batches(epoch)
+        self.position = self._next = position
+        self.idle, self._beyond = False, beyond
+        self._draft: Draft | None = None  # the next batch, when there was no slab for it yet
         self._process = os.getpid()
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="reelshard-reader")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=THREAD_NAME)
         self._pending: deque[_Pending] = deque()
+        self._filled: list[tuple[BatchPlan, Tally]] = []
         self._pool_lock = threading.RLock()
         self._inside = 0  # the thread that is using the pool, whose own locks are not reentrant
         self._ended_by = ""
 
-    def fill(self, number: int) -> None:
-        """Wait until batch `number`, the next in order, is filled; those after it are under way then.
+    def fill(self) -> None:
+        """Wait until the batch at `position` is filled; those after it are under way then.
 
         Raises:
             RuntimeError: this iteration was ended, or begun in another process.
@@ -53,15 +80,16 @@ class Iteration:
         """
         self.check()
         try:
-            self._hand_out(number)
-            self._wait(self._pending[0])
+            self._hand_out()
+            self._wait()
         except (CancelledError, RuntimeError):
             self.check()  # ended meanwhile by another thread?
             raise
 
-    def take(self) -> BatchPlan:
-        """The batch that `fill` waited for."""
-        return self._pending.popleft().plan
+    def take(self) -> tuple[BatchPlan, Tally]:
+        """The batch that `fill` waited for, and what was done for it."""
+        self.position = self._after(self.position)
+        return self._filled.pop()
 
     def check(self) -> None:
         """Raise RuntimeError unless it can go on."""
@@ -77,10 +105,14 @@ class Iteration:
         """Stop the threads and wait for them. In a forked child there are none, and their locks are left alone.
 
         Called by a signal's handler that interrupted this very object, it returns at once; what it interrupted ends.
+        Likewise where garbage is collected in one of the threads themselves.
         """
         if os.getpid() != self._process:
             return
         self._ended_by = self._ended_by or by
+        if threading.current_thread().name.startswith(THREAD_NAME):
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            return
         if self._inside != threading.get_ident():
             with self._using_the_pool():
                 self._pool.shutdown(wait=True, cancel_futures=True)
@@ -94,15 +126,16 @@ class Iteration:
             finally:
                 self._inside = 0
 
-    def _hand_out(self, number: int) -> None:
-        """Plan batches into all free slabs and give them to the threads; at least batch `number` is under way then."""
+    def _hand_out(self) -> None:
+        """Plan batches into all free slabs and give them to the threads; at least the next one is under way then."""
         began = perf_counter()
         with self._using_the_pool():
-            while (upcoming := number + len(self._pending)) < self._num_batches and not self._ended_by:
-                memory = self._ring.take(grow=not self._pending)
+            while not self._ended_by and (draft := self._next_draft()) is not None:
+                memory = self._ring.take(draft.layout.num_bytes, grow=not self._pending)
                 if memory is None:
                     break
-                plan = self._planner.plan(self._epoch, upcoming, memory)
+                self._draft = None
+                plan = self._planner.plan(draft, memory)
                 size = len(plan.samples)
                 futures = [
                     self._pool.submit(self._fetcher.fill, plan, start, min(start + ROWS_PER_TASK, size), self._clock)
@@ -112,8 +145,23 @@ class Iteration:
         self.check()
         self._clock.add("plan", perf_counter() - began)
 
-    def _wait(self, pending: _Pending) -> None:
+    def _next_draft(self) -> Draft | None:
+        """The next batch to be read; None where its epoch is not to be begun yet."""
+        if self._draft is None and (self._beyond or self._next[0] == self.position[0]):
+            self._draft = self._planner.draft(*self._next)
+            self._next = self._after(self._next)
+        return self._draft
+
+    def _after(self, position: tuple[int, int]) -> tuple[int, int]:
+        epoch, number = position
+        return (epoch, number + 1) if number + 1 < self._planner.schedule.num_batches(epoch) else (epoch + 1, 0)
+
+    def _wait(self) -> None:
         began = perf_counter()
-        for future in pending.futures:
-            future.result()
+        pending = self._pending.popleft()
+        try:
+            tallies = list(map(Future.result, pending.futures))
+            self._filled.append((pending.plan, Tally(*map(sum, zip(*tallies, strict=True)))))
+        finally:
+            del pending  # an error holds this frame, and a future its error: no circle keeps files open
         self._clock.add("wait", perf_counter() - began)

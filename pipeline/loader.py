@@ -16,7 +16,6 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -27,8 +26,7 @@ from pipeline.config import LoaderConfig
 from pipeline.iteration import Iteration
 from pipeline.order.draws import Draw
 from pipeline.read.auto import choose_reader
-from pipeline.read.decoders import pad
-from pipeline.read.fetch import Fetcher
+from pipeline.read.fetch import Fetcher, Tally
 from pipeline.read.readers import ReaderName
 from pipeline.reads import Reads
 from pipeline.state import NUM_EPOCHS, refuse_other, whole_number
@@ -57,7 +55,7 @@ class ShardLoader(IterableDataset[Batch]):
         *,
         reads: Reads | None = None,
     ) -> None:
-        """Prepare; nothing is read and no thread started before the first batch is asked for.
+        """Prepare; no sample is read and no thread started before the first batch is asked for.
 
         Args:
             dataset: what is read.
@@ -78,7 +76,7 @@ class ShardLoader(IterableDataset[Batch]):
         self.epoch = 0
         self._batch = 0
         self._planner = Planner(dataset, self.config, self.reads, self.world)
-        self._digest = dataset.digest_of("json" if name == "label" else name for name in self.reads.fields)
+        self._digest = dataset.digest_of(self._planner.fields)
         self._reader: str = self.config.reader
         self._make_own()
 
@@ -91,9 +89,9 @@ class ShardLoader(IterableDataset[Batch]):
         self._process = os.getpid()
         self._iteration: Iteration | None = None
         self._clock = StageClock()
-        self._counts = {"batches": 0, "samples": 0, "padded": 0}
-        self._ring = SlabRing(self._planner.slab_bytes, self.config.slabs, self.config.pin_memory)
-        self._fetcher = Fetcher(self.dataset, self.config, self.reads)
+        self._counts = {"batches": 0, "samples": 0, "padded": 0, "bytes": 0, "checked": 0}
+        self._ring = SlabRing(self.config.slabs, self.config.pin_memory)
+        self._fetcher = Fetcher(self.dataset, self.config, self._planner.parts)
 
     def _after_fork(self) -> None:
         if os.getpid() != self._process:
@@ -113,32 +111,47 @@ class ShardLoader(IterableDataset[Batch]):
         return self._planner.schedule.num_batches(epoch)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The rest of the current epoch. A new iteration ends an older one that was left unfinished."""
+        """The rest of the current epoch. A new iteration ends an older one that was left unfinished.
+
+        Reading ahead goes on beyond the end of an epoch; its threads end with `close`, or with the loader.
+        """
         if get_worker_info() is not None:
             raise ValueError(
                 "ShardLoader reads with threads of its own and must not run in DataLoader workers: use it directly, or "
                 "DataLoader(loader, batch_size=None, num_workers=0)"
             )
         self._after_fork()
-        self._end_iteration("a newer one over the same loader")
         if self._batch >= len(self):
             self.epoch, self._batch = self.epoch + 1, 0
         self._fetcher.use(self._choose_reader())
-        parts = (self._planner, self._fetcher, self._ring, self._clock)
-        self._iteration = iteration = Iteration(*parts, threads=self.config.threads, epoch=self.epoch)
+        iteration = self._go_on()
         try:
             for number in range(self._batch, len(self)):
-                iteration.fill(number)
+                iteration.fill()
                 self._batch = number + 1
                 yielded = perf_counter()
-                yield self._finish(iteration.take())  # no name holds the batch here: only its user does
+                yield self._finish(*iteration.take())  # no name holds the batch here: only its user does
                 iteration.check()
                 self._clock.add("consumer", perf_counter() - yielded)
             self.epoch, self._batch = self.epoch + 1, 0
+            iteration.idle = not self.reads.held_out
         finally:
-            iteration.end("its own loop")
-            if self._iteration is iteration:
-                self._iteration = None
+            if not iteration.idle:
+                iteration.end("its own loop")
+                if self._iteration is iteration:
+                    self._iteration = None
+
+    def _go_on(self) -> Iteration:
+        """The iteration of the epoch before, if it has read ahead to this position; else a new one."""
+        iteration, position = self._iteration, (self.epoch, self._batch)
+        if iteration is None or not iteration.idle or iteration.position != position:
+            self._end_iteration("a newer one over the same loader")
+            parts = (self._planner, self._fetcher, self._ring, self._clock)
+            beyond = not self.reads.held_out
+            iteration = Iteration(*parts, threads=self.config.threads, position=position, beyond=beyond)
+        iteration.idle = False
+        self._iteration = iteration
+        return iteration
 
     def _choose_reader(self) -> ReaderName:
         if self.config.reader != "auto":
@@ -150,15 +163,11 @@ class ShardLoader(IterableDataset[Batch]):
         self._reader = said
         return reader
 
-    def _finish(self, plan: BatchPlan) -> Batch:
+    def _finish(self, plan: BatchPlan, tally: Tally) -> Batch:
         tensors = {name: torch.from_numpy(array) for name, array in plan.arrays.items()}
-        for name, pieces in plan.ragged.items():
-            data = np.frombuffer(bytearray().join(pieces), np.uint8)
-            tensors[name] = torch.from_numpy(data)
-            tensors[f"{name}_offsets"] = torch.tensor([0, *np.cumsum([len(piece) for piece in pieces]).tolist()])
-        for name, arrays in plan.decoded.items():
-            tensors[name], tensors[f"{name}_length"] = pad(arrays)
         self._counts["batches"] += 1
+        self._counts["bytes"] += tally.num_bytes
+        self._counts["checked"] += tally.num_checked
         self._counts["samples"] += int(plan.arrays["valid"].sum())
         self._counts["padded"] += plan.samples.count(-1)
         memory = torch.from_numpy(plan.memory)
@@ -207,9 +216,9 @@ class ShardLoader(IterableDataset[Batch]):
             reader=self._reader,
             num_batches=self._counts["batches"],
             num_samples=self._counts["samples"],
-            num_bytes=self._counts["samples"] * self._planner.bytes_per_sample,
+            num_bytes=self._counts["bytes"],
             num_padded=self._counts["padded"],
-            num_checked=self._fetcher.num_checked,
+            num_checked=self._counts["checked"],
             num_quarantined=len(self._fetcher.quarantine),
             num_slabs=self._ring.num_allocated,
             wait_seconds=self._clock.seconds("wait"),
@@ -234,6 +243,11 @@ class ShardLoader(IterableDataset[Batch]):
             "a ShardLoader has threads, open files and memory of its own and cannot be pickled or copied: make one in "
             "each process and hand over its state_dict(). It needs no DataLoader workers (num_workers=0)"
         )
+
+    def __del__(self) -> None:
+        iteration: Iteration | None = self.__dict__.get("_iteration")
+        if iteration is not None:
+            iteration.end("the end of its loader")
 
     def __enter__(self) -> ShardLoader:
         return self

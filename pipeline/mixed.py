@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
@@ -43,6 +44,7 @@ class MixedLoader:
         self.heaviest = max(self.weights, key=self.weights.__getitem__)
         self.epoch = self._batch = 0
         self._streams: dict[str, Generator[Batch, None, None]] = {}
+        self._process = os.getpid()
         self._spread: tuple[tuple[int, ...], NDArray[np.int64]] = ((), np.empty(0, np.int64))
 
     def __len__(self) -> int:
@@ -70,6 +72,8 @@ class MixedLoader:
         """The rest of the current epoch. What the sources have read ahead is kept for the next one."""
         if self._batch >= len(self):
             self.epoch, self._batch = self.epoch + 1, 0
+        if os.getpid() != self._process:  # what a parent has read ahead is not here
+            self._process, self._streams = os.getpid(), {}
         streams = self._streams or {name: _endless(loader) for name, loader in self.loaders.items()}
         self._streams = {}  # a newer iteration makes its own, which ends these
         whole = False

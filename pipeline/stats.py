@@ -38,7 +38,7 @@ class LoaderStats:
         num_bytes: bytes asked of storage for the rows yielded: what was drawn, or all of a row that was checked or
             that its reader takes whole.
         num_padded: rows of padding yielded.
-        num_checked: rows that were compared with their checksums.
+        num_checked: rows yielded that were compared with their checksums.
         num_quarantined: samples left out because they could not be read, each counted once.
         num_slabs: slabs allocated at present.
         wait_seconds: time the consumer waited for a batch.

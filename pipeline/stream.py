@@ -6,7 +6,6 @@ at a damaged tar header, so for files on disk `reelshard index` and `ShardLoader
 
 from __future__ import annotations
 
-import io
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -17,22 +16,33 @@ import webdataset
 from numpy.typing import NDArray
 
 from pipeline.batch.batch import Batch
+from pipeline.batch.collate import decode_bytes, decode_pieces, join, pad, stack
+from pipeline.batch.planner import STREAM
+from pipeline.order.bits import derive_key, mix
+from pipeline.read.decoders import Decoder
 from pipeline.read.labels import label_of
 from pipeline.stats import LoaderStats
 from pipeline.world import World
 from shards.format.errors import ShardError, UnsafeMemberError
+from shards.format.npy import decode_array
+from shards.format.packed import unpack_pieces
 from shards.format.parse import PICKLE_SUFFIXES
+from shards.format.schema import Field, Schema
 
 _INSTEAD = "index the tars with `reelshard index` and read them with ShardLoader"
 _NOT_KNOWN = f"how many batches a stream has is not known before its end: {_INSTEAD}"
 _NO_RESUME = f"a stream is read from its beginning and cannot resume: {_INSTEAD}"
 
+_Value = NDArray[np.generic] | bytes | list[memoryview]
+
 
 class StreamLoader:
     """Yields batches of whole samples from tar URLs, in the order of the stream, with the field names of `ShardLoader`.
 
-    Array members `KEY.clip.npy` become `clip [B, ...]`, other members ragged bytes with offsets. `label` comes from the
-    JSON member. `index` counts samples of this rank's stream. The last batch may be smaller.
+    Array members `KEY.clip.npy` become `clip [B, ...]`, other members ragged bytes with offsets. Rows and packed pieces
+    look like these in a tar; where a `schema` names them, rows are padded, and pieces with a decoder decoded, as
+    `ShardLoader` does it. `label` comes from the JSON member. `index` counts samples of this rank's stream. The last
+    batch may be smaller.
     """
 
     def __init__(
@@ -41,6 +51,8 @@ class StreamLoader:
         batch_size: int,
         *,
         fields: Sequence[str] = ("clip", "target"),
+        schema: Schema | None = None,
+        decoders: Mapping[str, Decoder] | None = None,
         allow_pipe: bool = False,
         world: World | None = None,
     ) -> None:
@@ -50,11 +62,14 @@ class StreamLoader:
             urls: paths or URLs, with brace notation where it is one string.
             batch_size: samples in a batch of this rank.
             fields: members to keep.
+            schema: what the fields are, where some of them are rows or packed pieces; all arrays are compared with it.
+            decoders: packed or bytes field -> what turns its pieces into arrays. Packed pieces have to be in `schema`.
             allow_pipe: whether `pipe:` URLs, which run a shell command, are wanted.
             world: shards are dealt to the ranks in turn, so ranks may get different numbers of batches.
 
         Raises:
-            ValueError: a `pipe:` URL without `allow_pipe`, or no URL for this rank.
+            ValueError: a `pipe:` URL without `allow_pipe`, no URL for this rank, a field that is not in the schema, or
+                a decoder of no field of bytes or pieces.
         """
         world = world or World()
         expanded = list(braceexpand.braceexpand(urls)) if isinstance(urls, str) else list(urls)
@@ -66,7 +81,13 @@ class StreamLoader:
             raise ValueError(f"{len(expanded)} shards cannot be dealt to {world.size} ranks: each needs one at least")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self._batch_size, self._fields = batch_size, tuple(fields)
+        self._batch_size = batch_size
+        self._fields = {name: _described(name, schema) for name in fields}
+        self._decoders = dict(decoders or {})
+        for name in self._decoders:
+            field = self._fields.get(name)
+            if name not in self._fields or name == "label" or (field is not None and field.is_npy):
+                raise ValueError(f"decoders: {name} must be among the fields, and packed pieces or bytes")
         self.epoch = 0
         self._passes: list[Generator[Batch, None, None]] = []
         self._counts = {"num_batches": 0, "num_samples": 0, "num_bytes": 0}
@@ -75,7 +96,8 @@ class StreamLoader:
         """One pass over the stream. A new one ends an older one that was left unfinished.
 
         Raises:
-            ShardError: a sample lacks a field, or arrays of one field differ in shape.
+            ShardError: a sample lacks a field, does not decode, or is not as the schema says; or arrays of one field
+                differ in shape.
             UnsafeMemberError: a member is a pickle, or an array of objects.
         """
         self.close()
@@ -84,7 +106,6 @@ class StreamLoader:
         for batch in batches:
             self._counts["num_batches"] += 1
             self._counts["num_samples"] += len(batch["valid"])
-            self._counts["num_bytes"] += sum(batch[name].nbytes for name in self._fields if name != "label")
             yield batch
         self.epoch += 1
 
@@ -114,63 +135,79 @@ class StreamLoader:
             self._passes.pop().close()
 
     def _batches(self) -> Generator[Batch, None, None]:
-        samples: list[dict[str, NDArray[np.generic] | bytes]] = []
+        keys: list[str] = []
+        samples: list[dict[str, _Value]] = []
         number = 0
         for raw in webdataset.WebDataset(self._urls, shardshuffle=False, empty_check=False):
-            samples.append(self._decode(raw))
+            keys.append(str(raw["__key__"]))
+            samples.append(self._read(raw))
             if len(samples) == self._batch_size:
-                yield self._collate(samples, number)
+                yield self._collate(keys, samples, number)
                 number += 1
-                samples = []
+                keys, samples = [], []
         if samples:
-            yield self._collate(samples, number)
+            yield self._collate(keys, samples, number)
 
-    def _decode(self, raw: Mapping[str, bytes | str]) -> dict[str, NDArray[np.generic] | bytes]:
+    def _read(self, raw: Mapping[str, bytes | str]) -> dict[str, _Value]:
         key = str(raw["__key__"])
         for name in raw:
             if name.rpartition(".")[2] in PICKLE_SUFFIXES:
                 raise UnsafeMemberError(f"sample {key}: member {name!r} is a pickle, which can run code when read")
-        sample: dict[str, NDArray[np.generic] | bytes] = {}
-        for name in self._fields:
+        sample: dict[str, _Value] = {}
+        for name, field in self._fields.items():
             member = "json" if name == "label" else name
             data = raw.get(f"{member}.npy", raw.get(member))
             if not isinstance(data, bytes):
                 raise ShardError(f"sample {key} has no member {member!r}; it has {sorted(raw)}")
-            if name == "label":
-                sample[name] = np.array(_label(key, data), np.int64)
-            else:
-                sample[name] = _array(key, member, data) if f"{member}.npy" in raw or member == "npy" else data
+            try:
+                sample[name] = self._value(name, field, data, is_npy=f"{member}.npy" in raw or member == "npy")
+            except ValueError as error:
+                unsafe = UnsafeMemberError if "pickle" in str(error) else ShardError
+                raise unsafe(f"sample {key}, member {member!r}: {error}") from None
+            self._counts["num_bytes"] += 0 if name == "label" else len(data)
         return sample
 
-    def _collate(self, samples: Sequence[Mapping[str, NDArray[np.generic] | bytes]], number: int) -> Batch:
-        first = number * self._batch_size
-        tensors = {
-            "index": torch.arange(first, first + len(samples)),
-            "valid": torch.ones(len(samples), dtype=torch.bool),
-        }
-        for name in self._fields:
-            arrays = [value for sample in samples if isinstance(value := sample[name], np.ndarray)]
-            if arrays:
-                if len({array.shape for array in arrays}) > 1:
-                    raise ShardError(f"field {name}: arrays of different shapes cannot form a batch")
-                tensors[name] = torch.from_numpy(np.stack(arrays))
-                continue
-            pieces = [value for sample in samples if isinstance(value := sample[name], bytes)]
-            tensors[name] = torch.from_numpy(np.frombuffer(bytearray().join(pieces), np.uint8))
-            tensors[f"{name}_offsets"] = torch.tensor([0, *np.cumsum([len(piece) for piece in pieces]).tolist()])
+    def _value(self, name: str, field: Field | None, data: bytes, is_npy: bool) -> _Value:
+        if name == "label":
+            try:
+                return np.array(label_of(data), np.int64)
+            except ValueError as error:
+                raise ValueError(f"it has no readable label: {error}") from None
+        if field is not None and field.is_npy != is_npy:
+            raise ValueError(f"it is {'an array' if is_npy else 'bytes'}, the schema says {field.spell_kind()}")
+        if is_npy:
+            array = decode_array(data)
+            if field is not None and not field.takes(array):
+                raise ValueError(f"it is {array.dtype.str} {array.shape}, the schema says {field.dtype} {field.shape}")
+            return array
+        if field is not None and field.is_packed:
+            pieces = unpack_pieces(data)
+            return pieces if name in self._decoders else data
+        return data
+
+    def _collate(self, keys: Sequence[str], samples: Sequence[Mapping[str, _Value]], number: int) -> Batch:
+        index = np.arange(len(samples)) + number * self._batch_size
+        random = mix(index.astype(np.uint64) ^ derive_key(0, self.epoch, STREAM)).tolist()
+        tensors = {"index": torch.from_numpy(index), "valid": torch.ones(len(samples), dtype=torch.bool)}
+        for name, field in self._fields.items():
+            values: list[Any] = [sample[name] for sample in samples]
+            try:
+                tensors |= self._tensors(name, field, values, random)
+            except ValueError as error:
+                raise ShardError(f"field {name}, samples {keys[0]} to {keys[-1]}: {error}") from None
         return Batch(tensors, epoch=self.epoch, number=number)
 
+    def _tensors(
+        self, name: str, field: Field | None, values: list[Any], random: Sequence[int]
+    ) -> dict[str, torch.Tensor]:
+        decoder = self._decoders.get(name)
+        if decoder is not None:
+            is_packed = field is not None and field.is_packed
+            return decode_pieces(name, values, decoder, random) if is_packed else decode_bytes(values, decoder, random)
+        if field is not None and field.is_rows:
+            return pad(name, values)
+        return stack(name, values) if all(isinstance(value, np.ndarray) for value in values) else join(name, values)
 
-def _array(key: str, member: str, data: bytes) -> NDArray[np.generic]:
-    try:
-        array: NDArray[np.generic] = np.load(io.BytesIO(data), allow_pickle=False)
-    except ValueError as error:
-        raise UnsafeMemberError(f"sample {key}, member {member!r}: {error}") from None
-    return array
 
-
-def _label(key: str, data: bytes) -> int:
-    try:
-        return label_of(data)
-    except ValueError as error:
-        raise ShardError(f"sample {key}: the JSON member has no readable label: {error}") from None
+def _described(name: str, schema: Schema | None) -> Field | None:
+    return None if schema is None else schema["json" if name == "label" else name]

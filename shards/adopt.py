@@ -8,12 +8,20 @@ other members of the same samples.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from shards.foreign import ScannedShard, common_schema, fits, make_index, scan_shard
-from shards.format.beside import FAILURES_NAME, PLAN_NAME, planned_shards, provenance_of, read_failures, read_plan
+from shards.format.beside import (
+    FAILURES_NAME,
+    PLAN_NAME,
+    planned_schema,
+    planned_shards,
+    provenance_of,
+    read_failures,
+    read_plan,
+)
 from shards.format.beside_group import group_provenance
 from shards.format.errors import DamagedShardError, MissingDataError, ShardError
 from shards.format.index import ShardIndex, ShardInfo, index_path, load_index, save_index
@@ -21,18 +29,18 @@ from shards.format.manifest import COMPRESSED_TARS, MANIFEST_NAME, Manifest, che
 from shards.format.parse import check_name, mapping, parse_json
 from shards.format.schema import Schema
 from shards.groups import Group, refuse_other_keys, series_of_names, split_of_name, with_groups
+from shards.progress import Progress, untold
 
-Progress = Callable[[int, int], None]
 INDEXED = {"source": "indexed tars"}
 
 
-def index_directory(directory: Path, *, split: str | None = None, progress: Progress | None = None) -> Manifest:
+def index_directory(directory: Path, *, split: str | None = None, progress: Progress = untold) -> Manifest:
     """Give every `*.tar` in `directory` a sidecar, and the folder a manifest.
 
     Args:
         directory: where the tars are, and where sidecars and manifest go.
         split: the split's name in the manifest; None takes it from the tars' names, or else "train".
-        progress: called with (shards done, 0).
+        progress: called with (shards done, 0) since its last call.
 
     Returns:
         The manifest, already written.
@@ -55,10 +63,9 @@ def index_directory(directory: Path, *, split: str | None = None, progress: Prog
         _restore_sidecars(manifest, directory)
         return _add_groups(manifest, directory, paths)
     scanned = []
-    for done, path in enumerate(paths, start=1):
+    for path in paths:
         scanned.append(scan_shard(path))
-        if progress:
-            progress(done, 0)
+        progress(1)
     return _make_manifest(directory, scanned, split)
 
 
@@ -82,7 +89,7 @@ def _make_manifest(directory: Path, scanned: Sequence[ScannedShard], split: str 
         raise ShardError(f"shard {empty[0]} has no samples")
     view = _SeenView()
     plan = _finished_plan(directory, len(main))
-    indices = _indices(main, "", view.see)
+    indices = _indices(main, "", view.see, plan)
     groups = [_group(name, shards, indices) for name, shards in series.items()]
     failures = read_failures(directory / FAILURES_NAME) if plan and (directory / FAILURES_NAME).exists() else []
     manifest = Manifest(
@@ -147,15 +154,22 @@ def _sidecar(shard: ScannedShard) -> ShardIndex | None:
 
 
 def _indices(
-    shards: Sequence[ScannedShard], group: str, see: Callable[[str, bytes], None] | None = None
+    shards: Sequence[ScannedShard],
+    group: str,
+    see: Callable[[str, bytes], None] | None = None,
+    plan: Mapping[str, Any] | None = None,
 ) -> list[ShardIndex]:
-    """Make and save the sidecars of a series. Fields are those of sidecars that are there, where all tars have them.
+    """Make and save the sidecars of a series.
+
+    Fields are those of sidecars that are there, or else of the build's plan, where all tars have them.
 
     Raises:
         DamagedShardError: a tar is not the one that its sidecar describes.
     """
     found = [_sidecar(shard) for shard in shards]
     known = {index.schema for index in found if index is not None}
+    if plan is not None and not known:
+        known = {planned_schema(plan)}
     schema = known.pop() if len(known) == 1 else None
     if schema is None or not all(fits(shard, schema) for shard in shards):
         schema = common_schema(shards, group)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.describe import describe_fields
 from shards.format.errors import DamagedShardError, ManifestError, ShardError
 from shards.format.extents import Extents
 from shards.format.index import ShardIndex, index_path, load_index
 from shards.format.manifest import Manifest
 from shards.format.parse import mapping, parse_json
-from shards.format.schema import Schema
+from shards.format.schema import Field, Schema
 from shards.payload import Payload, StoredValue, as_bytes
 
-LENGTH_THREADS = 16
+SIDECAR_THREADS = 16
 
 
 class ShardDataset:
@@ -38,7 +39,7 @@ class ShardDataset:
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._indices: dict[tuple[int, str], ShardIndex] = {}
         self._numbers: dict[str, int] | None = None
-        self._lengths: dict[str, NDArray[np.int64]] = {}
+        self._columns: dict[tuple[str, str], NDArray[np.int64]] = {}
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> ShardDataset:
@@ -53,6 +54,13 @@ class ShardDataset:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    def __repr__(self) -> str:
+        return f"<{self.directory}: split {self.manifest.split}, {len(self):,} samples in {self.num_shards:,} shards>"
+
+    def __str__(self) -> str:
+        """The same and one line a field, for `print`; reads the sidecars."""
+        return "\n".join([repr(self)[1:-1], *describe_fields(self)])
 
     @property
     def schema(self) -> Schema:
@@ -138,17 +146,30 @@ class ShardDataset:
         description = self.schema[field]
         if not description.has_lengths:
             raise ValueError(f"field {field} is {description.spell_kind()}: only rows and packed pieces have lengths")
-        if field not in self._lengths:
-            with ThreadPoolExecutor(LENGTH_THREADS) as pool:
+        return self._column("lengths", description, lambda index: index.lengths(field))
+
+    def sizes(self, field: str) -> NDArray[np.int64]:
+        """Bytes of every sample's payload, i64 `[num_samples]`, read-only; from the sidecars alone, read once.
+
+        Raises:
+            ValueError: there is no such field.
+            ShardError: a sidecar is missing or damaged.
+        """
+        return self._column("sizes", self.schema[field], lambda index: index.extents[field].sizes.astype(np.int64))
+
+    def _column(self, what: str, field: Field, column: Callable[[ShardIndex], NDArray[np.int64]]) -> NDArray[np.int64]:
+        """A column of all sidecars, kept."""
+        if (what, field.name) not in self._columns:
+            with ThreadPoolExecutor(SIDECAR_THREADS) as pool:
                 try:
-                    indices = list(pool.map(lambda shard: self.index(shard, description.group), range(self.num_shards)))
+                    indices = list(pool.map(lambda shard: self.index(shard, field.group), range(self.num_shards)))
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
                     raise
-            lengths = np.concatenate([index.lengths(field) for index in indices])
-            lengths.flags.writeable = False
-            self._lengths[field] = lengths
-        return self._lengths[field]
+            values = np.concatenate([column(index) for index in indices])
+            values.flags.writeable = False
+            self._columns[what, field.name] = values
+        return self._columns[what, field.name]
 
     def key(self, number: int) -> str:
         """Key of a sample."""

@@ -147,12 +147,8 @@ def _payload(key: str, field: Field, value: Value) -> _Payload:
 
 
 def _array_payload(key: str, field: Field, value: Value) -> _Payload:
-    if not isinstance(value, np.ndarray) or value.dtype.str != field.dtype or not _fits(field, value.shape):
+    if not isinstance(value, np.ndarray) or not field.takes(value):
         got = f"{value.dtype.str} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
         raise ValueError(f"key {key}: field {field.name} takes an array {field.dtype} {field.shape}, got {got}")
     flat = np.ascontiguousarray(value).reshape(-1)
-    return _Payload(encode_header(field.dtype, value.shape), flat.view(np.uint8).data)
-
-
-def _fits(field: Field, shape: tuple[int, ...]) -> bool:
-    return shape[1:] == field.row_shape and len(shape) > 0 if field.is_rows else shape == field.shape
+    return _Payload(encode_header(value.dtype.str, value.shape), flat.view(np.uint8).data)

@@ -17,6 +17,7 @@ import xxhash
 Record = dict[str, Any]
 HUGE = 10**30
 COLUMNS = ("offsets", "sizes", "checksums")
+ALL_COLUMNS = (*COLUMNS, "pieces")
 
 
 def write_manifest(directory: Path, change: Callable[[Record], object]) -> None:
@@ -32,10 +33,29 @@ def write_manifest(directory: Path, change: Callable[[Record], object]) -> None:
 
 def write_sidecar(path: Path, change: Callable[[Record], object]) -> None:
     """Change a sidecar's body and give it the digest that belongs to it."""
-    body = msgpack.unpackb(msgpack.unpackb(path.read_bytes())["body"])
+    outer = msgpack.unpackb(path.read_bytes())
+    body = msgpack.unpackb(outer["body"])
     change(body)
     packed = msgpack.packb(body)
-    path.write_bytes(msgpack.packb({"format": 1, "digest": xxhash.xxh3_128_hexdigest(packed), "body": packed}))
+    path.write_bytes(msgpack.packb({**outer, "digest": xxhash.xxh3_128_hexdigest(packed), "body": packed}))
+
+
+def change_tar(directory: Path, name: str, change: Callable[[bytearray], object]) -> None:
+    """Change a tar and give its digest and size to the manifest and the sidecar; checksums of payloads stay."""
+    path = directory / name
+    data = bytearray(path.read_bytes())
+    change(data)
+    path.write_bytes(data)
+    about = {"bytes": len(data), "digest": xxhash.xxh3_128_hexdigest(data)}
+
+    def tell(record: Record) -> None:
+        for series in (record["shards"], *record["groups"].values()):
+            for shard in series:
+                if shard["name"] == name:
+                    shard.update(about)
+
+    write_manifest(directory, tell)
+    write_sidecar(path.with_suffix(".idx"), lambda body: body["shard"].update(about))
 
 
 def deep(levels: int) -> list[Any]:
@@ -180,7 +200,7 @@ def _exchange_samples(directory: Path, random: Random) -> str:
     def change(body: Record) -> None:
         one, two = random.sample(range(body["shard"]["samples"]), 2)
         for field in random.sample(body["fields"], random.randrange(1, len(body["fields"]) + 1)):
-            for name in COLUMNS:
+            for name in (name for name in ALL_COLUMNS if name in field):
                 rows = [field[name][start : start + 8] for start in range(0, len(field[name]), 8)]
                 rows[one], rows[two] = rows[two], rows[one]
                 field[name] = b"".join(rows)
@@ -207,8 +227,8 @@ def _lie_in_both(directory: Path, random: Random) -> str:
     key, value = random.choice(
         (
             ("dtype", random.choice(("<i2", "|u1", "<f4", "<c8", None, 7))),
-            ("shape", random.choice(([3], [2, 4, 3], [4, 2, 3], [10**9], [], None))),
-            ("layout", random.choice(("plain", "frames", "tubes", "other"))),
+            ("shape", random.choice(([3], [2, 4, 3], [4, 2, 3], [10**9], [], None, [None], [None, 7], [7, None]))),
+            ("layout", random.choice(("plain", "frames", "tubes", "packed", "other"))),
             ("name", random.choice(("clip", "target", "json", "dino", "other", "../x", "x.pkl"))),
             ("group", random.choice(("", "dinov2", "other", "..", "\x1b"))),
         )
@@ -243,8 +263,13 @@ def _lie_in_failures(directory: Path, random: Random) -> str:
 
 def _lie_in_tar(directory: Path, random: Random) -> str:
     """Change a member's header, with its checksum, and the digest and size of the tar wherever they are written."""
-    path = random.choice(sorted(directory.glob("*.tar")))
-    data = bytearray(path.read_bytes())
+    name = random.choice(sorted(path.name for path in directory.glob("*.tar")))
+    told: list[str] = []
+    change_tar(directory, name, lambda data: told.append(_lie_in_headers(data, random)))
+    return f"{told[0]} in {name}"
+
+
+def _lie_in_headers(data: bytearray, random: Random) -> str:
     headers = [start for start in range(0, len(data), 512) if data[start + 257 : start + 262] == b"ustar"]
     start, other = random.choice(headers), random.choice(headers)
     kind = random.choice(("name", "size", "type", "exchange", "prefix", "payload"))
@@ -265,15 +290,4 @@ def _lie_in_tar(directory: Path, random: Random) -> str:
         block = data[header : header + 512]
         block[148:156] = b" " * 8
         data[header + 148 : header + 156] = b"%06o\0 " % sum(block)
-    path.write_bytes(data)
-    about = {"bytes": len(data), "digest": xxhash.xxh3_128_hexdigest(data)}
-
-    def change(record: Record) -> None:
-        for series in (record["shards"], *record["groups"].values()):
-            for shard in series:
-                if shard["name"] == path.name:
-                    shard.update(about)
-
-    write_manifest(directory, change)
-    write_sidecar(path.with_suffix(".idx"), lambda body: body["shard"].update(about))
-    return f"{kind} in {path.name} at {start}"
+    return f"{kind} at {start}"

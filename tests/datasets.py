@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,12 +109,12 @@ def lengths_of(number: int) -> dict[str, int]:
 
 
 def lengths_sample(number: int) -> dict[str, Value]:
-    """A sample of `LENGTHS_SCHEMA` that depends on its number only; some pieces are empty."""
-    random = np.random.default_rng(number)
+    """A sample of `LENGTHS_SCHEMA` that depends on its number only; the first piece is empty."""
     lengths = lengths_of(number)
+    features = np.arange(lengths["features"] * 6) * (number + 1) % 19 - 9
     return {
-        "features": random.integers(-9, 9, (lengths["features"], 3, 2)).astype(np.float16),
-        "frames": [random.bytes(int(random.integers(0, 40))) for _ in range(lengths["frames"])],
+        "features": features.astype(np.float16).reshape(-1, 3, 2),
+        "frames": [bytes((7 * number + place) % 256 for place in range(9 * f)) for f in range(lengths["frames"])],
         "times": np.arange(lengths["times"], dtype=np.float32),
         "json": canonical_json({"label": number % 3, "text": "x" * number}),
     }
@@ -168,17 +169,32 @@ def group_value(number: int) -> dict[str, Value]:
 
 def add_group(dataset: ShardDataset, name: str = "dinov2", *, manifest: bool = True) -> ShardDataset:
     """Write a further tar series with a field `dino` for every sample; the manifest hears of it unless told not to."""
-    field = Field(name="dino", dtype="<f4", shape=(5,), group=name)
+    schema = Schema((Field(name="dino", dtype="<f4", shape=(5,), group=name),))
+    return _add_series(dataset, name, schema, group_value, manifest)
+
+
+def add_lengths_group(dataset: ShardDataset, name: str = "lengths", *, manifest: bool = True) -> ShardDataset:
+    """Write a further tar series of rows and packed pieces, those of `lengths_sample`."""
+    fields = tuple(replace(field, group=name) for field in LENGTHS_SCHEMA if field.has_lengths)
+
+    def values(number: int) -> dict[str, Value]:
+        return {field.name: lengths_sample(number)[field.name] for field in fields}
+
+    return _add_series(dataset, name, Schema(fields), values, manifest)
+
+
+def _add_series(
+    dataset: ShardDataset, name: str, schema: Schema, values: Callable[[int], dict[str, Value]], manifest: bool
+) -> ShardDataset:
     count, number, infos = dataset.num_shards, 0, []
     for shard in range(count):
-        with ShardWriter(
-            dataset.directory / shard_name(dataset.manifest.split, shard, count, name), Schema((field,))
-        ) as w:
+        tar = dataset.directory / shard_name(dataset.manifest.split, shard, count, name)
+        with ShardWriter(tar, schema) as writer:
             for key in dataset.index(shard).keys:
-                w.write(key, group_value(number))
+                writer.write(key, values(number))
                 number += 1
-        infos.append(w.info)
+        infos.append(writer.info)
     if manifest:
-        group = Group(name, (field,), tuple(infos), {"teacher": {"id": name}})
+        group = Group(name, schema.fields, tuple(infos), {"teacher": {"id": name}})
         with_groups(dataset.manifest, [group]).write(dataset.directory)
     return ShardDataset.open(dataset.directory)

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,13 @@ class SlowLoader:
             time.sleep(self.seconds)
             yield batch
 
+    @property
+    def epoch(self) -> int:
+        return self.loader.epoch
+
+    def close(self) -> None:
+        self.loader.close()
+
     def __len__(self) -> int:
         return len(self.loader)
 
@@ -52,7 +59,7 @@ class SlowLoader:
     def state_dict(self) -> dict[str, Any]:
         return self.loader.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.loader.load_state_dict(state)
 
 

@@ -21,6 +21,7 @@ from shards.dataset import ShardDataset
 from shards.drop_group import drop_group
 from shards.exchange.zarr import add_zarr, export_targets
 from shards.format.errors import ShardError
+from shards.progress import Progress, untold
 from shards.verify import verify_dataset
 from tests.builds import CONFIG, ROOT, VIEW, build, contents, start_python
 from tests.teachers import MeanTeacher
@@ -238,12 +239,12 @@ def test_tables_and_caches_resume_too(out: Path, tmp_path: Path) -> None:
         def __init__(self, left: int) -> None:
             self.left = left
 
-        def __call__(self, done: int, failed: int) -> None:
+        def __call__(self, done: int, failed: int = 0) -> None:
             self.left -= done
             if self.left <= 0:
                 raise KeyboardInterrupt
 
-    def make(progress: Stop | None, kind: str) -> BuildSummary:
+    def make(progress: Progress, kind: str) -> BuildSummary:
         dataset = ShardDataset.open(out)
         if kind == "a":
             return add_table(dataset, "a", tmp_path / "t.csv", progress=progress)
@@ -252,7 +253,7 @@ def test_tables_and_caches_resume_too(out: Path, tmp_path: Path) -> None:
     for kind in ("a", "b"):
         with pytest.raises(KeyboardInterrupt, match=r"\d of 4 shards are finished and kept"):
             make(Stop(9), kind)
-        assert 3 <= make(None, kind).num_resumed < 10
+        assert 3 <= make(untold, kind).num_resumed < 10
     both = ShardDataset.open(out)
     assert verify_dataset(out).problems == ()
     for number in range(10):

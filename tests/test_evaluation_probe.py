@@ -59,11 +59,14 @@ def test_features_are_the_mean_of_the_tokens_of_the_whole_clip(tmp_path: Path) -
 def test_samples_without_a_label_are_left_out_and_counted() -> None:
     video = torch.zeros(3, MODEL.num_frames, MODEL.image_size, MODEL.image_size, 3)  # frames, as they lie on disk
     labels, valid = torch.tensor([2, -1, 0]), torch.tensor([True, True, False])
-    found = extract_features(STJEPAEncoder(MODEL), [{"clip": video, "label": labels, "valid": valid}])
+    batch = {"clip": video, "label": labels, "valid": valid, "index": torch.arange(3)}
+    found = extract_features(STJEPAEncoder(MODEL), [batch])
     assert found.labels.tolist() == [2]
     assert found.num_unlabelled == 1
     with pytest.raises(ValueError, match="no sample has a label"):
-        extract_features(STJEPAEncoder(MODEL), [{"clip": video, "label": torch.full((3,), -1), "valid": valid}])
+        extract_features(STJEPAEncoder(MODEL), [{**batch, "label": torch.full((3,), -1)}])
+    with pytest.raises(ValueError, match="there is no batch"):
+        extract_features(STJEPAEncoder(MODEL), [])
 
 
 def test_the_probe_reads_labels_that_are_linear_in_the_features() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,8 @@ from pipeline.config import LoaderConfig
 from pipeline.loader import ShardLoader
 from pipeline.reads import Reads
 from shards.dataset import ShardDataset
-from tests.test_pipeline_ragged import DECODERS, frames_payload, make_ragged, num_frames
+from shards.format.packed import pack_pieces
+from tests.lengths import jpeg, make_lengths, num_frames, num_tokens, pixels
 
 WIDTH = 5
 
@@ -69,20 +72,29 @@ def test_a_step_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def ragged(tmp_path_factory: pytest.TempPathFactory) -> ShardDataset:
-    return make_ragged(tmp_path_factory.mktemp("ragged"))
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> ShardDataset:
+    return make_lengths(tmp_path_factory.mktemp("lengths"))
 
 
-def test_rows_of_a_loaders_batch_keep_their_own_bytes_and_tokens(ragged: ShardDataset) -> None:
+def test_rows_of_a_loaders_batch_keep_their_own_bytes_and_tokens(dataset: ShardDataset) -> None:
     config = LoaderConfig(global_batch_size=7, drop_last=False)
-    reads = Reads(fields=("frames", "tokens"), decoders={"tokens": DECODERS["tokens"]})
-    for batch in ShardLoader(ragged, config, reads=reads):
+    for batch in ShardLoader(dataset, config, reads=Reads(fields=("frames", "tokens"))):
         for row in range(7):
             one = batch.slice(slice(row, row + 1))
             index = int(one["index"][0])
-            number = int(ragged.key(index)) if index >= 0 else -1
-            assert one["frames"].numpy().tobytes() == (frames_payload(number) if index >= 0 else b"")
+            number = int(dataset.key(index)) if index >= 0 else -1
+            frames = [jpeg(pixels(number, frame)) for frame in range(num_frames(max(number, 0)))]
+            assert one["frames"].numpy().tobytes() == (pack_pieces(frames) if index >= 0 else b"")
             assert one["frames_offsets"].tolist() == [0, len(one["frames"])]
-            assert one["tokens_length"].tolist() == [number + 1]
-            assert one["tokens"][0, : number + 1].tolist() == list(range(number + 1))
-    assert num_frames(0) == 1
+            length = num_tokens(number) if index >= 0 else 0
+            assert one["tokens_length"].tolist() == [length]
+            assert one["tokens"][0, :length].tolist() == [1000 * number + place for place in range(length)]
+            assert not one["tokens"][0, length:].any()
+
+
+def test_a_cut_and_an_exchange_of_tensors_keep_the_source() -> None:
+    batch = collate([b"a", b"b"])
+    batch.source = "text"
+    assert batch.slice(slice(1)).source == batch.replace({}).source == "text"
+    assert pickle.loads(pickle.dumps(batch)).source == "text"
+    assert str(batch).startswith("Batch 7 of epoch 3 from text: ")

@@ -153,6 +153,18 @@ print(in_child(carry_on), len(list(iterator)) > 5)
     assert parent == "0 True"
 
 
+@pytest.mark.parametrize("kind", ["ShardLoader", "MixedLoader"])
+def test_a_fork_between_epochs_can_iterate_in_the_child_and_the_parent(tmp_path: Path, kind: str) -> None:
+    loader = {"ShardLoader": "make_loader()", "MixedLoader": "MixedLoader({'a': make_loader()}, {'a': 1.0})"}[kind]
+    code = f"""
+loader = {loader}
+list(loader)  # the next epoch is being read ahead
+status = in_child(lambda: 0 if len(list(loader)) == len(list(loader)) == 10 else 3)
+print(status, len(list(loader)), loader.epoch)
+"""
+    assert run(code, make_dataset(tmp_path)).stdout == "0 10 2\n"
+
+
 def test_a_child_that_ends_as_programs_do_does_not_hang(tmp_path: Path) -> None:
     code = """
 loader = make_loader()

@@ -6,12 +6,13 @@ import copy
 import pickle
 import signal
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from pipeline.batch.batch import Batch
@@ -20,6 +21,7 @@ from pipeline.device import DeviceLoader
 from pipeline.loader import ShardLoader
 from pipeline.mixed import MixedLoader
 from pipeline.order.draws import TubeMask
+from pipeline.read.decoders import Outputs
 from pipeline.reads import Reads
 from shards.dataset import ShardDataset
 from tests.datasets import POSITIONS, make_dataset, tubes_sample
@@ -41,13 +43,15 @@ def loader(dataset: ShardDataset) -> Iterator[ShardLoader]:
 class Slow:
     """A decoder that waits until it may go on."""
 
+    outputs: ClassVar[Outputs] = {"read": ("|b1", ())}
+
     def __init__(self) -> None:
         self.begun, self.may_go_on = threading.Event(), threading.Event()
 
-    def __call__(self, data: bytes) -> np.ndarray[Any, Any]:
+    def __call__(self, piece: memoryview, out: Mapping[str, NDArray[Any]], key: int) -> None:
         self.begun.set()
         assert self.may_go_on.wait(60)
-        return np.frombuffer(data, np.uint8)
+        out["read"][...] = True
 
 
 def end_from_another_thread(dataset: ShardDataset, method: str) -> BaseException:
@@ -256,10 +260,10 @@ def test_a_batch_prints_one_line_a_field(dataset: ShardDataset) -> None:
         "  clip          uint8    [4, 4, 2, 2, 8, 8, 3] on cpu",
         "  target        float16  [4, 12, 2, 6] on cpu",
         "  label         int64    [4] on cpu",
-        "  visible       int64    [4, 4] on cpu",
-        "  masked        int64    [4, 12] on cpu",
         f"  json          uint8    [{length}] on cpu",
         "  json_offsets  int64    [5] on cpu",
+        "  visible       int64    [4, 4] on cpu",
+        "  masked        int64    [4, 12] on cpu",
     ]
 
 

@@ -89,7 +89,7 @@ for epoch in range(10):
     for batch in loader:
         del batch
     sizes.append(anonymous_bytes())
-print(max(sizes) - before, sizes[-1] - sizes[2], 3 * loader._planner.slab_bytes)
+print(max(sizes) - before, sizes[-1] - sizes[2], 3 * loader._ring.num_bytes)
 """
 
 

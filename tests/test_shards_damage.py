@@ -14,15 +14,15 @@ from shards.format.errors import DamagedShardError, MissingDataError, ShardError
 from shards.format.extents import Extents
 from shards.format.index import index_path, save_index
 from shards.verify import verify_dataset
-from tests.datasets import make_dataset
+from tests.datasets import make_dataset, make_lengths_dataset
 
 anywhere = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(scope="module")
-def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[make_dataset, make_lengths_dataset], ids=["arrays", "lengths"])
+def intact(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     directory = tmp_path_factory.mktemp("intact") / "set"
-    make_dataset(directory, num_samples=8, samples_per_shard=4)
+    request.param(directory, num_samples=8, samples_per_shard=4)
     return directory
 
 

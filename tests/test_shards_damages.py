@@ -31,7 +31,7 @@ from shards.payload import StoredValue
 from shards.verify import verify_dataset
 from tests.builds import CONFIG, VIEW, build
 from tests.damages import damage_at_random, damage_with_digests
-from tests.datasets import add_group
+from tests.datasets import add_group, add_lengths_group
 from tests.teachers import MeanTeacher
 from tools.show import describe, describe_sample
 
@@ -62,7 +62,7 @@ def intact(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Intact:
     directory = tmp_path_factory.mktemp("intact")
     build(source, directory)
     (directory / "teacher.txt").unlink()
-    dataset = add_group(ShardDataset.open(directory))
+    dataset = add_lengths_group(add_group(ShardDataset.open(directory)))
     projection = np.arange(12, dtype=np.float32)
     np.save(directory / "projection.dinov2.npy", projection)
     about = {"teacher": {"projection": {"sha256": hashlib.sha256(projection.tobytes()).hexdigest()}}}
@@ -109,6 +109,15 @@ def value_of(batch: Any, name: str, row: int) -> Value:
     return spelled(batch[name][row].numpy())
 
 
+def read_in_runs(directory: Path) -> None:
+    dataset = ShardDataset.open(directory)
+    for field in dataset.schema:
+        if field.has_lengths:
+            for number, length in enumerate(dataset.lengths(field.name).tolist()):
+                for start in range(min(length, 3)):
+                    dataset.read_run(number, field.name, start, start + 1)
+
+
 def look_at_everything(directory: Path) -> None:
     dataset = ShardDataset.open(directory)
     describe(dataset)
@@ -121,6 +130,7 @@ def what_went_wrong(directory: Path, intact: Intact) -> Iterator[str]:
     readers: dict[str, Callable[[], object]] = {
         "verify": lambda: verify_dataset(directory, threads=1),
         "show": lambda: look_at_everything(directory),
+        "runs": lambda: read_in_runs(directory),
         "plan": lambda: publish_plan(intact.plan, directory),
         "teacher": lambda: recorded_teacher(directory),
         "resume": lambda: finished_shards(intact.plan, directory),

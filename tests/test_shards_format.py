@@ -19,7 +19,7 @@ from shards.format.manifest import Manifest, shard_name
 from shards.format.schema import Field, Schema
 from shards.verify import verify_dataset
 from shards.writer import ShardWriter, Value
-from tests.datasets import make_dataset, tubes_sample, tubes_schema
+from tests.datasets import lengths_sample, make_dataset, make_lengths_dataset, tubes_sample, tubes_schema
 from tests.marks import reads_with_stock_webdataset
 from tests.strategies import shard_contents
 
@@ -73,6 +73,23 @@ def test_the_golden_shard_of_format_1_is_read_and_written_unchanged(tmp_path: Pa
         assert (
             hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256((tmp_path / path.name).read_bytes()).digest()
         )
+
+
+def test_the_golden_shards_of_format_2_are_read_and_written_unchanged(tmp_path: Path) -> None:
+    golden = ShardDataset.open(GOLDEN / "format2")
+    assert {name: golden.lengths(name).tolist() for name in ("features", "frames", "times")} == {
+        "features": [2, 5, 1],
+        "frames": [0, 1, 2],
+        "times": [0, 1, 2],
+    }
+    assert golden["000002"]["frames"] == [b"", bytes(range(14, 23))]
+    assert golden.read_run(2, "frames", 1, 2) == [bytes(range(14, 23))]
+    assert np.array_equal(golden.read_run(1, "features", 2, 4), np.asarray(lengths_sample(1)["features"])[2:4])
+    assert verify_dataset(GOLDEN / "format2").problems == ()
+    make_lengths_dataset(tmp_path, num_samples=3, samples_per_shard=2)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (GOLDEN / "format2").iterdir()}
+    for path in (GOLDEN / "format2").iterdir():
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes()
 
 
 def test_array_payloads_start_on_pages(tmp_path: Path) -> None:

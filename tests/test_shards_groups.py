@@ -60,7 +60,7 @@ def test_a_build_that_is_stopped_in_between_keeps_the_group(source: Source, tmp_
 
     steps = iter(range(3))
 
-    def stop(done: int, failed: int) -> None:
+    def stop(done: int, failed: int = 0) -> None:
         if next(steps):  # the first is what was finished before
             raise KeyboardInterrupt
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from shards.format.schema import Field
 from shards.verify import verify_dataset
 from tests.builds import CONFIG, VIEW
 from tests.damages import VALUES, deep, paths_in, put, write_manifest
-from tests.datasets import make_dataset
+from tests.datasets import make_dataset, make_lengths_dataset
 
 NAMES = [
     "",
@@ -81,8 +82,11 @@ def test_a_file_outside_of_the_folder_is_never_opened_as_a_shard(tmp_path: Path)
             ShardDataset.open(tmp_path / "set")
 
 
-def test_whatever_stands_anywhere_in_a_manifest_is_read_or_refused(tmp_path: Path) -> None:
-    dataset = make_dataset(tmp_path, num_samples=3, samples_per_shard=2)
+@pytest.mark.parametrize("make", [make_dataset, make_lengths_dataset])
+def test_whatever_stands_anywhere_in_a_manifest_is_read_or_refused(
+    tmp_path: Path, make: Callable[..., ShardDataset]
+) -> None:
+    dataset = make(tmp_path, num_samples=3, samples_per_shard=2)
     manifest = replace(dataset.manifest, provenance={"view": {"hash": "x"}, "groups": {}}, failures={"truncated": 2})
     manifest.write(tmp_path)
     original = (tmp_path / "dataset.json").read_bytes()

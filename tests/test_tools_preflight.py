@@ -199,7 +199,8 @@ def test_targets_that_are_not_finite_fail(tmp_path: Path, capsys: pytest.Capture
 def test_a_missing_data_set_fails_and_the_machine_is_looked_at_all_the_same(
     dataset: ShardDataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, checks = preflight(dataset, capsys, "--data", str(dataset.directory / "nowhere"))
+    dataset.directory.rename(dataset.directory.parent / "elsewhere")
+    status, checks = preflight(dataset, capsys)
     assert status == 1
     assert checks["data set"][0] == "fail"
     assert checks["environment"][0] == checks["disk"][0] == "pass"

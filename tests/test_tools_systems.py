@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PLACES = [path for folder in ("training", "pipeline", "shards", "tools") for path in (ROOT / folder).rglob("*.py")]
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", sorted(SYSTEMS.keys() - {"frames"}))  # which is a word of video
 def test_no_name_of_a_system_stands_outside_its_file(name: str) -> None:
     own = {ROOT / f"tools/systems/{name}.py", ROOT / "tools/systems/__init__.py"}  # the latter is the list of them
     words = {re.escape(word) for word in (name, name.replace("_", ""), find_system(name).title)}

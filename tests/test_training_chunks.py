@@ -13,7 +13,7 @@ from pipeline.loader import ShardLoader
 from pipeline.reads import Reads
 from pipeline.world import World
 from shards.dataset import ShardDataset
-from tests.test_pipeline_ragged import DECODERS, make_ragged
+from tests.lengths import make_lengths
 from training.clock import StepClock
 from training.config import TrainConfig
 from training.flops import forward_flops_per_clip
@@ -39,8 +39,8 @@ class MeanByte(nn.Module):
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory: pytest.TempPathFactory) -> Batch:
-    dataset: ShardDataset = make_ragged(tmp_path_factory.mktemp("ragged"))
-    reads = Reads(fields=("frames", "tokens"), decoders={"tokens": DECODERS["tokens"]})
+    dataset: ShardDataset = make_lengths(tmp_path_factory.mktemp("lengths"))
+    reads = Reads(fields=("frames", "tokens"))
     return next(iter(ShardLoader(dataset, LoaderConfig(global_batch_size=8), reads=reads)))
 
 

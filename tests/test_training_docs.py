@@ -22,7 +22,7 @@ from tools.recipes import RECIPES
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "training.md"
 PAGES = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *RECIPES.glob("*.yaml"))
-COMMAND = re.compile(r"(?:reelshard |-m tools[. ])(train|build|preflight|evaluate)\b([^`\n'\"#;]*)")
+COMMAND = re.compile(r"reelshard (train|build|preflight|evaluate)\b([^`\n'\"#;]*)")
 ROWS = [
     [cell.strip() for cell in line.strip("|\n ").split("|")]
     for line in PAGE.read_text().splitlines()

@@ -10,6 +10,7 @@ import yaml
 
 from pipeline.config import LoaderConfig
 from pipeline.loader import ShardLoader
+from pipeline.mixed import MixedLoader
 from pipeline.reads import Reads
 from shards.dataset import ShardDataset
 from tests.datasets import make_dataset
@@ -58,6 +59,26 @@ def test_epochs_that_differ_in_length_are_counted_one_by_one(dataset: ShardDatas
     sizes = [sum(1 for _ in loader) for _ in range(6)]
     assert [loader.num_batches(epoch) for epoch in range(6)] == sizes
     assert TrainConfig(epochs=6).num_steps(loader.num_batches) == sum(sizes)
+
+
+def test_the_epochs_of_a_mix_are_passes_over_its_heaviest_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.order.schedule.WINDOW", 16)  # so that epochs of few samples differ in length
+    dataset = make_dataset(tmp_path, num_samples=80)
+    lengths = np.random.default_rng(0).integers(1, 16, len(dataset))
+    budget = LoaderConfig(length_budget={"words": 16})
+    sources = {
+        "text": ShardLoader(dataset, budget, reads=Reads(fields=("target",), lengths={"words": lengths})),
+        "clips": ShardLoader(dataset, LoaderConfig(global_batch_size=4), reads=Reads(fields=("target",))),
+    }
+    mix = MixedLoader(sources, {"text": 0.7, "clips": 0.3})
+    config = TrainConfig(epochs=4).resolved(mix.num_batches)
+    seen = [[batch.source for batch in mix] for _ in range(4)]
+    assert len({len(epoch) for epoch in seen}) > 1
+    assert config.steps == sum(map(len, seen))
+    assert [epoch.count("text") for epoch in seen] == [sources["text"].num_batches(epoch) for epoch in range(4)]
+    mix.close()
 
 
 def test_steps_override_the_recipes_epochs_and_a_flag_for_epochs_its_steps(place: Workplace, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from shards.format.pixels import IMAGENET
 from tests.datasets import make_dataset
 from tests.runs import SALT_MODEL
 from tools.cli import main
-from tools.loaders import make_training_loader
+from tools.loaders import TrainingLoader
 from tools.recipe import load_recipe
 from tools.systems.salt import MaskKind, SALTObjective, SALTObjectiveConfig, SALTRecipe, make_mask
 from training.metrics import read_metrics
@@ -180,6 +180,6 @@ def test_a_loader_of_held_out_data_gives_every_sample_once_and_in_order(dataset:
     objective = make_objective()
     recipe = SALTRecipe(model=SALT_MODEL, objective=objective.config)
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, global_batch_size=4, threads=1))
-    loader = make_training_loader(recipe, dataset, torch.device("cpu"), World(), held_out=True)
+    loader = TrainingLoader(recipe, {"": dataset}, torch.device("cpu"), World(), held_out=True)
     seen = torch.cat([batch["index"][batch["valid"]].clone() for batch in loader])
     assert seen.tolist() == list(range(9))

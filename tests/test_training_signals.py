@@ -21,7 +21,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 
 def start(place: Workplace, run_dir: Path) -> subprocess.Popen[str]:
     """The command as torchrun starts it, resuming where it can."""
-    command = [sys.executable, "-m", "tools.train", "--recipe", place.recipe, "--data", place.train]
+    command = [sys.executable, "-m", "tools", "train", "--recipe", place.recipe, "--data", place.train]
     command += ["--out", str(run_dir), "--resume", "auto", "--train.log_every", "1", "--train.steps", str(STEPS)]
     command += ["--train.checkpoint_every", "40"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""Evaluate a trained student: `reelshard evaluate probe`.
+"""Evaluate a trained student: `reelshard evaluate NAME`, what its system can be measured by.
 
 reelshard evaluate probe --run runs/first --train ssv2/train --val ssv2/validation
 """
@@ -9,45 +9,58 @@ import argparse
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+from shards.progress import Progress, untold
 
-    from evaluation.features import Features
-    from evaluation.probe import ProbeResult
+if TYPE_CHECKING:
+    from evaluation.result import Result
     from shards.dataset import ShardDataset
-    from tools.systems.clips import ClipRecipe as Recipe
+    from tools.systems.base import Recipe, Report
 
 HELP = "measure what a trained student has learned"
+ROLES = {
+    "train": "data set that an evaluation trains on, such as a probe's classifier",
+    "val": "data set that the student is scored on",
+}
+
+_DESCRIPTION = """Measure a run's newest checkpoint. Which evaluations there are, the run's system says; an unknown NAME
+is answered with them. The recipe's section `evaluate` configures them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `reelshard evaluate`."""
-    parser.add_argument("what", choices=["probe"], help="probe: a linear classifier on frozen, mean-pooled features")
+    parser.description = _DESCRIPTION
+    parser.add_argument("what", metavar="NAME", help="for instance probe: a linear classifier on frozen features")
     parser.add_argument("--run", dest="run_dir", type=Path, required=True, help="folder of the training run")
-    parser.add_argument("--train", type=Path, required=True, help="labelled data set that the classifier is trained on")
-    parser.add_argument("--val", type=Path, required=True, help="labelled data set that it is scored on")
+    for role, what in ROLES.items():
+        parser.add_argument(f"--{role}", type=Path, help=what)
     parser.add_argument("--json", action="store_true", help="print the report as JSON only")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from shards.dataset import ShardDataset
+    from tools.measure import find_evaluation
     from tools.progress import track
     from tools.recipe import load_recipe
     from tools.terminal import clean
 
     recipe = load_recipe(_recorded_recipe(args.run_dir), args.overrides)
+    evaluation = find_evaluation(recipe, args.what)
+    given = {role: getattr(args, role) for role in ROLES}
+    paths = {role: path for role, path in given.items() if path is not None}
+    if set(paths) != set(evaluation.roles):
+        wanted = " and ".join(f"--{role} SET" for role in evaluation.roles)
+        raise ValueError(f"`evaluate {args.what}` needs {wanted}, given is {' and '.join(paths) or 'none'}")
     notes: list[str] = []
-    num_clips = 2 * (len(ShardDataset.open(args.train)) + len(ShardDataset.open(args.val)))
-    with track("encoding", total=num_clips, unit="clips") as advance:
-        report = probe(recipe, args.run_dir, args.train, args.val, advance=advance, say=notes.append)
+    total = sum(len(ShardDataset.open(path)) for path in paths.values()) * (2 if evaluation.with_untrained else 1)
+    with track("evaluating", total=total, unit="samples") as advance:
+        report = evaluate(recipe, args.run_dir, args.what, paths, advance=advance, say=notes.append)
     if args.json:
-        print(json.dumps(dataclasses.asdict(report)))
+        print(json.dumps(report.to_json()))
     else:
         print("\n".join([report.table(), *(f"  {clean(note)}" for note in notes)]))
     return 0
@@ -64,119 +77,88 @@ def _recorded_recipe(run_dir: Path) -> Path:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProbeReport:
-    """A trained student beside what it has to beat.
+class MetricsReport:
+    """What an evaluation gave that has no report of its own.
 
     Attributes:
-        trained: the probe of the trained student.
-        untrained: the probe of the same student with fresh weights.
-        chance: accuracy of always saying the most frequent training label.
-        num_classes: classes.
+        results: of the "trained" student, and of the "untrained" one where that was asked for.
         step: the checkpoint's step.
     """
 
-    trained: ProbeResult
-    untrained: ProbeResult
-    chance: float
-    num_classes: int
+    results: Mapping[str, Result]
     step: int
 
+    def to_json(self) -> dict[str, Any]:
+        """All of it in the types of JSON."""
+        return {"step": self.step, **{which: result.to_json() for which, result in self.results.items()}}
+
     def table(self) -> str:
-        """The report as lines for the terminal."""
-        num_seeds = len(self.trained.top1_per_seed)
-        title = (
-            f"linear probe, top-1 of {self.trained.num_val} clips in {self.num_classes} classes "
-            f"({self.trained.num_train} to train on, mean ± deviation of {num_seeds} seeds, 95 % interval)"
-        )
-        rows = {f"trained, step {self.step}": self.trained, "untrained": self.untrained}
-        lines = [
-            f"  {name:<20} {r.top1:6.1%} ± {r.top1_spread:.1%}  [{r.top1_interval[0]:.1%}, {r.top1_interval[1]:.1%}]"
-            for name, r in rows.items()
-        ]
-        return "\n".join([title, *lines, f"  {'most frequent label':<20} {self.chance:6.1%}"])
+        """A line a metric."""
+        lines = [f"step {self.step}: {', '.join(self.results)}"]
+        for name in self.results["trained"].metrics:
+            values = "  ".join(f"{result.metrics[name]:>12.6g}" for result in self.results.values())
+            lines.append(f"  {name:<20} {values}")
+        return "\n".join(lines)
 
 
-def probe(
+def evaluate(
     recipe: Recipe,
     run_dir: Path,
-    train: Path,
-    val: Path,
+    name: str,
+    paths: Mapping[str, Path],
     *,
-    advance: Callable[[int], None] = lambda num_clips: None,
+    advance: Progress = untold,
     say: Callable[[str], None] = lambda line: None,
-) -> ProbeReport:
-    """Probe the newest checkpoint of a run, and the untrained student it began as.
+) -> Report:
+    """Measure the newest checkpoint of a run, and, where the evaluation wants it, the untrained student it began as.
 
     Args:
-        recipe: the run's recipe; its `evaluate` section is the probe's configuration.
+        recipe: the run's recipe.
         run_dir: the run.
-        train: labelled data set for the classifier.
-        val: labelled data set to score it on.
-        advance: told the number of clips after every batch; two passes over both data sets.
+        name: of the evaluation.
+        paths: data sets by role.
+        advance: called with the number of samples after every batch.
         say: takes a line for the user: whether the views could be compared.
 
     Raises:
-        ValueError: If there is no whole checkpoint, a data set has no labels or another geometry, or the label
-            names of the two differ.
-        ShardError: If the views of the two data sets, or of what the run was trained on, differ.
+        ValueError: If there is no whole checkpoint, or a data set is not what the evaluation needs.
+        ShardError: If the views of the data sets, or of what the run was trained on, differ.
     """
     import torch
 
-    from evaluation.probe import chance, linear_probe
+    from pipeline.world import World
     from shards.dataset import ShardDataset
+    from tools.measure import find_evaluation, measure
     from tools.systems import system_of
     from training.checkpoint import newest_checkpoint
+    from training.initial import restore
 
+    evaluation = find_evaluation(recipe, name)
     checkpoint = newest_checkpoint(run_dir / "checkpoints")
     if checkpoint is None:
         raise ValueError(f"{run_dir} has no whole checkpoint; train one with `reelshard train --out {run_dir}`")
-    sets = ShardDataset.open(train), ShardDataset.open(val)
-    names = sets[0].manifest.label_names
-    if names != sets[1].manifest.label_names:
-        raise ValueError(f"the label names of {train} and {val} differ; build both from the same labels")
-    say(_compare_views(run_dir, sets))
-    device = recipe.train.torch_device()
+    datasets = {role: ShardDataset.open(path) for role, path in paths.items()}
+    say(_compare_views(run_dir, datasets))
     torch.manual_seed(recipe.train.seed)
-    system = system_of(recipe)
-    objective = system.make_objective(recipe).to(device)
-    results = []
-    for state in (None, checkpoint.model):
-        if state is not None:
-            objective.load_state_dict(state)
-        on_train, on_val = (_features(system.encoder(objective), d, recipe, device, advance) for d in sets)
-        results.append(linear_probe(on_train, on_val, len(names), recipe.evaluate, device))
-    return ProbeReport(
-        untrained=results[0],
-        trained=results[1],
-        chance=chance(on_train, on_val),
-        num_classes=len(names),
-        step=checkpoint.step,
-    )
+    objective = system_of(recipe).make_objective(recipe).to(recipe.train.torch_device())
+    results: dict[str, Result] = {}
+    for which in ("untrained", "trained") if evaluation.with_untrained else ("trained",):
+        if which == "trained":
+            restore(objective, checkpoint)
+        results[which] = measure(recipe, evaluation, objective.eval(), datasets, World(), advance=advance)
+    found: dict[str, Result] = {which: results[which] for which in ("trained", "untrained") if which in results}
+    make_report = evaluation.report or (lambda results, step: MetricsReport(results=results, step=step))
+    return make_report(found, checkpoint.step)
 
 
-def _compare_views(run_dir: Path, sets: tuple[ShardDataset, ShardDataset]) -> str:
-    """Compare the views of both data sets, and of the one that the run was trained on, as its record says."""
+def _compare_views(run_dir: Path, datasets: Mapping[str, ShardDataset]) -> str:
+    """Compare the views of the data sets, and of those that the run was trained on, as its record says."""
     from shards.format.files import read_small
     from shards.format.parse import mapping, parse_json, text
     from shards.format.views import refuse_other_views, view_hash
 
-    views = {str(dataset.directory): view_hash(dataset.manifest) for dataset in sets}
+    views = {str(dataset.directory): view_hash(dataset.manifest) for dataset in datasets.values()}
     with contextlib.suppress(OSError, ValueError, KeyError):  # runs of earlier versions do not say
         record = mapping(mapping(parse_json(read_small(run_dir / "run.json")), "a run")["dataset"], "its data set")
         views[f"the data of {run_dir}"] = text(record["view_hash"], "its view")
     return refuse_other_views(views)
-
-
-def _features(
-    encoder: nn.Module, dataset: ShardDataset, recipe: Recipe, device: torch.device, advance: Callable[[int], None]
-) -> Features:
-    from evaluation.features import extract_features
-    from tools.loaders import in_order, make_loader
-    from tools.systems import system_of
-
-    system: Any = system_of(recipe)
-    loader = make_loader(in_order(recipe), dataset, system.feed_of_clips(recipe, dataset), device)
-    try:
-        return extract_features(encoder, loader, bf16=recipe.train.uses_bf16(device), advance=advance)
-    finally:
-        loader.close()

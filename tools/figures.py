@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
 from shards.dataset import ShardDataset
+from shards.format.errors import ShardError
 from shards.format.layout import tubes_to_clip, tubes_to_target
+from shards.payload import StoredValue
 from tools.terminal import clean
 
 MAX_COLUMNS = 8
+PICTURES = (b"\xff\xd8\xff", b"\x89PNG")  # how JPEG and PNG begin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,35 +42,69 @@ class Sample:
 def load_sample(dataset: ShardDataset, key: str | int) -> Sample:
     """Read a sample and bring clip and target into the order of frames.
 
+    The clip is the field `clip`, or else the first field of frames: packed JPEG or PNG pieces, or the layout `frames`.
+
     Raises:
-        ValueError: the data set has no clips of a known layout.
+        ValueError: the data set has no clips of a known layout, or the sample has no frames.
+        ShardError: the sample is damaged.
     """
     number = dataset.index_of(key) if isinstance(key, str) else key
-    schema, values = dataset.schema, dataset[number]
-    if "clip" not in schema:
-        raise ValueError(f"{dataset.directory} has no field 'clip', only {', '.join(field.name for field in schema)}")
-    clip = np.asarray(values["clip"])
-    if schema["clip"].layout == "tubes":
-        clip = tubes_to_clip(clip, _side(clip.shape[0]))
-    if clip.ndim != 4 or clip.shape[-1] != 3 or clip.dtype != np.uint8:
-        raise ValueError(f"{dataset.directory}: 'clip' is {clip.dtype} {clip.shape}, expected uint8 [T, H, W, 3]")
-    about = dataset.metadata(number) if "json" in schema else {}
-    words = [str(about[name]) for name in ("label_name", "text") if about.get(name)]
+    values = dataset[number]
+    clip = _clip(dataset, number, values)
+    about = dataset.metadata(number) if "json" in dataset.schema else {}
+    words = [str(about[name]) for name in ("label_name", "caption", "text") if about.get(name)]
     return Sample(key=dataset.key(number), title=" · ".join(words), clip=clip, target=_target(dataset, values))
 
 
-def _target(dataset: ShardDataset, values: object) -> NDArray[np.float32] | None:
-    if "target" not in dataset.schema:
+def _clip(dataset: ShardDataset, number: int, values: Mapping[str, StoredValue]) -> NDArray[np.uint8]:
+    shown = [field for field in dataset.schema if field.name == "clip"] or [
+        field for field in dataset.schema if field.layout == "frames" or _holds_pictures(values[field.name])
+    ]
+    if not shown:
+        fields = ", ".join(dataset.schema.names)
+        raise ValueError(f"{dataset.directory}, key {dataset.key(number)}: no frames to draw among its fields {fields}")
+    field, value = shown[0], values[shown[0].name]
+    if isinstance(value, list):
+        return _decode_pictures(value, f"{dataset.directory}, key {dataset.key(number)}, field {field.name}")
+    clip = np.asarray(value)
+    if field.layout == "tubes":
+        clip = tubes_to_clip(clip, _side(clip.shape[0]))
+    if clip.ndim != 4 or clip.shape[-1] != 3 or clip.dtype != np.uint8 or not len(clip):
+        raise ValueError(
+            f"{dataset.directory}: {field.name!r} is {clip.dtype} {clip.shape}, expected uint8 [T, H, W, 3]"
+        )
+    return clip
+
+
+def _holds_pictures(value: StoredValue) -> bool:
+    return isinstance(value, list) and bool(value) and value[0].startswith(PICTURES)
+
+
+def _decode_pictures(pieces: Sequence[bytes], where: str) -> NDArray[np.uint8]:
+    frames = []
+    for number, piece in enumerate(pieces):
+        try:
+            with Image.open(io.BytesIO(piece), formats=("JPEG", "PNG")) as image:
+                frames.append(np.asarray(image.convert("RGB")))
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise ShardError(f"{where}: piece {number} is no readable JPEG or PNG: {error}") from None
+    if len({frame.shape for frame in frames}) != 1:
+        raise ValueError(f"{where}: there are no frames to draw, or they differ in size")
+    return np.stack(frames)
+
+
+def _target(dataset: ShardDataset, values: Mapping[str, StoredValue]) -> NDArray[np.float32] | None:
+    schema = dataset.schema
+    if "target" not in schema or not schema["target"].is_array:
         return None
-    tokens = np.asarray(values["target"])  # type: ignore[index]
-    if dataset.schema["target"].layout == "tubes":  # [S, T', D]
+    tokens = np.asarray(values["target"])
+    if schema["target"].layout == "tubes":  # [S, T', D]
         num_positions = tokens.shape[0]
         tokens = tubes_to_target(tokens)
+    elif "clip" in schema and schema["clip"].layout == "tubes":
+        num_positions = schema["clip"].num_positions
     else:
-        clip = dataset.schema["clip"]
-        if clip.layout != "tubes" or clip.shape is None:
-            return None  # the grid of the tokens is not known
-        num_positions = clip.shape[0]
+        return None  # the grid of the tokens is not known
     side = _side(num_positions)
     return tokens.reshape(-1, side, num_positions // side, tokens.shape[-1]).astype(np.float32)
 

@@ -2,50 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-from pipeline.config import LoaderConfig
 from shards.dataset import ShardDataset
 from shards.format.publish import publish_json
 from shards.format.views import view_hash
+from tools.job import Prepared
+from tools.loaders import record_of, spell_batch
 from tools.recipe import save_resolved
 from tools.revision import git_revision, package_versions
 from tools.systems import system_of
-from tools.systems.base import Recipe
 from training.loop import Trainer
 
 
-def record_run(
-    trainer: Trainer, recipe: Recipe, dataset: ShardDataset, val: Path | None, *, loader: LoaderConfig, command: str
-) -> None:
-    """Write `recipe.yaml` and `run.json`: what was run, on which data, by which code, with which versions.
-
-    Args:
-        trainer: about to run.
-        recipe: the resolved configuration, its steps counted out.
-        dataset: the training data set.
-        val: the held-out data set.
-        loader: how the training data set is read, with what the system and the device made of the recipe's `data`.
-        command: what the run was started with.
-    """
+def record_run(prepared: Prepared) -> None:
+    """Write `recipe.yaml` and `run.json`: what was run, on which data, by which code, with which versions."""
+    trainer, device = prepared.trainer, prepared.trainer.device
     trainer.run_dir.mkdir(parents=True, exist_ok=True)
-    save_resolved(recipe, trainer.run_dir / "recipe.yaml")
-    device = trainer.device
+    save_resolved(prepared.recipe, trainer.run_dir / "recipe.yaml")
+    held_out = prepared.held_out
     record = {
-        "command": command,
+        "command": prepared.job.command,
         "started_after_step": trainer.step,
         "git_revision": git_revision(),
-        "dataset": {
-            "path": str(dataset.directory),
-            "digest": dataset.digest,
-            "num_samples": len(dataset),
-            "view_hash": view_hash(dataset.manifest),
-        },
-        "validation": None if val is None else str(val),
-        "loader": dataclasses.asdict(loader),
+        **_by_source("dataset", {name: _identity(dataset) for name, dataset in prepared.datasets.items()}),
+        "validation": None if held_out is None else str(held_out.directory),
+        **_by_source("loader", {n: record_of(s.config, s.reads) for n, s in prepared.loader.sources.items()}),
         "num_ranks": trainer.world.size,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "precision": _precision(trainer),
@@ -54,25 +39,50 @@ def record_run(
     publish_json(trainer.run_dir / "run.json", record)
 
 
-def launch_lines(trainer: Trainer, dataset: ShardDataset, recipe: Recipe, val: Path | None) -> list[str]:
+def _by_source(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a single data set what was found, as `NAME`; of several, of each, as `NAMEs`."""
+    if len(found) == 1:
+        return {name: next(iter(found.values()))}
+    return {f"{name}s": dict(found)}
+
+
+def _identity(dataset: ShardDataset) -> dict[str, Any]:
+    return {
+        "path": str(dataset.directory),
+        "digest": dataset.digest,
+        "num_samples": len(dataset),
+        "view_hash": view_hash(dataset.manifest),
+    }
+
+
+def launch_lines(prepared: Prepared) -> list[str]:
     """What a run is about to do, for the terminal."""
-    system = system_of(recipe)
-    data, train, world = recipe.data, recipe.train, trainer.world
+    trainer, recipe, held_out = prepared.trainer, prepared.recipe, prepared.held_out
+    system, data = system_of(recipe), recipe.data
     num_parameters = sum(p.numel() for p in trainer.objective.parameters())
-    per_rank = data.global_batch_size // world.size
-    chunks = f" in chunks of {train.chunk_size}" if train.chunk_size and train.chunk_size < per_rank else ""
+    num_samples = sum(map(len, prepared.datasets.values()))
     steps_left = trainer.num_steps - trainer.step
     return [
-        f"data     {dataset.directory.resolve()}, split {dataset.manifest.split}: {len(dataset):,} samples in "
-        f"{len(dataset.manifest.shards)} shards, digest {dataset.digest[:12]}",
-        *(f"{heading:<8} {text}" for heading, text in system.describe(recipe, dataset).items()),
-        f"held out {val.resolve() if val else 'none; give one with --val'}",
+        *(line for name, dataset in prepared.datasets.items() for line in _data_lines(prepared, name, dataset)),
+        f"held out {held_out.directory.resolve() if held_out else 'none; give one with --val'}",
         f"loader   reader {data.reader}, {data.threads} threads, {data.slabs} slabs, seed {data.seed}, verify "
-        f"{data.verify}, on error {data.on_error} (at most {data.most_quarantined(len(dataset)):,} samples)",
-        f"batch    {data.global_batch_size} = {world.size} rank(s) x {per_rank}{chunks}",
+        f"{data.verify}, on error {data.on_error} (at most {data.most_quarantined(num_samples):,} samples)",
+        f"batch    {spell_batch(prepared.loader, recipe, trainer.world)}",
         f"student  {system.name}, {num_parameters:,} parameters, {_precision(trainer)} on {trainer.device}",
         f"run      {trainer.num_steps:,} steps = {trainer.num_steps / len(trainer.loader):.1f} epochs, into "
         f"{trainer.run_dir}; {steps_left:,} to go, the expected time comes with each line",
+        *prepared.notes,
+    ]
+
+
+def _data_lines(prepared: Prepared, name: str, dataset: ShardDataset) -> list[str]:
+    recipe = prepared.recipe
+    mix = recipe.data.mix or {}
+    share = f"{name}, {mix[name] / sum(mix.values()):.1%} of the batches: " if name in mix else ""
+    return [
+        f"data     {share}{dataset.directory.resolve()}, split {dataset.manifest.split}: {len(dataset):,} samples in "
+        f"{len(dataset.manifest.shards)} shards, digest {dataset.digest[:12]}",
+        *(f"{heading:<8} {text}" for heading, text in system_of(recipe).describe(recipe, dataset).items()),
     ]
 
 

@@ -7,21 +7,21 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shards.words import spell_bytes
 from tools.terminal import clean
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from shards.dataset import ShardDataset
-    from shards.format.schema import Field
     from shards.payload import StoredValue
 
 HELP = "print a data set's manifest and fields, or a sample; draw a sample as a picture"
 
 _DESCRIPTION = """Without KEY, print what the data set is: fields, shards, classes, failures, provenance.
 
-With KEY (the key of a sample, or #N for sample number N), print the sample; with --png also draw its frames as a strip
-with its label, and its targets as a PCA picture below them."""
+With KEY (the key of a sample, or #N for sample number N), print the sample; with --png also draw its frames (a clip, or
+packed JPEG pieces) as a strip with its label, and its targets as a PCA picture below them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of a data set")
     parser.add_argument("key", nargs="?", metavar="KEY", help="key of a sample, or '#N' for sample number N")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the sample into this file")
+    parser.add_argument("--recipe", help="print what a sample costs as this recipe's system reads it")
+    parser.add_argument("--source", default="", metavar="NAME", help="with --recipe: as this source of a mix")
     parser.add_argument("--json", action="store_true", help="print JSON: the manifest, or the sample's metadata")
 
 
@@ -38,6 +40,12 @@ def run(args: argparse.Namespace) -> int:
     from shards.dataset import ShardDataset
 
     dataset = ShardDataset.open(args.dataset)
+    if args.recipe is not None:
+        if args.key is not None or args.png:
+            raise ValueError("--recipe is about the whole data set; leave KEY and --png out")
+        return _show_reads(args, dataset)
+    if args.overrides or args.source:
+        raise ValueError("values of a recipe and --source have a meaning with --recipe NAME only")
     if args.key is None:
         if args.png:
             raise ValueError(f"--png draws one sample; give its key too, such as {dataset.key(0)!r}")
@@ -55,6 +63,28 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _show_reads(args: argparse.Namespace, dataset: ShardDataset) -> int:
+    """Print how many bytes a sample costs as the system of a recipe reads it."""
+    from tools.draws import bytes_per_draw, bytes_per_sample
+    from tools.recipe import load_recipe
+    from tools.systems import system_of
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    system = system_of(recipe)
+    reads = system.feed(recipe, dataset, args.source).reads
+    draw, whole = bytes_per_draw(dataset, reads), bytes_per_sample(dataset)
+    total = sum(draw.values())
+    if args.json:
+        print(json.dumps({"system": system.name, "bytes_per_draw": draw, "bytes_per_sample": whole}))
+        return 0
+    lines = [f"{dataset.directory}: {system.title} reads {total:,.0f} of the {whole:,.0f} bytes of a sample"]
+    for name, num_bytes in draw.items():
+        drawn = f", drawn by {reads.gather[name]}" if name in reads.gather else ""
+        lines.append(f"  {name:<10} {num_bytes:>14,.0f}{drawn}")
+    print("\n".join(map(clean, lines)))
+    return 0
+
+
 def _number(dataset: ShardDataset, key: str) -> int:
     if not key.startswith("#"):
         try:
@@ -68,14 +98,16 @@ def _number(dataset: ShardDataset, key: str) -> int:
 
 def describe(dataset: ShardDataset) -> str:
     """The manifest as lines for people."""
+    from shards.describe import describe_fields
+
     manifest = dataset.manifest
     mean = manifest.num_bytes / max(1, len(dataset))
     lines = [
         f"{dataset.directory}: split {manifest.split}, {len(dataset):,} samples in {dataset.num_shards:,} shards, "
-        f"{manifest.num_bytes / 1e6:,.1f} MB ({mean / 1e3:,.1f} kB a sample)",
+        f"{spell_bytes(manifest.num_bytes)} ({spell_bytes(mean)} a sample)",
         f"digest      {manifest.digest}",
         "fields",
-        *(f"  {_spell_field(field)}" for field in manifest.schema),
+        *(f"  {line}" for line in describe_fields(dataset)),
     ]
     if manifest.label_names:
         lines.append(f"classes     {len(manifest.label_names)}: {'; '.join(manifest.label_names[:8])}")
@@ -108,7 +140,7 @@ def describe_sample(dataset: ShardDataset, number: int) -> str:
 def _spread(value: NDArray[Any]) -> str:
     import numpy as np
 
-    if value.dtype.kind == "c":
+    if value.dtype.kind == "c" or not value.size:
         return ""
     with np.errstate(all="ignore"):  # sums beyond the range, and what is not a number, are what they are
         low, high, mean = float(value.min()), float(value.max()), float(value.mean(dtype=np.float64))
@@ -141,13 +173,6 @@ def _value_json(value: StoredValue) -> dict[str, Any]:
     if isinstance(value, list):
         return {"piece_bytes": [len(piece) for piece in value]}
     return {"dtype": value.dtype.str, "shape": list(value.shape)}
-
-
-def _spell_field(field: Field) -> str:
-    group = f", group {field.group}" if field.group else ""
-    if field.dtype is None or field.shape is None:
-        return f"{field.name:<10} bytes{group}"
-    return f"{field.name:<10} {field.dtype} {list(field.shape)}, {field.layout} layout{group}"
 
 
 def _spell_tree(tree: Any, prefix: str = "") -> list[str]:

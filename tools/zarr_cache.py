@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     notes: list[str] = []
     with track(f"{args.direction}ing targets", total=len(dataset), unit="samples") as progress:
         if args.direction == "export":
-            export_targets(dataset, args.cache, zarr_format=args.zarr_format, report=progress.at)
+            export_targets(dataset, args.cache, zarr_format=args.zarr_format, progress=progress)
         else:
             manifest = import_targets(args.cache, dataset, group=args.group, progress=progress, say=notes.append)
             dataset = ShardDataset(args.data, manifest)

@@ -36,6 +36,6 @@ def forward_flops_per_clip(objective: nn.Module, batch: Batch) -> float:
     return float(counter.get_total_flops())
 
 
-def model_flops_utilisation(clips_per_second: float, forward_flops: float, peak: float, num_devices: int = 1) -> float:
+def model_flops_utilisation(forward_flops_per_second: float, peak: float, num_devices: int = 1) -> float:
     """Share of the peak: a training step costs three forward passes (Chowdhery et al. 2022, PaLM, appendix B)."""
-    return clips_per_second * 3 * forward_flops / (peak * num_devices)
+    return forward_flops_per_second * 3 / (peak * num_devices)

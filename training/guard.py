@@ -1,11 +1,12 @@
 """Steps whose loss or gradient was not finite: skipped, counted, their samples named; a run of them ends training."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from pipeline.batch.batch import Batch
 from training.learner import StepResult
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,7 @@ class _Step:
     finite: Tensor
     losses: Tensor
     index: Tensor
+    source: str
 
 
 class NonFiniteGuard:
@@ -34,9 +36,10 @@ class NonFiniteGuard:
         self._steps: list[_Step] = []
         self._in_a_row = 0
 
-    def add(self, number: int, result: StepResult, batch: Mapping[str, Tensor]) -> None:
+    def add(self, number: int, result: StepResult, batch: Batch) -> None:
         """Take in a step."""
-        self._steps.append(_Step(number, result.finite, result.sample_losses, batch["index"].clone()))
+        index = batch["index"].clone()
+        self._steps.append(_Step(number, result.finite, result.sample_losses, index, batch.source))
 
     def review(self) -> int:
         """Log the skipped steps of the interval and begin the next one.
@@ -70,4 +73,5 @@ class NonFiniteGuard:
         if not samples:
             samples, what = step.index.tolist(), "no sample's loss stands out on this rank, its batch"
         keys = ", ".join(self._key_of(sample) for sample in samples[:NUM_NAMED] if sample >= 0)
+        what += f" ({step.source})" if step.source else ""
         return f"{what}: {keys}{', ...' if len(samples) > NUM_NAMED else ''}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-from training.batches import BatchSource
+from pipeline.source import BatchSource
 from training.checkpoint import VALIDATION_LOSS
 from training.config import TrainConfig
 from training.learner import Learner

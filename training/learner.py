@@ -44,11 +44,20 @@ class StepResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Gradients:
-    """What the passes over a batch left behind, beside the gradients."""
+class Passes:
+    """What the passes over a global batch gave beside the gradients; `StepResult` says more of each.
+
+    Attributes:
+        loss: f32 scalar, of all ranks.
+        counted: bool scalar: some sample of all ranks had a weight.
+        sums: this rank's.
+        sample_losses: this rank's.
+        num_samples: of all ranks.
+        num_valid: of all ranks.
+    """
 
     loss: Tensor
-    weight: Tensor
+    counted: Tensor
     sums: Sums
     sample_losses: Tensor
     num_samples: Tensor
@@ -103,9 +112,12 @@ class Learner:
         set_rate(self.optimizer, rate)
         found = self.backward(batch, clock)
         with clock.stage("optimizer"):
-            scores, finite, taken = self._update(found)
+            norm = nn.utils.clip_grad_norm_(self.objective.parameters(), self.optim.clip_grad_norm)
+            finite = norm.isfinite() & found.loss.isfinite()
+            taken = finite & found.counted
+            self._move(taken)
         return StepResult(
-            scores=scores,
+            scores={"loss": found.loss, "grad_norm": norm},
             sums=found.sums,
             finite=finite,
             taken=taken,
@@ -114,19 +126,22 @@ class Learner:
             num_valid=found.num_valid,
         )
 
-    def backward(self, batch: Batch, clock: StepClock) -> _Gradients:
-        """Leave the gradients of a global batch in the parameters, less their division by the weight of its samples.
+    def backward(self, batch: Batch, clock: StepClock) -> Passes:
+        """Leave the gradients of a global batch in the parameters.
 
-        That weight is known behind the last chunk only. Until then a chunk's share of the loss is its weighted sum over
-        the number of valid samples of all ranks, and the wrapper, which averages over ranks, is given the share times
-        their number; `_update` does the rest.
+        The weight of its samples is known behind the last chunk only. Until then a chunk's share of the loss is its
+        weighted sum over the number of valid samples of all ranks, and the wrapper, which averages over ranks, is given
+        the share times their number; the gradients are divided by the weight at the end.
+
+        Raises:
+            ValueError: See `step`.
         """
         with clock.stage("forward"):
             counts = torch.stack([(batch["index"] >= 0).sum(), batch["valid"].sum()])
             num_samples, num_valid = sum_over_ranks(counts, self.world).unbind()
             divisor = num_valid.clamp(min=1)
         loss, weight = torch.zeros(2, device=self.device).unbind()
-        sums, losses, source = Sums(), [], getattr(batch, "source", "")
+        sums, losses, source = Sums(), [], batch.source
         chunks = list(cut(batch, self.config.chunk_size))
         for number, chunk in enumerate(chunks, start=1):
             with self._gradients_exchanged(number == len(chunks)):
@@ -142,9 +157,15 @@ class Learner:
             loss, weight = loss + share.detach(), weight + scores.weight_sum()
             sums.add(scores, source)
         self._refuse_left_out(source)
-        return _Gradients(
-            loss=loss,
-            weight=weight,
+        with clock.stage("optimizer"):
+            loss, weight = sum_over_ranks(torch.stack([loss, weight]), self.world).unbind()
+            counted = weight > 0
+            factor = torch.where(counted, num_valid / weight, 0)  # 1 where no sample has a weight of its own
+            self.scaler.unscale_(self.optimizer)
+            torch._foreach_mul_([p.grad for p in self.objective.parameters() if p.grad is not None], factor)
+        return Passes(
+            loss=loss * factor,
+            counted=counted,
             sums=sums,
             sample_losses=torch.cat(losses),
             num_samples=num_samples,
@@ -169,30 +190,16 @@ class Learner:
                 "some batches leave a part out has to declare uses_all = False to be trained on several ranks"
             )
 
-    def _update(self, found: _Gradients) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Divide by the weight, clip and step, unless something is not finite or there is no weight at all.
+    def _move(self, taken: Tensor) -> None:
+        """Take the optimiser's step, or change nothing; and drop the gradients.
 
-        The decision stays on the device: AdamW's fused kernel takes it as `found_inf` and then changes nothing.
-
-        Returns:
-            The scores, and whether loss and gradients were finite, and the step was taken.
+        The decision stays on the device: AdamW's fused kernel gets it as `found_inf`.
         """
-        loss, weight = sum_over_ranks(torch.stack([found.loss, found.weight]), self.world).unbind()
-        counted = weight > 0
-        factor = torch.where(counted, found.num_valid / weight, 0)  # 1 where no sample has a weight of its own
-        gradients = [p.grad for p in self.objective.parameters() if p.grad is not None]
-        self.scaler.unscale_(self.optimizer)
-        torch._foreach_mul_(gradients, factor)
-        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), self.optim.clip_grad_norm)
-        scores = {"loss": loss * factor, "grad_norm": norm}
-        finite = norm.isfinite() & scores["loss"].isfinite()
-        taken = finite & counted
         self.optimizer.found_inf = (~taken).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         if self.scaler.is_enabled():
             self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return scores, finite, taken
 
     @torch.no_grad()
     def score(self, batches: Iterator[Batch]) -> dict[str, float]:
@@ -206,7 +213,7 @@ class Learner:
             for chunk in cut(batch, self.config.chunk_size):
                 with self.autocast():
                     scores = score_batch(self.objective, chunk)
-                sums.add(scores, getattr(batch, "source", ""), with_loss=True)
+                sums.add(scores, batch.source, with_loss=True)
         train_mode(self.objective, self.parts)
         return {"loss": 0.0, **means_over_ranks(sums, self.world, self.device)}
 

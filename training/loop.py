@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,8 +13,8 @@ from typing import Any
 from torch import nn
 
 from pipeline.batch.batch import Batch
+from pipeline.source import BatchSource
 from pipeline.world import World
-from training.batches import BatchSource, endless
 from training.checkpoint import Checkpoint, refuse_other_recipe, save_checkpoint
 from training.config import TrainConfig
 from training.curves import draw_curves
@@ -22,12 +22,13 @@ from training.distributed import StopRequest
 from training.flops import forward_flops_per_clip, model_flops_utilisation, peak_flops_per_second
 from training.guard import NonFiniteGuard
 from training.held_out import Evaluation, HeldOut, metrics_of, refuse_unmeasured
+from training.initial import restore
 from training.learner import Learner
 from training.metrics import MetricsFile, Row, Window, format_row
 from training.optim import OptimConfig, learning_rate, rates, refuse_long_warmup
-from training.parts import kept_state, load_state
+from training.parts import kept_state
 from training.state import load_optimizer_tensors, load_rng_tensors, optimizer_tensors, rng_tensors
-from training.trackers import open_trackers
+from training.trackers import Track, open_trackers, refuse_missing_trackers
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +106,10 @@ class Trainer:
         self.held_out = HeldOut(self.learner, validation, evaluations)
         self.step = 0
         self._guard = NonFiniteGuard(config.max_nonfinite, key_of)
-        self._trackers = open_trackers(config.trackers, run_dir, recipe) if self.leads else []
+        refuse_missing_trackers(config.trackers if self.leads else ())
+        self._trackers: list[Track] = []
         self._peak = peak_flops_per_second(self.device)
-        self._forward_flops: float | None = None
+        self._forward_flops: dict[str, float] = {}  # of a sample, by source
 
     @property
     def leads(self) -> bool:
@@ -127,25 +129,14 @@ class Trainer:
                 length; the message names both values.
         """
         refuse_other_recipe(checkpoint, self.recipe)
-        self._refuse_other_frozen_part(checkpoint)
         self.loader.load_state_dict(checkpoint.loader)
         self._refuse_other_length(checkpoint)
-        needed = set(kept_state(self.objective, self.learner.parts))
-        load_state(self.objective, checkpoint.model, needed, f"the checkpoint at step {checkpoint.step}")
+        restore(self.objective, checkpoint)
         load_optimizer_tensors(self.learner.optimizer, checkpoint.optimizer)
         if checkpoint.scaler and self.learner.scaler.is_enabled():
             self.learner.scaler.load_state_dict(checkpoint.scaler)
         load_rng_tensors(checkpoint.rng, self.device)
         self.step = checkpoint.step
-
-    def _refuse_other_frozen_part(self, checkpoint: Checkpoint) -> None:
-        """What a checkpoint does not hold has to be what it was: the trained part has learned to go with it."""
-        if checkpoint.frozen_digest != self.learner.frozen_digest:
-            was, here = (digest or "none" for digest in (checkpoint.frozen_digest, self.learner.frozen_digest))
-            raise ValueError(
-                f"the checkpoint at step {checkpoint.step} was trained with another frozen part: its digest was {was} "
-                f"and is {here} here; resume with the frozen weights of then, or start in another folder"
-            )
 
     def _refuse_other_length(self, checkpoint: Checkpoint) -> None:
         """The learning rate is laid out over all steps: others would bend it, or warm it up a second time."""
@@ -165,12 +156,13 @@ class Trainer:
         """
         if self.leads:
             self.run_dir.mkdir(parents=True, exist_ok=True)
+            self._trackers = open_trackers(self.config.trackers, self.run_dir, self.recipe)
         last_saved, stopped = self.checkpoints / f"step-{self.step:08d}", False
         stop = StopRequest(self.world)
         with (
             stop.listening(),
             MetricsFile(self.run_dir / "metrics.jsonl", after_step=self.step, writes=self.leads) as metrics,
-            contextlib.closing(endless(self.loader)) as batches,
+            contextlib.closing(_endless(self.loader)) as batches,
         ):
             window = self._window()
             while self.step < self.num_steps and not stopped:
@@ -193,8 +185,10 @@ class Trainer:
         return Window(self.device, self.loader.stats())
 
     def _train_step(self, batch: Batch, window: Window) -> None:
-        if self._peak is not None and self._forward_flops is None:
-            self._forward_flops = forward_flops_per_clip(self.objective, batch)
+        if self._peak is not None:
+            if batch.source not in self._forward_flops:
+                self._forward_flops[batch.source] = forward_flops_per_clip(self.objective, batch)
+            window.forward_flops += self._forward_flops[batch.source] * len(batch["valid"]) * self.world.size
         self.step += 1
         rate = learning_rate(self.step, self.num_steps, self.optim)
         result = self.learner.step(batch, rate, window.clock)
@@ -210,9 +204,9 @@ class Trainer:
         row: Row = {"step": self.step, **window.row(self.loader.stats(), self.world), "num_skipped": num_skipped}
         row["lr"] = learning_rate(self.step, self.num_steps, self.optim)
         row |= {f"lr_{part}": rate for part, rate in rates(self.learner.optimizer, row["lr"]).items()}
-        if self._peak is not None and self._forward_flops is not None:
-            rate = row["clips_per_second"]
-            row["mfu"] = model_flops_utilisation(rate, self._forward_flops, self._peak, self.world.size)
+        if self._peak is not None:
+            rate = window.forward_flops / window.seconds
+            row["mfu"] = model_flops_utilisation(rate, self._peak, self.world.size)
         return row | self.held_out.measure() if measure else row
 
     def _publish(self, row: Row, window: Window, metrics: MetricsFile) -> None:
@@ -261,3 +255,9 @@ class Trainer:
             checkpoint=last_saved,
             stopped=stopped,
         )
+
+
+def _endless(loader: BatchSource) -> Generator[Batch, None, None]:
+    """One epoch after the other."""
+    while True:
+        yield from loader

@@ -75,6 +75,7 @@ class Window:
         self.clock = StepClock(device)
         self.num_steps = 0
         self.seconds = 0.0
+        self.forward_flops = 0.0  # of all ranks, where somebody counts them
         self._num_taken = torch.zeros((), device=device)
         self._num_samples = torch.zeros((), device=device, dtype=torch.int64)
         self._num_valid = torch.zeros((), device=device, dtype=torch.int64)

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 
-import torch
-import xxhash
 from torch import Tensor, nn
 
+from model.parts import weights_digest
 from training.objective import Declared
 
 NUM_NAMED = 4
@@ -33,15 +32,10 @@ def kept_state(objective: nn.Module, parts: Declared) -> dict[str, Tensor]:
 
 
 def frozen_digest(objective: nn.Module, parts: Declared) -> str:
-    """Names what a checkpoint does not hold: xxh3-128 of names, dtypes, shapes and bytes; "" if it holds everything."""
+    """Names what a checkpoint does not hold, see `weights_digest`; "" if it holds everything."""
     if parts.trainable is None:
         return ""
-    digest = xxhash.xxh3_128()
-    for name, value in sorted(objective.state_dict().items()):
-        if not parts.is_kept(name):
-            digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return weights_digest({name: value for name, value in objective.state_dict().items() if not parts.is_kept(name)})
 
 
 def load_state(objective: nn.Module, given: Mapping[str, Tensor], needed: set[str], what: str) -> None:
@@ -58,11 +52,11 @@ def load_state(objective: nn.Module, given: Mapping[str, Tensor], needed: set[st
     """
     own = objective.state_dict()
     wrong = [f"{name} is missing" for name in own if name in needed and name not in given]
-    wrong += [f"{name} has no place here" for name in given if name not in own]
+    wrong += [f"{name} has no place here" for name in sorted(given) if name not in own]
     wrong += [
-        f"{name} has shape {list(value.shape)}, here it has {list(own[name].shape)}"
-        for name, value in given.items()
-        if name in own and value.shape != own[name].shape
+        f"{name} has shape {list(given[name].shape)}, here it has {list(value.shape)}"
+        for name, value in own.items()
+        if name in given and given[name].shape != value.shape
     ]
     if wrong:
         more = f" and {len(wrong) - NUM_NAMED} more" if len(wrong) > NUM_NAMED else ""

@@ -113,11 +113,10 @@ class BatchPlan:
         shards: shard per row.
         rows: row in that shard.
         checked: whether a row is read whole and compared with its checksums, whatever was read of it before.
+        keys: random bits per row for decoders; empty where there are none.
         memory: the slab.
         layout: where each array lies in it.
-        arrays: views of it by name, each `[B, ...]`.
-        ragged: bytes per row for each ragged field that is kept as it is.
-        decoded: arrays per row, `[length, ...]`, for each ragged field that is decoded; None for padding.
+        arrays: views of it by name.
     """
 
     epoch: int
@@ -126,8 +125,7 @@ class BatchPlan:
     shards: list[int]
     rows: list[int]
     checked: list[bool]
+    keys: list[int]
     memory: NDArray[np.uint8]
     layout: SlabLayout
     arrays: dict[str, NDArray[Any]]
-    ragged: dict[str, list[bytes]]
-    decoded: dict[str, list[NDArray[Any] | None]]

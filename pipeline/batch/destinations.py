@@ -1,65 +1,61 @@
-"""Where payloads come from and where they go: one field of one open shard, one field of some rows of a batch."""
+"""Where payloads go: one field of some rows of a batch.
+
+Each fills one row after another and says how many bytes it asked of storage for that.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
-from pipeline.read.decoders import Decoder
+from pipeline.batch.runs import AGAIN, NOTHING, runs
+from pipeline.batch.stored import StoredField
 from pipeline.read.gather import beyond_last_piece, gather
 from pipeline.read.labels import label_of
-from pipeline.read.readers import OpenShard
 from shards.format.errors import DamagedShardError
-from shards.format.extents import Extents
 from shards.format.schema import Field
 
-
-@dataclass(frozen=True, slots=True)
-class StoredField:
-    """One field of one shard: the open tar, and where each row's payload lies in it.
-
-    `check` compares the payload with its checksum. All methods raise DamagedShardError where the file or the payload
-    is not what it was when it was written.
-    """
-
-    shard: OpenShard
-    extents: Extents
-
-    def address(self, row: int) -> int | None:
-        """Where a payload is mapped as long as this object lives, or None if it must be read."""
-        return self.shard.address(int(self.extents.offsets[row]), int(self.extents.sizes[row]))
-
-    def view(self, row: int, check: bool) -> NDArray[np.uint8]:
-        """A payload, u8 `[size]`, good until this thread asks for another."""
-        payload = self.shard.view(int(self.extents.offsets[row]), int(self.extents.sizes[row]))
-        return self._checked(payload, row) if check else payload
-
-    def read_into(self, row: int, out: NDArray[np.uint8], check: bool) -> None:
-        """Fill `out`, u8 `[size]`, with a payload."""
-        self.shard.read_into(int(self.extents.offsets[row]), out)
-        if check:
-            self._checked(out, row)
-
-    def _checked(self, payload: NDArray[np.uint8], row: int) -> NDArray[np.uint8]:
-        if xxhash.xxh3_64_intdigest(payload.data) != int(self.extents.checksums[row]):
-            problem = "the payload's checksum is wrong: its bytes were changed"
-            raise DamagedShardError(problem, shard=self.shard.path.name)
-        return payload
+Positions = NDArray[np.int64]
 
 
-class Rows:
-    """Rows of bytes, whole or only at the positions of a mask.
+class Destination(Protocol):
+    """One field of some rows of a batch."""
+
+    @property
+    def field(self) -> Field:
+        """As it is stored."""
+        ...
+
+    def fill(self, row: int, source: StoredField, source_row: int, check: bool) -> int:
+        """Put one payload into its row, at once or with `finish`; returns the bytes asked of storage.
+
+        Raises:
+            DamagedShardError: the payload is not what it was when it was written, or not what it has to be.
+        """
+        ...
+
+    def blank(self, row: int) -> None:
+        """Zero a row, so that nothing of an earlier batch shows."""
+        ...
+
+    def finish(self) -> Sequence[int]:
+        """Copy what `fill` only took note of; returns the rows whose mapped bytes were not there any more."""
+        ...
+
+
+class FixedRows:
+    """Arrays of fixed shape, whole or only at the positions of a mask.
 
     Mapped payloads are copied all at once, at the end. What is to be checked is read whole, and what is given out is
     what was checked, not what the file holds a moment later.
     """
 
     def __init__(
-        self, field: Field, rows: NDArray[np.uint8], positions: NDArray[np.int64] | None, start: int, stop: int
+        self, field: Field, rows: NDArray[np.uint8], positions: Positions | None, start: int, stop: int
     ) -> None:
         """Fill rows `start` to `stop`.
 
@@ -74,75 +70,129 @@ class Rows:
         self._start, self._stop = start, stop
         self._addresses = np.zeros(stop - start, np.uint64)
         self._held: list[StoredField] = []  # so that no address outlives its mapping
+        self._drawn_bytes: int = rows.shape[1] * rows.shape[2]
+        self._whole_bytes = field.num_bytes
 
-    def fill(self, row: int, source: StoredField, source_row: int, check: bool) -> None:
-        """Put one payload into its row, at once or with `finish`."""
+    def fill(self, row: int, source: StoredField, source_row: int, check: bool) -> int:
+        """Take note of a mapped payload, or read it."""
         if not check and (address := source.address(source_row)) is not None:
             self._addresses[row - self._start] = address
             self._held.append(source)
-        elif self._positions is None:
+            return self._drawn_bytes
+        if self._positions is None:
             source.read_into(source_row, self._rows[row].reshape(-1), check)
         else:
             pieces = source.view(source_row, check).reshape(self._num_pieces, -1)
             if self._positions[row].min() < 0 or self._positions[row].max() >= len(pieces):
                 raise beyond_last_piece(len(pieces))
             pieces.take(self._positions[row], axis=0, out=self._rows[row], mode="clip")
+        return self._whole_bytes
 
     @property
     def _num_pieces(self) -> int:
         return self._rows.shape[1] if self._positions is None else self.field.num_positions
 
     def blank(self, row: int) -> None:
-        """Zero a row, so that nothing of an earlier batch shows."""
+        """Zero a row."""
         self._rows[row] = 0
 
-    def finish(self) -> list[int]:
-        """Copy what `fill` only took note of; returns the rows whose mapped bytes were not there any more."""
+    def finish(self) -> Sequence[int]:
+        """Copy the mapped payloads."""
         if not self._held:
-            return []
+            return ()
         chosen = None if self._positions is None else self._positions[self._start : self._stop]
         lost = gather(self._rows[self._start : self._stop], self._addresses, chosen, self._num_pieces)
-        return [self._start + row for row in lost.nonzero()[0].tolist()] if lost.any() else []
+        return [self._start + row for row in lost.nonzero()[0].tolist()] if lost.any() else ()
+
+
+class AtOnce:
+    """Destinations that are filled with each payload: nothing is left to do at the end, and nothing lost."""
+
+    def finish(self) -> Sequence[int]:
+        """Nothing."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
-class Ragged:
-    """A list of ragged pieces, as they are or decoded, and the label inside them where they are the JSON member."""
+class VaryingRows(AtOnce):
+    """Arrays of rows: all of them with zeros behind, or those that a draw names.
+
+    Attributes:
+        field: what is read.
+        rows: the field's array in the batch, u8 `[B, L, row_bytes]`.
+        lengths: i64 `[B]`, rows of each sample, where they are read whole.
+        positions: i64 `[B, L]`, which rows to read; None for all of them.
+    """
 
     field: Field
-    pieces: list[bytes] | None
-    decoded: list[NDArray[Any] | None] | None
-    decoder: Decoder | None
-    labels: NDArray[np.int64] | None
+    rows: NDArray[np.uint8]
+    lengths: NDArray[np.int64] | None
+    positions: Positions | None
 
-    def fill(self, row: int, source: StoredField, source_row: int, check: bool) -> None:
-        """Put one payload into its row, at once or with `finish`."""
-        data = source.view(source_row, check).tobytes()
-        if self.pieces is not None:
-            self.pieces[row] = data
-        if self.decoded is not None and self.decoder is not None:
-            try:
-                self.decoded[row] = self.decoder(data)
-            except ValueError as error:
-                raise DamagedShardError(f"does not decode: {error}", shard="") from None
-        if self.labels is not None:
-            try:
-                self.labels[row] = label_of(data)
-            except ValueError as error:
-                raise DamagedShardError(f"the JSON member has no readable label: {error}", shard="") from None
+    def fill(self, row: int, source: StoredField, source_row: int, check: bool) -> int:
+        """Read the rows, or all of the payload where it is checked."""
+        out, size, row_bytes = self.rows[row], source.size(source_row), self.field.row_bytes
+        length = size // row_bytes
+        if self.positions is None:
+            source.read_into(source_row, out[:length].reshape(-1), check)
+            out[length:] = 0
+            return size
+        payload = source.view(source_row, check).reshape(length, row_bytes) if check else None
+        asked = size if check else 0
+        for start, stop, first in runs(self.positions[row].tolist(), length):
+            if first == NOTHING:
+                out[start:stop] = 0
+            elif first == AGAIN:
+                out[start] = out[start - 1]
+            elif payload is not None:
+                out[start:stop] = payload[first : first + stop - start]
+            else:
+                source.read_part(source_row, first * row_bytes, out[start:stop].reshape(-1))
+                asked += (stop - start) * row_bytes
+        return asked
 
     def blank(self, row: int) -> None:
-        """Zero a row, so that nothing of an earlier batch shows."""
-        if self.pieces is not None:
-            self.pieces[row] = b""
-        if self.decoded is not None:
-            self.decoded[row] = None
+        """Zero a row and its length."""
+        self.rows[row] = 0
+        if self.lengths is not None:
+            self.lengths[row] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlainBytes(AtOnce):
+    """Payloads as they are, one behind the other, and the label inside them where they are the JSON member.
+
+    Attributes:
+        field: what is read.
+        data: u8, the payloads of all rows; None if only the label counts.
+        offsets: i64 `[B + 1]`, where each begins and ends.
+        labels: i64 `[B]`, or None.
+    """
+
+    field: Field
+    data: NDArray[np.uint8] | None
+    offsets: NDArray[np.int64] | None
+    labels: NDArray[np.int64] | None
+
+    def fill(self, row: int, source: StoredField, source_row: int, check: bool) -> int:
+        """Read the payload."""
+        if self.data is None or self.offsets is None:
+            payload = source.view(source_row, check)
+        else:
+            payload = self.data[self.offsets[row] : self.offsets[row + 1]]
+            if len(payload) != source.size(source_row):
+                raise DamagedShardError("its sidecar could not be read when the batch was planned", shard="")
+            source.read_into(source_row, payload, check)
+        if self.labels is not None:
+            try:
+                self.labels[row] = label_of(payload.tobytes())
+            except ValueError as error:
+                raise DamagedShardError(f"the JSON member has no readable label: {error}", shard="") from None
+        return source.size(source_row)
+
+    def blank(self, row: int) -> None:
+        """Zero a row, whose bytes remain as many."""
+        if self.data is not None and self.offsets is not None:
+            self.data[self.offsets[row] : self.offsets[row + 1]] = 0
         if self.labels is not None:
             self.labels[row] = -1
-
-    def finish(self) -> list[int]:
-        """Nothing is left to do, and nothing lost."""
-        return []
-
-
-Destination = Rows | Ragged

@@ -2,114 +2,112 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.batch.batch import BatchPlan
-from pipeline.batch.slab import SlabLayout
+from pipeline.batch.parts import draw_arrays, make_parts
+from pipeline.batch.slab import Arrays, SlabLayout, lay_out
 from pipeline.config import LoaderConfig
-from pipeline.order.schedule import FixedSize, LengthBudget, Schedule
+from pipeline.order.bits import derive_key, mix
+from pipeline.order.schedule import FixedSize, LengthBudget, Samples, Schedule
 from pipeline.read.checks import draw_checked
 from pipeline.reads import Reads
 from pipeline.world import World
 from shards.dataset import ShardDataset
 
+STREAM = int.from_bytes(b"decoders", "little")  # apart from the order, the draws and the checks of the same seed
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A batch that has no memory yet.
+
+    Attributes:
+        epoch: the epoch.
+        number: the batch's number in it.
+        samples: its samples, -1 for padding.
+        layout: where its arrays will lie.
+    """
+
+    epoch: int
+    number: int
+    samples: Samples
+    layout: SlabLayout
+
 
 class Planner:
-    """Knows the schedule, the masks and the layout of batches; reads nothing."""
+    """Knows the schedule, what is drawn and the layout of batches; reads nothing but sidecars."""
 
-    def __init__(
-        self,
-        dataset: ShardDataset,
-        config: LoaderConfig,
-        reads: Reads,
-        world: World,
-    ) -> None:
+    def __init__(self, dataset: ShardDataset, config: LoaderConfig, reads: Reads, world: World) -> None:
         """Check that all parts fit together.
 
         Raises:
             ValueError: they do not.
         """
         self._dataset, self._config, self._reads = dataset, config, reads
+        self.parts = make_parts(dataset, reads)
         self.schedule = _schedule(dataset, config, reads, world)
-        _check_fields(dataset, reads)
-        self._layouts: dict[int, SlabLayout] = {}
-        self._drawn: tuple[int, frozenset[int]] = (-1, frozenset())
+        self._checked_in: tuple[int, frozenset[int]] = (-1, frozenset())
 
     @property
-    def slab_bytes(self) -> int:
-        """Bytes of the largest batch."""
-        return self._layout(self.schedule.max_rows).num_bytes
+    def fields(self) -> set[str]:
+        """Fields of the data set that shape batches: those that are read, and those whose lengths count."""
+        counted = {name for name in self._config.length_budget or () if name not in self._reads.lengths}
+        drawn = {draw.length_of for draw in self._reads.draws if draw.length_of is not None}
+        return {part.field.name for part in self.parts} | counted | drawn
 
-    @property
-    def bytes_per_sample(self) -> int:
-        """Bytes of array fields that a sample puts into a batch."""
-        regions = self._layout(1).regions
-        return sum(region.num_bytes for name, region in regions.items() if name in self._dataset.schema)
-
-    def _layout(self, rows: int) -> SlabLayout:
-        if rows not in self._layouts:
-            self._layouts[rows] = SlabLayout(self._arrays(rows))
-        return self._layouts[rows]
-
-    def _arrays(self, rows: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-        drawn = {name: shape for draw in self._reads.draws for name, shape in draw.shapes.items()}
-        arrays: dict[str, tuple[str, tuple[int, ...]]] = {"index": ("<i8", (rows,)), "valid": ("|b1", (rows,))}
-        for name in self._reads.fields:
-            if name == "label":
-                arrays[name] = ("<i8", (rows,))
-                continue
-            field = self._dataset.schema[name]
-            if not field.is_array or field.dtype is None:
-                continue
-            shape = field.fixed_shape
-            if name in self._reads.gather:
-                shape = (*drawn[self._reads.gather[name]], *shape[1:])
-            arrays[name] = (field.dtype, (rows, *shape))
-        return arrays | {name: ("<i8", (rows, *shape)) for name, shape in drawn.items()}
-
-    def plan(self, epoch: int, number: int, memory: NDArray[np.uint8]) -> BatchPlan:
-        """The plan of a batch, its indices and masks already in `memory`, u8 `[slab_bytes]`."""
-        config = self._config
+    def draft(self, epoch: int, number: int) -> Draft:
+        """The samples of a batch, and the layout they need."""
         index = self.schedule.rows(epoch, number)
-        size = len(index)
+        arrays: Arrays = {"index": ("<i8", (len(index),)), "valid": ("|b1", (len(index),))}
+        for part in self.parts:
+            arrays |= part.arrays(index)
+        arrays |= draw_arrays(self._reads, len(index))
+        return Draft(epoch, number, index, lay_out(tuple(arrays.items())))
+
+    def plan(self, draft: Draft, memory: NDArray[np.uint8]) -> BatchPlan:
+        """The plan of a batch, with all that is known of it beforehand written to `memory`, u8 `[num_bytes]`."""
+        index, epoch = draft.samples, draft.epoch
         real = index[index >= 0]
         shards, rows = self._dataset.locate(real)
-        padding = [-1] * (size - len(real))
-        layout = self._layout(size)
-        arrays = layout.views(memory)
+        padding = [-1] * (len(index) - len(real))
+        memory = memory[: draft.layout.num_bytes]
+        arrays = draft.layout.views(memory)
         arrays["index"][:] = index
+        samples, drawn_as = np.maximum(index, 0), 0 if self._reads.held_out else epoch
         for draw in self._reads.draws:
-            for name, positions in draw.draw(config.seed, epoch, np.maximum(index, 0), None).items():
+            lengths = None if draw.length_of is None else self._dataset.lengths(draw.length_of)[samples]
+            for name, positions in draw.draw(self._config.seed, drawn_as, samples, lengths).items():
                 arrays[name][:] = positions
-        ragged = [name for name in self._reads.fields if name not in arrays]
-        return BatchPlan(
+        keys: list[int] = []
+        if self._reads.decoders:
+            keys = mix(samples.astype(np.uint64) ^ derive_key(self._config.seed, drawn_as, STREAM)).tolist()
+        plan = BatchPlan(
             epoch=epoch,
-            number=number,
+            number=draft.number,
             samples=index.tolist(),
             shards=shards.tolist() + padding,
             rows=rows.tolist() + padding,
             checked=self._checked(epoch, index.tolist()),
+            keys=keys,
             memory=memory,
-            layout=layout,
+            layout=draft.layout,
             arrays=arrays,
-            ragged={name: [b""] * size for name in ragged if name not in self._reads.decoders},
-            decoded={name: _nothing(size) for name in ragged if name in self._reads.decoders},
         )
+        for part in self.parts:
+            part.begin(plan)
+        return plan
 
     def _checked(self, epoch: int, samples: list[int]) -> list[bool]:
         if self._config.verify != "sample":
             return [self._config.verify == "always"] * len(samples)
-        if self._drawn[0] != epoch:
+        if self._checked_in[0] != epoch:
             counts = np.array([info.num_samples for info in self._dataset.manifest.shards])
-            self._drawn = (epoch, frozenset(draw_checked(self._config.seed, epoch, counts).tolist()))
-        return [sample in self._drawn[1] for sample in samples]
-
-
-def _nothing(size: int) -> list[NDArray[Any] | None]:
-    return [None] * size
+            self._checked_in = (epoch, frozenset(draw_checked(self._config.seed, epoch, counts).tolist()))
+        return [sample in self._checked_in[1] for sample in samples]
 
 
 def _schedule(dataset: ShardDataset, config: LoaderConfig, reads: Reads, world: World) -> Schedule:
@@ -122,30 +120,20 @@ def _schedule(dataset: ShardDataset, config: LoaderConfig, reads: Reads, world: 
             shuffle=config.shuffle,
             drop_last=config.drop_last,
         )
-    for name in config.length_budget:
-        if len(reads.lengths.get(name, ())) != len(dataset):
-            got = len(reads.lengths[name]) if name in reads.lengths else "none"
-            raise ValueError(f"a budget of {name} needs that length of each of the {len(dataset)} samples, got {got}")
-    lengths = {name: reads.lengths[name] for name in config.length_budget}
-    return LengthBudget(lengths, dict(config.length_budget), world, seed=config.seed, shuffle=config.shuffle)
+    lengths = {name: _lengths(dataset, reads, name) for name in config.length_budget}
+    return LengthBudget(lengths, config.length_budget, world, seed=config.seed, shuffle=config.shuffle)
 
 
-def _check_fields(dataset: ShardDataset, reads: Reads) -> None:
-    for name in reads.fields:
-        dataset.schema["json" if name == "label" else name]
-    for name in reads.decoders:
-        if name not in reads.fields or dataset.schema[name].is_array:
-            raise ValueError(f"decoders: {name} must be among the fields and ragged")
-    drawn = {name: draw for draw in reads.draws for name in draw.shapes}
-    for name, mask_name in reads.gather.items():
-        field = dataset.schema[name]
-        if name not in reads.fields or field.layout != "tubes":
+def _lengths(dataset: ShardDataset, reads: Reads, name: str) -> NDArray[np.int64]:
+    """The lengths that a budget counts."""
+    if name in reads.lengths:
+        if len(reads.lengths[name]) != len(dataset):
             raise ValueError(
-                f"gather: {name} must be among the fields and in the tubes layout, here it is {field.layout}"
+                f"a budget of {name} needs that length of each of the {len(dataset)} samples, got "
+                f"{len(reads.lengths[name])}"
             )
-        if mask_name not in drawn:
-            raise ValueError(f"gather: {name} needs a mask that draws {mask_name!r}, got {sorted(drawn) or 'no mask'}")
-        if drawn[mask_name].num_positions != field.num_positions:
-            raise ValueError(
-                f"field {name} has {field.num_positions} positions, the mask has {drawn[mask_name].num_positions}"
-            )
+        return reads.lengths[name]
+    known = sorted({*reads.lengths, *(field.name for field in dataset.schema if field.has_lengths)})
+    if name not in known:
+        raise ValueError(f"no length is known of {name}, for which there is a budget, only of {known or 'nothing'}")
+    return dataset.lengths(name)

@@ -12,8 +12,9 @@ import math
 import mmap
 import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 PAGE_BYTES = 4096
+Arrays = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype and shape
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,11 @@ class Region:
 class SlabLayout:
     """Where each array of a batch lies. Every region starts on a page."""
 
-    def __init__(self, arrays: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-        """Lay out `{name: (dtype, shape)}` one after the other."""
+    def __init__(self, arrays: Iterable[tuple[str, tuple[str, tuple[int, ...]]]]) -> None:
+        """Lay out names with dtype and shape one after the other."""
         self.regions: dict[str, Region] = {}
         self.num_bytes = 0
-        for name, (dtype, shape) in arrays.items():
+        for name, (dtype, shape) in arrays:
             region = Region(self.num_bytes, dtype, shape)
             self.regions[name] = region
             self.num_bytes += -(-region.num_bytes // PAGE_BYTES) * PAGE_BYTES
@@ -55,6 +57,12 @@ class SlabLayout:
             name: memory[region.offset : region.offset + region.num_bytes].view(region.dtype).reshape(region.shape)
             for name, region in self.regions.items()
         }
+
+
+@lru_cache(maxsize=64)  # batches of fixed arrays have one layout, or two
+def lay_out(arrays: tuple[tuple[str, tuple[str, tuple[int, ...]]], ...]) -> SlabLayout:
+    """The layout of these arrays."""
+    return SlabLayout(arrays)
 
 
 def anonymous_memory(num_bytes: int) -> mmap.mmap:
@@ -90,27 +98,32 @@ class Slab:
 class SlabRing:
     """Hands out slabs and takes them back. Taking is for one thread; slabs may come back from any."""
 
-    def __init__(self, num_bytes: int, num_slabs: int, pin: bool = False) -> None:
-        """Prepare a ring of `num_slabs` slabs of `num_bytes`; they are allocated when first needed."""
-        self._num_bytes, self._num_slabs, self._pin = num_bytes, num_slabs, pin
+    def __init__(self, num_slabs: int, pin: bool = False) -> None:
+        """Prepare a ring of `num_slabs` slabs; they are allocated when first needed."""
+        self._num_slabs, self._pin = num_slabs, pin
+        self.num_bytes = 0  # of a slab: as many as the largest batch needed, or more
         self._free: deque[Slab] = deque()
         self._returned: deque[Slab] = deque()
         self._leases: dict[int, weakref.ref[NDArray[np.uint8]]] = {}
         self.num_allocated = 0
 
-    def take(self, grow: bool) -> NDArray[np.uint8] | None:
-        """A slab's memory, u8 `[num_bytes]`, or None if all are in use and `grow` is false.
+    def take(self, num_bytes: int, grow: bool) -> NDArray[np.uint8] | None:
+        """A slab's memory, u8 of at least `num_bytes`, or None if all are in use and `grow` is false.
 
-        The slab comes back by itself when the returned array and everything that shares its memory are gone.
+        A slab that is too small makes way for a larger one. It comes back by itself when the returned array and
+        everything that shares its memory are gone.
         """
         self._collect()
-        if self._free:
-            slab = self._free.pop()
-        elif self.num_allocated < self._num_slabs or grow:
-            slab = Slab(self._num_bytes, self._pin)
+        if num_bytes > self.num_bytes:
+            self.num_bytes = max(num_bytes, self.num_bytes * 5 // 4)  # not one by one where they rise slowly
+        slab = self._free.pop() if self._free else None
+        if slab is not None and len(slab.memory) < num_bytes:
+            slab, self.num_allocated = None, self.num_allocated - 1
+        if slab is None:
+            if self.num_allocated >= self._num_slabs and not grow:
+                return None
+            slab = Slab(self.num_bytes, self._pin)
             self.num_allocated += 1
-        else:
-            return None
         lease = np.frombuffer(slab.memory, np.uint8)
         returned = self._returned
         # The callback can run inside any allocation of any thread, so it may not take a lock: deque.append does not.

@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from pipeline.read.gather import COMPILED, NO_LIBRARY
 from pipeline.read.readers import ReaderName, open_for_reading
 from shards.dataset import ShardDataset
 from shards.format.errors import MissingDataError
+from shards.words import spell_bytes
 
 NUM_PROBES = 32
 MOSTLY_RESIDENT = 0.8
@@ -35,7 +37,7 @@ def choose_reader(dataset: ShardDataset) -> tuple[ReaderName, str]:
         return ("mmap", reason) if COMPILED else ("pread", f"{reason}, but {NO_LIBRARY}")
     available, size = available_memory_bytes(), dataset.manifest.num_bytes
     where = f"{resident:.0%} of the pages looked at are in the page cache, "
-    sizes = f"{size / 1e9:.1f} GB of data, {available / 1e9:.1f} GB of memory available"
+    sizes = f"{spell_bytes(size)} of data, {spell_bytes(available)} of memory available"
     if size < available:
         return "pread", f"{where}but all will fit: {sizes}"
     if not any(supports_direct(dataset.tar_path(shard)) for shard in _spread(dataset)):
@@ -70,27 +72,19 @@ def _spread(dataset: ShardDataset) -> list[int]:
 
 def file_system(path: Path) -> str:
     """Type of the file system that holds `path`, such as "ext4"; "unknown" where the kernel does not say."""
-    best, kind = "", "unknown"
-    target = str(path.resolve())
+    target = path.resolve()
     try:
-        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+        mounts = psutil.disk_partitions(all=True)
     except OSError:
-        return kind
-    for line in mounts:
-        _, mount_point, mount_kind, *_ = line.split(" ")
-        mount_point = mount_point.replace("\\040", " ")
-        inside = target == mount_point or target.startswith(mount_point.rstrip("/") + "/")
-        if inside and len(mount_point) >= len(best):
-            best, kind = mount_point, mount_kind
-    return kind
+        return "unknown"
+    holding = [mount for mount in mounts if target.is_relative_to(mount.mountpoint)]
+    innermost = max(reversed(holding), key=lambda mount: len(mount.mountpoint), default=None)  # mounted last, of equals
+    return "unknown" if innermost is None else innermost.fstype
 
 
 def available_memory_bytes() -> int:
     """Memory that can be had without swapping, page cache included; bytes."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(psutil.virtual_memory().available)
 
 
 def supports_direct(path: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -11,12 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.batch.batch import BatchPlan
-from pipeline.batch.destinations import Destination, Ragged, Rows, StoredField
+from pipeline.batch.destinations import Destination
+from pipeline.batch.parts import Part
+from pipeline.batch.stored import StoredField
 from pipeline.config import LoaderConfig
 from pipeline.read.files import ShardFiles
 from pipeline.read.quarantine import Quarantine
 from pipeline.read.readers import NOT_THERE, Identity, OpenShard, ReaderName
-from pipeline.reads import Reads
 from pipeline.stats import StageClock
 from shards.dataset import ShardDataset
 from shards.format.errors import DamagedShardError, ShardError
@@ -33,27 +34,34 @@ class _Opened(NamedTuple):
     tars: tuple[OpenShard, ...]
 
 
+class Tally(NamedTuple):
+    """What was done for some rows: the bytes asked of storage, and how many rows were compared with their checksums."""
+
+    num_bytes: int
+    num_checked: int
+
+
 class Fetcher:
     """Reads samples into batches. One object serves all threads of a loader."""
 
-    def __init__(self, dataset: ShardDataset, config: LoaderConfig, reads: Reads) -> None:
-        """Prepare to read."""
-        self._dataset, self._config, self._reads = dataset, config, reads
+    def __init__(self, dataset: ShardDataset, config: LoaderConfig, parts: Sequence[Part]) -> None:
+        """Prepare to read the fields of `parts`."""
+        self._dataset, self._config, self._parts = dataset, config, parts
         self._identities: dict[Path, Identity] = {}
         self._files = ShardFiles("pread", self._identities)
         self._opened: dict[int, _Opened] = {}
-        needed = dict.fromkeys("json" if name == "label" else name for name in reads.fields)
-        self._fields = tuple(dataset.schema[name] for name in needed)
+        self._fields = tuple(part.field for part in parts)
         self._verified = np.zeros(len(dataset), np.bool_)
-        self.num_checked = 0
         self.quarantine = Quarantine(config.most_quarantined(len(dataset)), str(dataset.directory))
         self._lock = threading.Lock()
 
     def use(self, reader: ReaderName) -> None:
         """Read with `reader` from now on."""
         if reader != self._files.reader:
-            self._opened.clear()
-            self._files = ShardFiles(reader, self._identities)
+            files = ShardFiles(reader, self._identities)
+            with self._lock:  # batches of this epoch may be in the making
+                self._opened.clear()
+                self._files = files
 
     def close(self) -> None:
         """Close all files; they are opened again when needed, and may be others then."""
@@ -61,22 +69,27 @@ class Fetcher:
         self._files.close()
         self._identities.clear()
 
-    def fill(self, plan: BatchPlan, start: int, stop: int, clock: StageClock) -> None:
+    def fill(self, plan: BatchPlan, start: int, stop: int, clock: StageClock) -> Tally:
         """Fill rows `start` to `stop` of a batch.
 
         Raises:
             ShardError: a sample cannot be read, and errors are not quarantined, or too many were.
         """
         began = perf_counter()
-        destinations = [self._destination(plan, field, start, stop) for field in self._fields]
+        destinations = [part.destination(plan, start, stop) for part in self._parts]
         valid = plan.arrays["valid"]
         valid[start:stop] = [sample >= 0 for sample in plan.samples[start:stop]]
         used: dict[int, _Opened] = {}
         failed: Failures = {}
+        num_bytes = num_checked = 0
         for row in range(start, stop):
             if plan.samples[row] >= 0:
                 try:
-                    self._fill_row(plan, row, destinations, used)
+                    check = plan.checked[row] or (
+                        self._config.verify == "first" and not self._verified[plan.samples[row]]
+                    )
+                    num_bytes += self._fill_row(plan, row, check, destinations, used)
+                    num_checked += check
                 except (ShardError, OSError) as error:
                     failed[row] = error
         lost = [(row, number) for number, destination in enumerate(destinations) for row in destination.finish()]
@@ -93,6 +106,7 @@ class Fetcher:
             for destination in destinations:
                 destination.blank(row)
         clock.add("read", perf_counter() - began)
+        return Tally(num_bytes, num_checked)
 
     def _leave_out(self, plan: BatchPlan, failed: Failures) -> None:
         for row, error in failed.items():
@@ -100,32 +114,23 @@ class Fetcher:
                 raise error
             self.quarantine.add(plan.samples[row], plan.epoch, error)
 
-    def _destination(self, plan: BatchPlan, field: Field, start: int, stop: int) -> Destination:
-        if not field.is_array:
-            labels = plan.arrays.get("label") if field.name == "json" else None
-            pieces, decoded = plan.ragged.get(field.name), plan.decoded.get(field.name)
-            return Ragged(field, pieces, decoded, self._reads.decoders.get(field.name), labels)
-        array = plan.arrays[field.name]
-        mask = self._reads.gather.get(field.name)
-        positions = None if mask is None else plan.arrays[mask]
-        num_pieces = 1 if positions is None else positions.shape[1]
-        return Rows(field, array.view(np.uint8).reshape(len(array), num_pieces, -1), positions, start, stop)
-
-    def _fill_row(self, plan: BatchPlan, row: int, destinations: list[Destination], used: dict[int, _Opened]) -> None:
-        sample, shard, shard_row = plan.samples[row], plan.shards[row], plan.rows[row]
-        check = plan.checked[row] or (self._config.verify == "first" and not self._verified[sample])
+    def _fill_row(
+        self, plan: BatchPlan, row: int, check: bool, destinations: list[Destination], used: dict[int, _Opened]
+    ) -> int:
+        """Put a sample into its row; returns the bytes asked of storage for that."""
+        shard, shard_row = plan.shards[row], plan.rows[row]
         opened = used.get(shard)
         if opened is None:
             opened = used[shard] = self._opened.get(shard) or self._open(shard)
+        asked = 0
         for source, destination in zip(opened.sources, destinations, strict=True):
             try:
-                destination.fill(row, source, shard_row, check)
+                asked += destination.fill(row, source, shard_row, check)
             except DamagedShardError as error:
                 raise self._damaged(plan, row, source, destination.field, error.problem) from None
         if check:
-            self._verified[sample] = True
-            with self._lock:
-                self.num_checked += 1
+            self._verified[plan.samples[row]] = True
+        return asked
 
     def _damaged(self, plan: BatchPlan, row: int, source: StoredField, field: Field, problem: str) -> DamagedShardError:
         return DamagedShardError(

@@ -24,7 +24,6 @@ from shards.builder.plan import Plan, differences, publish_plan
 from shards.builder.samples.base import GroupKind
 from shards.builder.samples.stored import CaptionKind, StoredClipKind, samples_of
 from shards.builder.samples.table import join_table
-from shards.builder.worker import Progress
 from shards.dataset import ShardDataset
 from shards.exchange.names import some
 from shards.exchange.table import read_table
@@ -35,6 +34,7 @@ from shards.format.parse import check_name
 from shards.format.publish import canonical_json, publish_bytes, publish_json
 from shards.format.schema import Field
 from shards.groups import Group, with_groups, without_group
+from shards.progress import Progress, untold
 
 Say = Callable[[str], None]
 AT_ONCE = BuildConfig(workers=1, time_limit_seconds=None)  # what is only copied needs no decoders
@@ -47,7 +47,7 @@ def add_teacher_group(
     config: BuildConfig,
     *,
     missing: float | None = None,
-    progress: Progress | None = None,
+    progress: Progress = untold,
 ) -> BuildSummary:
     """Have a further teacher look at the stored clips, or at the captions if it takes text.
 
@@ -81,7 +81,7 @@ def add_table(
     path: Path,
     *,
     missing: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = untold,
     say: Say = lambda line: None,
 ) -> BuildSummary:
     """Add the columns of a table (CSV, TSV) as fields: see `shards.exchange.table` and `shards.exchange.names`.
@@ -117,7 +117,7 @@ def add_group(
     *,
     engine: Engine | None = None,
     files: Mapping[str, bytes] = MappingProxyType({}),
-    progress: Progress | None = None,
+    progress: Progress = untold,
 ) -> BuildSummary:
     """Build a field group of any kind and add it to the manifest.
 

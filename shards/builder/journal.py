@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,19 +62,6 @@ class ShardReport:
 def count_failures(reports: Iterable[ShardReport]) -> dict[str, int]:
     """Return the number of failed items by reason, in alphabetical order."""
     return dict(sorted(Counter(failure.reason for report in reports for failure in report.failures).items()))
-
-
-def spell(counts: Mapping[str, int]) -> str:
-    """Return counts by reason in words."""
-    return ", ".join(f"{reason} {count}" for reason, count in counts.items())
-
-
-def spell_bytes(num_bytes: int) -> str:
-    """Return a size in the largest decimal unit of which there is one at least."""
-    for size, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if num_bytes >= size:
-            return f"{num_bytes / size:,.1f} {unit}"
-    return f"{num_bytes} bytes"
 
 
 def clear_work(out: Path, manifest: Manifest) -> None:

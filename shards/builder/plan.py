@@ -251,10 +251,10 @@ def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
     if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
         pairs = enumerate(zip(found, wanted, strict=True))
         return [line for number, pair in pairs for line in differences(*pair, f"{name}.{number}")]
-    return [] if found == wanted else [f"{name} was {_spell(found)}, is now {_spell(wanted)}"]
+    return [] if found == wanted else [f"{name} was {_spell_json(found)}, is now {_spell_json(wanted)}"]
 
 
-def _spell(value: Any) -> str:
+def _spell_json(value: Any) -> str:
     if isinstance(value, list | dict):
         return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
     spelled = json.dumps(value)

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from shards.builder.add_group import AT_ONCE, add_group, refuse_taken
 from shards.builder.build import BuildSummary
-from shards.builder.worker import Progress
 from shards.dataset import ShardDataset
 from shards.drop_group import drop_group
 from shards.exchange.names import match_samples, refuse_unmatched
@@ -45,9 +44,9 @@ from shards.format.publish import canonical_json, temporary_path
 from shards.format.schema import Field
 from shards.format.views import refuse_other_views, view_hash
 from shards.payload import StoredValue
+from shards.progress import Progress, untold
 
 ZarrFormat = Literal[2, 3]
-Report = Callable[[int, int], None]
 
 
 def export_targets(
@@ -56,7 +55,7 @@ def export_targets(
     *,
     field: str = "target",
     zarr_format: ZarrFormat = 3,
-    report: Report | None = None,
+    progress: Progress = untold,
 ) -> None:
     """Write the targets of a data set as a Zarr cache; `directory` appears whole or not at all.
 
@@ -65,7 +64,7 @@ def export_targets(
         directory: must not exist.
         field: the array field to export, in the tubes layout or `[N, D]`.
         zarr_format: version of the format; 2 for readers older than zarr 3.
-        report: called with (samples done, 0).
+        progress: called with (samples done, 0) since its last call.
 
     Raises:
         ValueError: the field is not one of targets.
@@ -91,8 +90,7 @@ def export_targets(
                 array[number] = _tokens(dataset.read(number, field))
                 record = dataset.metadata(number) if "json" in dataset.schema else {}
                 meta.write(canonical_json(record | {"index": number, "key": dataset.key(number)}) + b"\n")
-                if report:
-                    report(number + 1, 0)
+                progress(1)
         if projection is not None:
             (temporary / projection_name()).write_bytes(projection)
         temporary.rename(directory)
@@ -124,7 +122,7 @@ def import_targets(
     *,
     group: str = "zarr",
     tubes: bool = True,
-    progress: Progress | None = None,
+    progress: Progress = untold,
     say: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
     """Add the targets of a Zarr cache as the field `target` to a data set of clips that has none; see `add_zarr`.
@@ -149,7 +147,7 @@ def add_zarr(
     *,
     field: str | None = None,
     tubes: bool = True,
-    progress: Progress | None = None,
+    progress: Progress = untold,
     say: Callable[[str], None] = lambda line: None,
 ) -> BuildSummary:
     """Add the targets of a Zarr cache to a data set of clips, as a field group: the clips' shards are not touched.

@@ -7,21 +7,20 @@ manifest speaks of have to be there.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xxhash
 
 from shards.format.errors import MissingDataError, ShardError
 from shards.format.files import read_small
 from shards.format.manifest import Manifest
-from shards.format.npy import parse_header
+from shards.format.npy import decode_array
 from shards.format.parse import count, entry, mapping, parse_json, sequence, text
 from shards.format.schema import Field, Schema
+from shards.words import spell_counts
 
 PLAN_NAME = "plan.json"
 FAILURES_NAME = "failures.jsonl"
@@ -47,7 +46,8 @@ def read_plan(path: Path) -> dict[str, Any]:
                 mapping(entry(plan, name, "a plan"), f"the {name}")
         if entry(plan, "teacher", "a plan") is not None:
             mapping(plan["teacher"], "the teacher")
-        Schema(tuple(Field.from_json(field) for field in sequence(entry(plan, "schema", "a plan"), "the schema")))
+        sequence(entry(plan, "schema", "a plan"), "the schema")
+        planned_schema(plan)
     except FileNotFoundError:
         raise MissingDataError(f"there is no {path}: no build was begun there") from None
     except ValueError as error:
@@ -63,6 +63,15 @@ def provenance_of(plan: Mapping[str, Any]) -> dict[str, Any]:
 def planned_shards(plan: Mapping[str, Any]) -> int:
     """How many shards a plan cuts its items into."""
     return int(-(-plan["source"]["items"] // max(1, plan["samples_per_shard"])))
+
+
+def planned_schema(plan: Mapping[str, Any]) -> Schema:
+    """The fields that a plan makes.
+
+    Raises:
+        ValueError: they are none.
+    """
+    return Schema(tuple(Field.from_json(field) for field in plan["schema"]))
 
 
 def read_failures(path: Path) -> list[dict[str, Any]]:
@@ -135,17 +144,11 @@ def _failures(manifest: Manifest, directory: Path) -> Iterator[str]:
     failures = read_failures(path)
     counts = Counter(failure["reason"] for failure in failures)
     if counts != Counter(manifest.failures):
-        yield (
-            f"{path}: it lists {_spell(counts)}, the manifest counts {_spell(manifest.failures)}; restore it, or run "
-            "the same build again"
-        )
+        listed, counted = (spell_counts(dict(sorted(found.items()))) or "none" for found in (counts, manifest.failures))
+        yield f"{path}: it lists {listed}, the manifest counts {counted}; restore it, or run the same build again"
     for failure in failures:
         if failure["shard"] >= len(manifest.shards):
             yield f"{path}: {failure['id']} is said to be of shard {failure['shard']}, there are {len(manifest.shards)}"
-
-
-def _spell(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason} {number}" for reason, number in sorted(counts.items())) or "none"
 
 
 def projection_name(group: str = "") -> str:
@@ -184,8 +187,4 @@ def projection_sha256(data: bytes) -> str:
     Raises:
         ValueError: it is not one, or not whole.
     """
-    header = parse_header(data)
-    size = Field(name="projection", dtype=header.dtype, shape=header.shape).num_bytes
-    if len(data) - header.num_bytes != size:
-        raise ValueError(f"it has {len(data) - header.num_bytes} bytes of numbers, its header announces {size}")
-    return hashlib.sha256(np.load(io.BytesIO(data), allow_pickle=False).tobytes()).hexdigest()
+    return hashlib.sha256(decode_array(data).tobytes()).hexdigest()

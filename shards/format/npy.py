@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shards.format.parse import count, spell
 
@@ -16,12 +19,17 @@ MAX_HEADER_BYTES = 10_000  # numpy's own limit
 _NUMBER_OR_TEXT = re.compile(r"[<>|=]?[?b-zA-Z][0-9]{0,9}")
 _OBJECT = re.compile(r"""['"][<>|=]?O[0-9]*['"]""")
 # What every writer of .npy makes of its dictionary. It is not parsed as Python, whose parser a hostile text can wreck.
+_BLANKS = " \t\n"
+_SPACE = rf"[{_BLANKS}]*"
+_LENGTH = r"(?:0+|[1-9][0-9]*)L?"
 _ENTRY = re.compile(
-    r"""\s*['"](?:
-        descr['"]\s*:\s*(?:['"](?P<descr>[^'"]*)['"]|(?P<record>\[.*\]))
-        |fortran_order['"]\s*:\s*(?P<fortran>True|False)
-        |shape['"]\s*:\s*\((?P<shape>[0-9L,\s]*)\)
-    )\s*(?:,\s*|(?=}))""",
+    rf"""{_SPACE}(?:
+        (?:'descr'|"descr"){_SPACE}:{_SPACE}(?:(?P<descr>'[^'"]*'|"[^'"]*")|(?P<record>\[.*\]))
+        |(?:'fortran_order'|"fortran_order"){_SPACE}:{_SPACE}(?P<fortran>True|False)
+        |(?:'shape'|"shape"){_SPACE}:{_SPACE}\({_SPACE}(?P<shape>
+            (?:{_LENGTH}{_SPACE},|{_LENGTH}(?:{_SPACE},{_SPACE}{_LENGTH})+(?:{_SPACE},)?)?
+        ){_SPACE}\)
+    ){_SPACE}(?:,{_SPACE}|(?=}}))""",
     re.VERBOSE | re.DOTALL,
 )
 
@@ -63,10 +71,10 @@ def parse_header(data: bytes) -> NpyHeader:
         raise ValueError(f"the .npy header has {length} bytes, at most {MAX_HEADER_BYTES} are allowed")
     if start + length > len(data):
         raise ValueError(f"the .npy header of {length} bytes is cut short")
-    found = _entries(data[start : start + length].decode("latin1").strip())
+    found = _entries(data[start : start + length].decode("latin1").strip(_BLANKS))
     if "record" in found and not _OBJECT.search(found["record"]):
         raise ValueError("the .npy header describes records; only plain numbers are read in place")
-    description = found.get("descr", "O")
+    description = found.get("descr", "'O'")[1:-1]
     if not _NUMBER_OR_TEXT.fullmatch(description):
         raise ValueError(f"the dtype {spell(description)} in the .npy header is not one")
     try:
@@ -78,6 +86,20 @@ def parse_header(data: bytes) -> NpyHeader:
     shape = tuple(int(length) for length in found["shape"].replace("L", "").split(",") if length.strip())
     lengths = tuple(count(length, "a length in the .npy header") for length in shape)
     return NpyHeader(dtype.str, lengths, found["fortran"] == "True", start + length)
+
+
+def decode_array(data: bytes) -> NDArray[Any]:
+    """The array in an `.npy` file, read-only and without a copy; what `np.load` gives, whatever the header says.
+
+    Raises:
+        ValueError: not an npy file, or not whole, or objects that would need unpickling.
+    """
+    header = parse_header(data)
+    size = math.prod(header.shape) * np.dtype(header.dtype).itemsize
+    if len(data) - header.num_bytes != size:
+        raise ValueError(f"it has {len(data) - header.num_bytes} bytes of numbers, its header announces {size}")
+    flat = np.ndarray(math.prod(header.shape), header.dtype, data, header.num_bytes)
+    return flat.reshape(header.shape, order="F" if header.fortran_order else "C")
 
 
 def _entries(text: str) -> dict[str, str]:

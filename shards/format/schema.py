@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shards.format.parse import check_field_name, check_name, count, mapping, sequence, spell, text
 
@@ -167,6 +168,11 @@ class Field:
         if not self.is_array or not self.fixed_shape:
             raise ValueError(f"field {self.name} has no positions: it is ragged or a single number")
         return self.fixed_shape[0]
+
+    def takes(self, array: NDArray[Any]) -> bool:
+        """Whether an array can be the value of the field: its dtype and shape fit."""
+        shape = (None, *array.shape[1:]) if self.is_rows and array.ndim else array.shape
+        return array.dtype.str == self.dtype and shape == self.shape
 
     def spell_kind(self) -> str:
         """The kind in words, for messages."""

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+BATCH_SIZE = 32
 NUM_BUILD_CLIPS = 384  # enough that starting processes and syncing one shard do not count
 
 HELP = "measure the loader against the machine's ceilings and against other loaders"
@@ -24,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = DESCRIPTION
     parser.add_argument("data", type=Path, nargs="?", metavar="DATASET", help="the data set; made with --synthesize")
+    parser.add_argument("--recipe", help="measure how fast DATASET is read as this recipe's system reads it, no others")
+    parser.add_argument("--source", default="", metavar="NAME", help="with --recipe: as this source of a mix")
     parser.add_argument("--build", action="store_true", help="measure the builder instead, on videos made for it")
     parser.add_argument("--teacher", metavar="ID_OR_PATH", help="with --build: also this VideoMAE and builds with it")
     parser.add_argument("--device", help="with --build --teacher: the teacher's device, such as cuda:0 (default: auto)")
@@ -33,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mask", type=float, default=None, metavar="RATIO", help="tube mask ratio, such as 0.75")
     parser.add_argument("--cold", action="store_true", help="drop the page cache before each measurement")
     parser.add_argument("--threads", type=_numbers, default=(1, 2, 4), metavar="N,...", help="thread counts to try")
-    parser.add_argument("--batch-size", type=int, default=32, help="samples per batch of a rank (default: 32)")
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="samples per batch of a rank (default: 32)")
     parser.add_argument(
         "--against", type=_names, default=(), metavar="NAME,...", help="webdataset,dali,mosaicml,litdata"
     )
@@ -89,11 +92,15 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--teacher and --device measure builds with a teacher: give `--build --teacher ID_OR_PATH`")
     if args.build:
         return run_build(args)
+    if args.recipe is not None and args.data is not None:
+        return run_system(args)
+    if args.source or getattr(args, "overrides", []):
+        raise ValueError("values of a recipe and --source have a meaning with --recipe NAME only")
     if args.data is None:
         raise ValueError("bench needs a DATASET, or --build to measure the builder")
     if args.synthesize is not None and not (args.data / "dataset.json").exists():
         with track("synthesizing", total=args.synthesize, unit="samples") as advance:
-            synthesize(args.data, args.synthesize, progress=advance.at)
+            synthesize(args.data, args.synthesize, progress=advance)
     dataset = ShardDataset.open(args.data)
     for name in ("clip", "target"):
         if dataset.schema[name].layout != "tubes":
@@ -112,6 +119,34 @@ def run(args: argparse.Namespace) -> int:
         publish_json(args.json, results)
     if args.png:
         draw(results, args.png)
+    return 0
+
+
+def run_system(args: argparse.Namespace) -> int:
+    """Measure how fast a system's reads are served, and report."""
+    from shards.format.publish import publish_json
+    from tools.bench.system import measure_reads, report
+    from tools.recipe import load_recipe
+
+    defaults = {"ranks": 1, "batch_size": BATCH_SIZE}  # the recipe has a batch size of its own
+    for name in ("mask", "synthesize", "against", "verify", "limits", "png", "ranks", "batch_size"):
+        if getattr(args, name) not in (None, (), False, defaults.get(name)):
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} has no meaning with --recipe, which measures how its own system reads")
+    recipe = load_recipe(args.recipe, args.overrides)
+    rates, draw = measure_reads(
+        recipe,
+        args.data,
+        args.source,
+        readers=("pread", "direct") if args.cold else ("mmap", "pread"),
+        threads=args.threads,
+        seconds=args.seconds,
+        rounds=args.rounds,
+        cold=args.cold,
+    )
+    results = report(recipe, rates, draw, machine())
+    if args.json:
+        publish_json(args.json, results)
     return 0
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import psutil
 import torch
 
 from pipeline.world import World
@@ -140,10 +141,8 @@ def measure(task: Task) -> list[Measured]:
 
 def _memory_bytes() -> int:
     """Private and shared-anonymous memory of this process; mapped files do not count."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    memory = psutil.Process().memory_info()
+    return int(memory.rss - memory.shared)
 
 
 def main() -> int:

@@ -27,7 +27,8 @@ from tools.demo.page import write_html
 from tools.demo.readback import Readback, read_back
 from tools.demo.scenes import MOTIONS
 from tools.demo.videos import VideoSet, make_videos
-from tools.evaluate import ProbeReport, probe
+from tools.evaluate import evaluate
+from tools.job import Job
 from tools.progress import track
 from tools.recipe import load_recipe
 from tools.systems import system_of
@@ -81,13 +82,14 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
         _verify(out)
     with clock.step("read back"):
         readback = read_back(out / "train", recipe.data.global_batch_size, recipe.objective.mask_ratio)
+    data = {"": out / "train"}
     with clock.step("train"):
-        trained = train(recipe, out / "train", out / "run", report=_say)
+        trained = train(Job(recipe=recipe, data=data, run_dir=out / "run", report=_say))
     more = {name: _another_student(name, recipe, steps) for name, steps in plan.more_steps.items()}
     trained_more = {}
     for name, other in more.items():
         with clock.step(f"train {system_of(other).title}"):
-            trained_more[name] = train(other, out / "train", out / name, report=_say)
+            trained_more[name] = train(Job(recipe=other, data=data, run_dir=out / name, report=_say))
     with clock.step("probe"):
         probed = _probe(recipe, plan, out)
     titled = {system_of(recipe).title: trained}
@@ -100,7 +102,7 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
         "readback": {"num_equal": readback.num_equal},
         "train": _losses(trained),
         **{f"train_{name}": _losses(summary) for name, summary in trained_more.items()},
-        "probe": dataclasses.asdict(probed),
+        "probe": probed,
         "rates": _rates(builds, readback, titled),
         "seconds": clock.seconds | {"total": sum(clock.seconds.values())},
         "machine": {
@@ -164,15 +166,16 @@ def _build(recipe: Recipe, out: Path, split: str) -> BuildSummary:
 def _verify(out: Path) -> None:
     for split in SPLITS:
         with track(f"verifying {split}", total=ShardDataset.open(out / split).num_shards, unit="shards") as progress:
-            found = verify_dataset(out / split, progress=progress.at)
+            found = verify_dataset(out / split, progress=progress)
         if found.problems:
             raise ShardError(f"{out / split} is damaged: {found.problems[0]}")
 
 
-def _probe(recipe: Recipe, plan: DemoPlan, out: Path) -> ProbeReport:
+def _probe(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
     total = 2 * (plan.videos.num_train + plan.videos.num_validation)
     with track("encoding for the probe", total=total, unit="clips") as progress:
-        return probe(recipe, out / "run", out / "train", out / "validation", advance=progress)
+        paths = {"train": out / "train", "val": out / "validation"}
+        return evaluate(recipe, out / "run", "probe", paths, advance=progress).to_json()
 
 
 def _describe(build: BuildSummary) -> dict[str, Any]:

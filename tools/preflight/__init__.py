@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tools.datasets import add_data_argument, parse_paths
 from tools.systems import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ HELP = "check machine, data set and memory with a short rehearsal before a long 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `reelshard preflight`."""
     parser.add_argument("--recipe", default=DEFAULT_RECIPE, help="name of a recipe, or path of a YAML file")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the training data set")
+    add_data_argument(parser, help_text="folder of the training data set")
     parser.add_argument("--out", type=Path, default=Path(), help="where the run is to be written (default: here)")
     parser.add_argument("--batches", type=int, default=30, help="batches of the stress run (default: 30)")
     parser.add_argument("--json", action="store_true", help="print the finding as JSON only")
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.batches < 1:
         raise ValueError(f"--batches is {args.batches}; give at least 1")
-    recipe = load_recipe(args.recipe, args.overrides)
+    recipe, data = load_recipe(args.recipe, args.overrides), parse_paths(args.data)
     world = World.from_env()
     device = recipe.train.torch_device(world.local_rank)
     use_device(device)
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
     with process_group(world, device):
         findings = machine_checks(device, world)
-        rehearsal = Rehearsal(recipe, args.data, args.out, device=device, world=world, num_batches=args.batches)
+        rehearsal = Rehearsal(recipe, data, args.out, device=device, world=world, num_batches=args.batches)
         findings += rehearsal.data_checks()
         num_failed = failures()
         if num_failed == 0:  # ranks step together: only if all of them can

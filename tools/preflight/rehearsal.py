@@ -7,17 +7,18 @@ import itertools
 import resource
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import psutil
 import torch
 
 from pipeline.device import DeviceLoader
-from pipeline.loader import ShardLoader
 from pipeline.world import World
 from shards.dataset import ShardDataset
-from tools.loaders import make_loader
+from tools.datasets import refuse_other_mix
+from tools.loaders import TrainingLoader, spell_batch
 from tools.preflight.finding import Finding, Status, check
 from tools.preflight.shared_memory import SharedMemoryWatch
 from tools.systems import system_of
@@ -31,98 +32,111 @@ NUM_STEPS = 3
 
 
 class Rehearsal:
-    """One data set and one student, as the run will have them."""
+    """The data sets and the student, as the run will have them."""
 
     def __init__(
-        self, recipe: Recipe, data: Path, out: Path, *, device: torch.device, world: World, num_batches: int
+        self,
+        recipe: Recipe,
+        data: Mapping[str, Path],
+        out: Path,
+        *,
+        device: torch.device,
+        world: World,
+        num_batches: int,
     ) -> None:
-        """Make a student; nothing is read yet."""
+        """Make a student; nothing is read yet. `data` is by source, "" where there is one."""
         self.recipe, self.data, self.out = recipe, data, out
         self.device, self.world, self.num_batches = device, world, num_batches
         torch.manual_seed(recipe.train.seed)
         self.system = system_of(recipe)
         self.objective = self.system.make_objective(recipe)
-        self._loader: DeviceLoader | None = None
+        self._loader: TrainingLoader | None = None
 
     def close(self) -> None:
-        """Close the data set."""
+        """Close the data sets."""
         if self._loader is not None:
             self._loader.close()
 
     def data_checks(self) -> list[Finding]:
         """Those that a rank makes alone; what needs a data set is left out where there is none."""
-        findings = [check("data set", self._data_set)]
-        if findings[0].status != "fail":
+        findings = [check(_named("data set", name), partial(self._data_set, path)) for name, path in self.data.items()]
+        if all(finding.status != "fail" for finding in findings):
             findings.append(check("loader", self._make_loader))
         if self._loader is not None:
-            findings += [check("batch", self._batch), *self._further(), check("stress run", self._stress)]
+            for name in self._loader.sources:
+                findings.append(check(_named("batch", name), partial(self._batch, name)))
+                findings += self._further(name)
+            findings.append(check("stress run", self._stress))
         return [*findings, check("disk", self._disk)]
 
     def training_checks(self) -> list[Finding]:
         """Those that all ranks make together."""
         return [check("training", self._train), check("memory", self._memory)]
 
-    def _data_set(self) -> tuple[Status, str]:
-        dataset = ShardDataset.open(self.data)
+    def _data_set(self, path: Path) -> tuple[Status, str]:
+        dataset = ShardDataset.open(path)
         for number in {0, len(dataset) // 2, len(dataset) - 1}:
             dataset[number]  # compares checksums
-        what = f"{self.data.resolve()}, split {dataset.manifest.split}: {len(dataset):,} samples in "
+        what = f"{path.resolve()}, split {dataset.manifest.split}: {len(dataset):,} samples in "
         what += f"{len(dataset.manifest.shards)} shards, digest {dataset.digest[:12]}; 3 samples verified"
         failed = sum(dataset.manifest.failures.values())
         return ("warn", f"{what}; {failed} videos could not be built") if failed else ("pass", what)
 
     def _make_loader(self) -> tuple[Status, str]:
-        dataset = ShardDataset.open(self.data)
-        self._feed = self.system.feed(self.recipe, dataset)
-        self._loader = make_loader(self.recipe, dataset, self._feed, self.device, self.world)
+        refuse_other_mix(self.recipe.data, self.data)
+        datasets = {name: ShardDataset.open(path) for name, path in self.data.items()}
+        self._loader = loader = TrainingLoader(self.recipe, datasets, self.device, self.world)
         data = self.recipe.data
-        refuse_long_warmup(self.recipe.train.num_steps(self._loader.num_batches), self.recipe.optim)
-        what = f"global batch {data.global_batch_size} = {self.world.size} x {self._shards.batch_size}"
+        refuse_long_warmup(self.recipe.train.num_steps(loader.num_batches), self.recipe.optim)
+        what = f"{spell_batch(loader, self.recipe, self.world)}, {data.threads} threads, reader {data.reader}"
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if soft < 256:
             return "warn", f"{what}; only {soft} open files are allowed: ulimit -n 4096"
-        return "pass", f"{what}, {data.threads} threads, reader {data.reader}, {len(self._shards)} batches an epoch"
+        return "pass", f"{what}, {len(loader)} batches an epoch"
 
-    @property
-    def _shards(self) -> ShardLoader:
+    def _batch(self, name: str) -> tuple[Status, str]:
+        """The first batch of a source, by what the system expects of it."""
         assert self._loader is not None
-        assert isinstance(self._loader.loader, ShardLoader)
-        return self._loader.loader
-
-    def _batch(self) -> tuple[Status, str]:
-        assert self._loader is not None
-        batch = next(iter(self._loader))
-        size = self._shards.batch_size
-        if not bool(batch["valid"].all()):
-            return "fail", f"{size - int(batch['valid'].sum())} samples of the first batch could not be read"
-        for name, shape in self._feed.shapes.items():
-            found = tuple(batch[name].shape)
-            if not _agree(found, (size, *shape)):
-                return "fail", f"{name} is {list(found)}, the system expects {[size, *shape]}"
+        feed = self._loader.feeds[name]
+        batch = next(iter(DeviceLoader(self._loader.sources[name], self.device, normalize=feed.normalize)))
+        batch.source = name
+        broken = int((~batch["valid"] & (batch["index"] >= 0)).sum())
+        if broken:
+            return "fail", f"{broken} samples of the first batch could not be read"
+        for field, shape in feed.shapes.items():
+            expected: tuple[int | None, ...] = (len(batch["valid"]), *shape)
+            if field not in batch or not _agree(tuple(batch[field].shape), expected):
+                found = list(batch[field].shape) if field in batch else "not in the batch"
+                return "fail", f"{field} is {found}, the system expects {list(expected)}"
         self.system.check_batch(self.recipe, batch)
-        for name, value in batch.items():
+        for field, value in batch.items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
-                return "fail", f"{name} has values that are not finite, in one of samples {batch['index'].tolist()}"
-        return "pass", ", ".join(f"{name} {list(value.shape)}" for name, value in batch.items())
+                return "fail", f"{field} has values that are not finite, in one of samples {batch['index'].tolist()}"
+        return "pass", ", ".join(f"{field} {list(value.shape)}" for field, value in batch.items())
 
-    def _further(self) -> list[Finding]:
+    def _further(self, name: str) -> list[Finding]:
         """What else the system looks at."""
-        looks, rows = self.system.rehearsals(self.recipe), self._shards.batch_size
-        return [check(name, partial(_passes, look, self._shards.dataset, rows)) for name, look in looks.items()]
+        assert self._loader is not None
+        source, looks = self._loader.sources[name], self.system.rehearsals(self.recipe)
+        return [
+            check(_named(what, name), partial(_passes, look, source.dataset, source.batch_size))
+            for what, look in looks.items()
+        ]
 
     def _stress(self) -> tuple[Status, str]:
         """Read batches as fast as they come; nothing of it may go through /dev/shm, not even for a moment."""
         assert self._loader is not None
         epochs = itertools.chain.from_iterable(itertools.repeat(self._loader))
+        before = self._loader.stats()
         with SharedMemoryWatch() as shared:
             began = time.perf_counter()
             for _ in itertools.islice(epochs, self.num_batches):
                 pass
             seconds = time.perf_counter() - began
-        stats = self._shards.stats()
-        clips = self.num_batches * self._shards.batch_size / seconds
-        num_bytes = stats.num_bytes / max(stats.num_samples, 1)
-        what = f"{self.num_batches} batches, {clips:,.0f} clips/s, {clips * num_bytes / 1e9:.2f} GB/s on this rank, "
+        stats = self._loader.stats()
+        clips = (stats.num_samples - before.num_samples) / seconds
+        rate = (stats.num_bytes - before.num_bytes) / seconds
+        what = f"{self.num_batches} batches, {clips:,.0f} clips/s, {rate / 1e9:.2f} GB/s on this rank, "
         what += f"reader {stats.reader}, {stats.num_quarantined} left out; {shared.describe()}"
         return ("warn" if stats.num_quarantined or shared.grown_bytes else "pass"), what
 
@@ -162,9 +176,13 @@ class Rehearsal:
             advice = "--train.chunk_size or --train.recompute true need less"
         else:
             used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            total, advice = _memory_bytes(), "use a smaller model or batch"
+            total, advice = psutil.virtual_memory().total, "use a smaller model or batch"
         what = f"at most {used / 2**30:.1f} of {total / 2**30:.1f} GiB"
         return ("warn", f"{what}; {advice}") if used > FULL * total else ("pass", what)
+
+
+def _named(what: str, source: str) -> str:
+    return f"{what} {source}" if source else what
 
 
 def _passes(look: Callable[[ShardDataset, int], str], dataset: ShardDataset, rows: int) -> tuple[Status, str]:
@@ -174,11 +192,3 @@ def _passes(look: Callable[[ShardDataset, int], str], dataset: ShardDataset, row
 def _agree(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     """Whether a shape is the expected one, in which None is any length."""
     return len(found) == len(expected) and all(e in (None, f) for f, e in zip(found, expected, strict=True))
-
-
-def _memory_bytes() -> int:
-    """Memory of this machine."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemTotal:"):
-            return int(line.split()[1]) * 1024
-    raise ValueError("/proc/meminfo does not say how much memory there is")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pipeline.config import LoaderConfig
@@ -18,9 +19,10 @@ from training.optim import OptimConfig
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from evaluation.result import Evaluator, Result
     from pipeline.device import PixelStatistics
-    from pipeline.order.draws import Mask
-    from shards.builder import SampleKind, Teacher
+    from pipeline.reads import Reads
+    from shards.builder import SampleKind, Source, Teacher
     from shards.dataset import ShardDataset
 
 
@@ -69,18 +71,49 @@ class Feed:
     """What a system needs of a data set, apart from what the user sets.
 
     Attributes:
-        fields: what is read of a sample.
-        gather: field -> name in the draw: only those parts of it are read.
-        mask: drawn for every sample.
+        reads: what is read of a sample.
         normalize: field -> (mean, std) of pixels, applied on the device.
         shapes: field -> shape of one sample's entry in a batch; None is any length.
     """
 
-    fields: tuple[str, ...]
-    gather: Mapping[str, str] = field(default_factory=dict)
-    mask: Mask | None = None
+    reads: Reads
     normalize: Mapping[str, PixelStatistics] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+
+
+class Report(Protocol):
+    """What an evaluation prints."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it in the types of JSON."""
+        ...
+
+    def table(self) -> str:
+        """Lines for the terminal."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How `reelshard evaluate NAME` measures a run.
+
+    Attributes:
+        measure: gets the model, the data by role, and the configuration.
+        feed: what is read of a data set; None reads what training reads, the same draws every time.
+        config: the evaluator's configuration, of a recipe; the recipe itself where nothing is said.
+        model: the part of the objective that is measured.
+        roles: the data sets that it needs: "train", "val", or both.
+        with_untrained: whether the student is measured with fresh weights, too, to compare with.
+        report: puts the results ("trained", "untrained") and the step together; None prints the metrics.
+    """
+
+    measure: Evaluator[Any]
+    feed: Callable[[Any, ShardDataset], Feed] | None = None
+    config: Callable[[Any], Any] = lambda recipe: recipe
+    model: Callable[[nn.Module], nn.Module] = lambda objective: objective
+    roles: tuple[str, ...] = ("train", "val")
+    with_untrained: bool = False
+    report: Callable[[Mapping[str, Result], int], Report] | None = None
 
 
 class System(Protocol[R_contra]):
@@ -98,7 +131,18 @@ class System(Protocol[R_contra]):
     title: str
     loss: str = "its own measure"
     recipe: type[Recipe]
-    evaluators: Mapping[str, Callable[..., Any]] = {}
+    evaluators: Mapping[str, Evaluation] = {}
+
+    def open_source(self, recipe: R_contra, videos: Path, annotations: Path | None, split: str) -> Source:
+        """Where the items of a build come from, as the command line names it.
+
+        Raises:
+            MissingDataError: something is not there.
+            ShardError: the annotations cannot be read.
+        """
+        from shards.builder import open_source
+
+        return open_source(videos, annotations, split)
 
     def sample_kind(self, recipe: R_contra) -> SampleKind:
         """What an item of a build becomes.

@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from evaluation.probe import ProbeConfig
+from evaluation.probe import ProbeConfig, probe
 from model.grid import GridConfig
 from model.teacher import TeacherConfig
+from pipeline.reads import Reads
 from shards.builder.decode.view import ViewSpec
 from shards.builder.samples.clip import ClipKind
 from shards.format.beside import teacher_of
 from shards.format.pixels import IMAGENET
-from tools.systems.base import Feed, Recipe, System
+from tools.systems.base import Evaluation, Feed, Recipe, System
+from tools.systems.clip_probe import ROLES, ProbeReport
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,8 +58,40 @@ class ClipRecipe(Recipe):
 C_contra = TypeVar("C_contra", bound=ClipRecipe, contravariant=True)
 
 
+def feed_of_clips(recipe: ClipRecipe, dataset: ShardDataset) -> Feed:
+    """Whole clips with their labels, for a probe.
+
+    Raises:
+        ValueError: the data set's clips are not of the model's geometry.
+    """
+    refuse_other_geometry(dataset, recipe.model, fields=("clip",))
+    return Feed(reads=Reads(fields=("clip", "label")), normalize={"clip": IMAGENET})
+
+
+def encoder_of(objective: nn.Module) -> nn.Module:
+    """The encoder of an objective's student."""
+    student: Any = objective.student
+    encoder: nn.Module = student.encoder
+    return encoder
+
+
+EVALUATORS = {
+    "probe": Evaluation(
+        measure=probe,
+        feed=feed_of_clips,
+        config=lambda recipe: recipe.evaluate,
+        model=encoder_of,
+        roles=ROLES,
+        with_untrained=True,
+        report=ProbeReport.of,
+    )
+}
+
+
 class ClipSystem(System[C_contra], Protocol[C_contra]):
     """A student of clips: what is left to say are its objective, its mask, and what the mask leaves to be read."""
+
+    evaluators: Mapping[str, Evaluation] = EVALUATORS
 
     def mask(self, recipe: C_contra) -> Mask:
         """What is hidden from the student; draws `visible` and `masked`."""
@@ -87,16 +121,8 @@ class ClipSystem(System[C_contra], Protocol[C_contra]):
             shape = dataset.schema[name].shape or ()
             shapes[name] = (*mask.shapes[gather[name]], *shape[1:]) if name in gather else shape
         normalize = {"clip": IMAGENET}
-        return Feed(fields=("clip", "target"), gather=gather, mask=mask, normalize=normalize, shapes=shapes)
-
-    def feed_of_clips(self, recipe: C_contra, dataset: ShardDataset) -> Feed:
-        """Whole clips with their labels, for a probe.
-
-        Raises:
-            ValueError: the data set's clips are not of the model's geometry.
-        """
-        refuse_other_geometry(dataset, recipe.model, fields=("clip",))
-        return Feed(fields=("clip", "label"), normalize={"clip": IMAGENET})
+        reads = Reads(fields=("clip", "target"), gather=gather, draws=(mask,))
+        return Feed(reads=reads, normalize=normalize, shapes=shapes)
 
     def make_teacher(self, recipe: C_contra, device: str) -> VideoMAETeacher | None:
         """The recipe's VideoMAE; None for the id 'none'."""
@@ -134,9 +160,7 @@ class ClipSystem(System[C_contra], Protocol[C_contra]):
 
     def encoder(self, objective: nn.Module) -> nn.Module:
         """The student's encoder."""
-        student: Any = objective.student
-        encoder: nn.Module = student.encoder
-        return encoder
+        return encoder_of(objective)
 
     def check_batch(self, recipe: C_contra, batch: Mapping[str, Tensor]) -> None:
         """Whether the mask covers the clip.

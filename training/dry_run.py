@@ -1,0 +1,81 @@
+"""A run's first step, without the step: what a batch is, what is trained of what, what it costs. Nothing is written."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from pipeline.batch.batch import Batch
+from training.clock import StepClock
+from training.learner import Learner
+from training.loop import Trainer
+from training.scores import means_over_ranks
+
+NUM_LOOKED_THROUGH = 50  # batches of a mix, for one of each source
+DEPTH = 2  # of a name, in the table of parameters
+
+
+def dry_run(trainer: Trainer) -> Iterator[str]:
+    """Lines for the terminal: per source of the data the first batch, the parts and their gradients, the scores.
+
+    All ranks have to run it. No weight moves.
+
+    Raises:
+        FloatingPointError: The loss or a gradient of a batch is not finite.
+        ValueError: The objective does not fit the batch.
+    """
+    learner = trainer.learner
+    for batch in _first_of_each_source(trainer):
+        yield repr(batch)
+        found = learner.backward(batch, StepClock(learner.device))
+        gradients = {name: p.grad for name, p in learner.objective.named_parameters() if p.grad is not None}
+        yield from _table(learner, gradients)
+        scores = {"loss": float(found.loss), **means_over_ranks(found.sums, learner.world, learner.device)}
+        learner.optimizer.zero_grad(set_to_none=True)
+        if learner.scaler.is_enabled():
+            learner.scaler.update()
+        yield "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        wrong = [name for name, gradient in gradients.items() if not bool(gradient.isfinite().all())]
+        if not bool(found.loss.isfinite()) or wrong:
+            what = f"the gradient of {wrong[0]}" if wrong else "the loss"
+            raise FloatingPointError(f"{what} is not finite on samples {batch['index'].tolist()}")
+
+
+def _first_of_each_source(trainer: Trainer) -> Iterator[Batch]:
+    met: set[str] = set()
+    for batch in itertools.islice(trainer.loader, NUM_LOOKED_THROUGH):
+        if batch.source not in met:
+            met.add(batch.source)
+            yield batch
+        if not batch.source:
+            return
+
+
+@dataclass
+class _Part:
+    """Parameters that are named and treated alike."""
+
+    num_parameters: int = 0
+    gradients: list[Tensor] = field(default_factory=list)
+
+
+def _table(learner: Learner, gradients: dict[str, Tensor]) -> Iterator[str]:
+    """A line a part: its parameters, whether it is trained, at which rate, whether kept, and its gradient's norm."""
+    parts: dict[tuple[str, str, str, str], _Part] = {}
+    scales = {name: group["scale"] for group in learner.optimizer.param_groups for name in group["param_names"]}
+    for name, parameter in learner.objective.named_parameters():
+        trained = parameter.requires_grad
+        rate = f"{learner.optim.lr * scales[name]:.2e}" if trained else ""
+        kept = "" if learner.parts.is_kept(name) else "not in checkpoints"
+        key = (".".join(name.split(".")[:DEPTH]), "trained" if trained else "frozen", rate, kept)
+        part = parts.setdefault(key, _Part())
+        part.num_parameters += parameter.numel()
+        if name in gradients:
+            part.gradients.append(gradients[name])
+    width = max(len(name) for name, *_ in parts)
+    for (name, state, rate, kept), part in parts.items():
+        norm = sum(float(gradient.square().sum()) for gradient in part.gradients) ** 0.5
+        flow = f"gradient {norm:.3g}" if part.gradients else "no gradient" if state == "trained" else ""
+        cells = (f"{name:<{width}}", f"{part.num_parameters:>13,}", f"{state:<7}", f"{rate:<8}", flow, kept)
+        yield "  ".join(("", *cells)).rstrip()
