@@ -27,6 +27,7 @@ from tests.teachers import MeanTeacher
 
 # argv: set, group, samples after which to say so and wait (0: say so first, and never wait)
 ADDER = """
+import sys
 from pathlib import Path
 from tests.test_build_groups_interrupted import add
 done, last = 0, int(sys.argv[3])
