@@ -13,6 +13,7 @@ from shards.format.beside_group import beside_group, files_of_group, read_group_
 from shards.format.errors import MissingDataError, ShardError
 from shards.format.manifest import MANIFEST_NAME, Manifest, check_folder
 from shards.format.parse import check_name
+from shards.format.publish import remove_temporaries
 from shards.groups import without_group
 
 
@@ -47,6 +48,7 @@ def drop_group(directory: Path, name: str) -> int:
         for path in files:
             freed += path.lstat().st_size
             path.unlink()
+        remove_temporaries(directory)  # of writers that were killed
         _clear(directory, manifest)
     return freed
 

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from shards.builder import Source, load_folder
+from shards.builder import InProcess, Source, load_folder
+from shards.builder.add_group import add_teacher_group
 from shards.builder.engines.ray import RayCluster
-from tests.builds import ROOT, VIEW, build, contents, descendants, make_teacher, write_videos
+from shards.dataset import ShardDataset
+from tests.builds import CONFIG, ROOT, VIEW, build, contents, descendants, make_teacher, write_videos
 from tests.teachers import MeanTeacher
 
 ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
@@ -119,4 +121,19 @@ def test_a_worker_that_dies_is_replaced_while_the_others_are_at_work(
     assert (tmp_path / "died").exists()
     assert engine.num_rounds == 1  # the shards of the dead one, too, were built in it
     build(source, tmp_path / "here")
+    assert contents(tmp_path / "ray") == contents(tmp_path / "here")
+
+
+def test_a_field_group_is_built_by_a_cluster_from_a_set_that_was_named_by_a_relative_path(
+    cluster: Any, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, log_to_driver=False)
+    for name in ("ray", "here"):
+        build(source, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    with RayCluster(make_teacher, "cpu") as engine:
+        add_teacher_group(ShardDataset.open("ray"), "mean", engine, CONFIG)
+    add_teacher_group(ShardDataset.open("here"), "mean", InProcess(make_teacher("cpu")), CONFIG)
     assert contents(tmp_path / "ray") == contents(tmp_path / "here")

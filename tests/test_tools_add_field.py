@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +19,7 @@ from shards.dataset import ShardDataset
 from shards.exchange.zarr import export_targets
 from shards.format.layout import tubes_to_clip, tubes_to_target
 from shards.verify import verify_dataset
-from tests.builds import contents
+from tests.builds import ROOT, contents
 from tests.clip_text import WIDTH, save_text_encoder
 from tests.datasets import FRAMES, PATCH, SIZE, TUBELET, make_dataset
 from tools.cli import main
@@ -116,6 +119,8 @@ def test_a_teacher_of_another_size_gives_its_own_grid(dataset: ShardDataset, tmp
         (("--teacher", "{t}/videomae", "--projection-dim", "0"), "projection_dim is 0"),
         (("--teacher", "{t}/videomae", "--teacher-dtype", "int8"), "dtype is 'int8'"),
         (("--teacher", "{t}/videomae", "--workers", "0"), "build.workers is 0"),
+        (("--teacher", "{t}/videomae", "--name", "a b"), "field name 'a b' is not allowed"),
+        (("--teacher", "{t}/videomae", "--name", "../a"), "the group's name '../a' is not allowed"),
         (("--zarr", "{t}"), "has no targets.zarr"),
         (("--zarr", "{t}", "--missing", "0"), "a cache has to hold every sample"),
         (("--zarr", "{t}/none"), "does not exist"),
@@ -227,3 +232,28 @@ def test_a_group_that_is_not_there_is_said_with_those_that_are(
     assert main(["add-field", str(tmp_path), "--name", "dino", "--table", "t.csv"]) == 1
     assert not (tmp_path / ".build").exists()
     assert contents(dataset.directory) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_the_command_in_one_line_and_the_same_command_goes_on(
+    dataset: ShardDataset, teachers: Path, number: signal.Signals, status: int
+) -> None:
+    arguments = ["--name", "one", "--teacher", str(teachers / "videomae"), "--device", "cpu"]
+    command = [sys.executable, "-m", "tools", "add-field", str(dataset.directory), *arguments]
+    adder = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with adder:
+        while not (dataset.directory / "plan.one.json").exists() and adder.poll() is None:
+            pass  # it is at work once its plan is there
+        adder.send_signal(number)
+        said, errors = adder.communicate(timeout=60)
+    if adder.returncode == 0:  # it was done before the signal came
+        assert "for 6 samples in 2 shards" in said
+    else:
+        assert adder.returncode == status
+        assert "Traceback" not in errors
+        lines = [line for line in errors.splitlines() if line.startswith("reelshard:")]
+        assert len(lines) == 1, errors
+        assert "shards are finished and kept" in lines[0] or "again to go on" in lines[0]
+    assert main(["add-field", str(dataset.directory), *arguments]) == 0
+    assert verify_dataset(dataset.directory).problems == ()

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         summary = _add(args, dataset)
     except KeyboardInterrupt as stop:
-        sys.stderr.write(f"reelshard: {stop or 'stopped; run the same command again to go on'}\n")
+        sys.stderr.write(f"reelshard: {str(stop) or 'stopped; run the same command again to go on'}\n")
         return exit_status(stop)
     sys.stdout.write(json.dumps(asdict(summary)) + "\n" if args.json else _describe(args, summary))
     return 0

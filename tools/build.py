@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         system.check_build(recipe, look=not args.finalize)
         summary = _build(args, recipe, source, partition, remote)
     except KeyboardInterrupt as stop:
-        sys.stderr.write(f"reelshard: {stop or 'stopped; run the same command again to go on'}\n")
+        sys.stderr.write(f"reelshard: {str(stop) or 'stopped; run the same command again to go on'}\n")
         return exit_status(stop)
     unit = _unit(system.sample_kind(recipe))
     sys.stdout.write(json.dumps(asdict(summary)) + "\n" if args.json else describe(summary, name, unit))

@@ -32,6 +32,7 @@ from shards.format.errors import MissingDataError, ShardError
 from shards.format.manifest import Manifest
 from shards.format.parse import check_name
 from shards.format.publish import canonical_json, publish_bytes, publish_json
+from shards.format.schema import Field
 from shards.groups import Group, with_groups, without_group
 from shards.progress import Progress, untold
 
@@ -137,7 +138,7 @@ def add_group(
     engine = engine or InProcess(None)
     facts: TeacherFacts | None = engine.facts()
     plan = make_group_plan(
-        dataset.directory,
+        dataset.directory.absolute(),  # workers on other nodes read it
         shards,
         kind,
         config,
@@ -155,11 +156,12 @@ def refuse_taken(dataset: ShardDataset, group: str, fields: Sequence[str]) -> No
     """Refuse names that are in use, before anything is made.
 
     Raises:
-        ValueError: the group's name is not one.
+        ValueError: the group's name, or a field's, is not one.
         ShardError: a field is in another series, or the group was not made by a plan that could go on.
     """
     check_name(group, "the group's name")
     for name in fields:
+        Field(name=name)
         if name in dataset.schema and dataset.schema[name].group != group:
             other = dataset.schema[name].group
             where = f"the field group {other!r}" if other else "the samples themselves"
