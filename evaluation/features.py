@@ -1,7 +1,7 @@
 """Frozen features: every clip of a data set as one vector."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from evaluation.ranks import gather_rows
 from model.tubelets import video_or_tubes
 from pipeline.world import World
+from shards.progress import Progress, untold
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def extract_features(
     batches: Iterable[Mapping[str, Tensor]],
     *,
     bf16: bool = False,
-    advance: Callable[[int], None] = lambda num_clips: None,
+    advance: Progress = untold,
     world: World = World(),  # noqa: B008
 ) -> Features:
     """Encode clips whole (nothing is masked) and average their tokens over time and space.

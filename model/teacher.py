@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +15,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from model.pretrained import (
+    DTYPES,
+    choose_device,
+    choose_dtype,
+    load_pretrained,
+    one_line,
+    quiet,
+    spell_device,
+    weights_sha256,
+)
 from shards.format.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 PROJECTION_NAME = "projection.npy"
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # What a VideoMAE has above its encoder, by the beginning of the names: a classifier, or what pretraining needs.
 HEADS = ("classifier.", "fc_norm.", "decoder.", "encoder_to_decoder.", "mask_token")
-NUM_NAMED = 4
+ALLOWED = "Give a VideoMAE id on the Hub or a folder made by save_pretrained, or `--teacher none` for clips only"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +144,7 @@ class VideoMAETeacher(nn.Module):
             "hidden_size": self.hidden_size,
             "projection": projection,
             "dtype": str(next(self.backbone.parameters()).dtype).removeprefix("torch."),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "device": spell_device(device),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
@@ -179,15 +187,6 @@ def random_projection(hidden_size: int, dim: int, seed: int) -> NDArray[np.float
     return normal / np.float32(np.sqrt(hidden_size))
 
 
-def weights_sha256(module: nn.Module) -> str:
-    """Return the sha256 (hex) of all parameters: names, dtypes, shapes and bytes, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def load_videomae_teacher(config: TeacherConfig, device: str = "auto") -> VideoMAETeacher:
     """Load a VideoMAE checkpoint as a teacher; nothing is printed.
 
@@ -200,13 +199,9 @@ def load_videomae_teacher(config: TeacherConfig, device: str = "auto") -> VideoM
     """
     from transformers import VideoMAEModel
 
-    place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    precision = DTYPES.get(config.dtype, torch.float32 if place.type == "cpu" else torch.float16)
-    with _quiet(), _one_line(config.id):
-        backbone, loaded = VideoMAEModel.from_pretrained(
-            config.id, dtype=precision, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    _refuse_other_weights(config.id, loaded)
+    place = choose_device(device)
+    precision = choose_dtype(config.dtype, place)
+    backbone: Any = load_pretrained(VideoMAEModel, config.id, dtype=precision, heads=HEADS, allowed=ALLOWED)
     hidden_size, seed = int(backbone.config.hidden_size), config.projection_seed
     dim = config.projection_dim
     projection = None if dim is None else random_projection(hidden_size, dim, seed)
@@ -223,55 +218,5 @@ def teacher_width(config: TeacherConfig) -> int:
 
     if config.projection_dim is not None:
         return config.projection_dim
-    with _quiet(), _one_line(config.id):
+    with quiet(), one_line(config.id, ALLOWED):
         return int(VideoMAEConfig.from_pretrained(config.id).hidden_size)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' reports and progress bars off the terminal; what matters of them is raised."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _one_line(name: str) -> Iterator[None]:
-    """Say in one line why a checkpoint cannot be loaded."""
-    try:
-        if name.startswith((".", "/", "~")) and not Path(name).is_dir():  # no id on the Hub begins like this
-            raise FileNotFoundError("there is no such folder.")
-        yield
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"cannot load the teacher {name!r}: {reason} Give a VideoMAE id on the Hub or a folder made by "
-            "save_pretrained, or `--teacher none` for clips only"
-        ) from error
-
-
-def _refuse_other_weights(name: str, loaded: Mapping[str, Any]) -> None:
-    """Look at what `from_pretrained` could not place: it fills the gaps with random numbers and goes on."""
-    missing = sorted(loaded["missing_keys"])
-    unexpected = sorted(key for key in loaded["unexpected_keys"] if not key.startswith(HEADS))
-    reshaped = sorted(key for key, *_ in loaded["mismatched_keys"])
-    found = {"missing": missing, "of another shape": reshaped, "unexpected": unexpected}
-    wrong = [f"{what}: {_some(keys)}" for what, keys in found.items() if keys]
-    if wrong:
-        raise ValueError(
-            f"the weights of the teacher {name!r} do not fit its configuration; {'; '.join(wrong)}. Its targets would "
-            "be noise: take the checkpoint whole, or another one"
-        )
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
-    return ", ".join(names[:NUM_NAMED]) + more

@@ -22,7 +22,7 @@ class _Travelling:
     source: Batch
     batch: Batch
     event: torch.cuda.Event
-    state: dict[str, Any]
+    state: dict[str, Any] | None
 
 
 class DeviceLoader:
@@ -80,7 +80,7 @@ class DeviceLoader:
         if self.device.type != "cuda":
             yield from map(self._normalised, self.loader)  # no name holds the batch here
             return
-        self._state = self.loader.state_dict()
+        self._state = self._position()
         stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         ahead: _Travelling | None = None
         for batch in self.loader:
@@ -93,10 +93,17 @@ class DeviceLoader:
 
     def _send(self, batch: Batch, stream: torch.cuda.Stream) -> _Travelling:
         with torch.cuda.stream(stream):
-            tensors = _to_device(batch, self.device)
+            tensors = to_device(batch, self.device)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(stream)
-        return _Travelling(batch, batch.replace(tensors), event, self.loader.state_dict())
+        return _Travelling(batch, batch.replace(tensors), event, self._position())
+
+    def _position(self) -> dict[str, Any] | None:
+        """The loader's; None for a stream, which has none and says so when it is asked for."""
+        try:
+            return self.loader.state_dict()
+        except ValueError:
+            return None
 
     def _arrived(self, travelling: _Travelling) -> Batch:
         travelling.event.synchronize()  # until then the slab is being read; it goes back to the ring with its tensors
@@ -130,8 +137,8 @@ class DeviceLoader:
         self.loader.close()
 
 
-def _to_device(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
-    """One copy for all that lies in the slab, and one for each tensor beside it."""
+def to_device(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
+    """The tensors of a batch on a device: one copy for all that lies in the slab, and one for each tensor beside it."""
     tensors: dict[str, torch.Tensor] = {}
     if batch.memory is not None and batch.layout is not None:
         memory = batch.memory.to(device, non_blocking=True)

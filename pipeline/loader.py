@@ -76,7 +76,7 @@ class ShardLoader(IterableDataset[Batch]):
         self.epoch = 0
         self._batch = 0
         self._planner = Planner(dataset, self.config, self.reads, self.world)
-        self._digest = dataset.digest_of("json" if name == "label" else name for name in self.reads.fields)
+        self._digest = dataset.digest_of(self._planner.fields)
         self._reader: str = self.config.reader
         self._make_own()
 

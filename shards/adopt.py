@@ -22,24 +22,25 @@ from shards.format.beside import (
     read_failures,
     read_plan,
 )
+from shards.format.beside_group import group_provenance
 from shards.format.errors import DamagedShardError, MissingDataError, ShardError
 from shards.format.index import ShardIndex, ShardInfo, index_path, load_index, save_index
 from shards.format.manifest import COMPRESSED_TARS, MANIFEST_NAME, Manifest, check_folder
 from shards.format.parse import check_name, mapping, parse_json
 from shards.format.schema import Schema
 from shards.groups import Group, refuse_other_keys, series_of_names, split_of_name, with_groups
+from shards.progress import Progress, untold
 
-Progress = Callable[[int, int], None]
 INDEXED = {"source": "indexed tars"}
 
 
-def index_directory(directory: Path, *, split: str | None = None, progress: Progress | None = None) -> Manifest:
+def index_directory(directory: Path, *, split: str | None = None, progress: Progress = untold) -> Manifest:
     """Give every `*.tar` in `directory` a sidecar, and the folder a manifest.
 
     Args:
         directory: where the tars are, and where sidecars and manifest go.
         split: the split's name in the manifest; None takes it from the tars' names, or else "train".
-        progress: called with (shards done, 0).
+        progress: called with (shards done, 0) since its last call.
 
     Returns:
         The manifest, already written.
@@ -62,10 +63,9 @@ def index_directory(directory: Path, *, split: str | None = None, progress: Prog
         _restore_sidecars(manifest, directory)
         return _add_groups(manifest, directory, paths)
     scanned = []
-    for done, path in enumerate(paths, start=1):
+    for path in paths:
         scanned.append(scan_shard(path))
-        if progress:
-            progress(done, 0)
+        progress(1)
     return _make_manifest(directory, scanned, split)
 
 
@@ -194,15 +194,16 @@ def _group(name: str, shards: Sequence[ScannedShard], main: Sequence[ShardIndex]
     Raises:
         ShardError: there are not as many shards as in the main series, or their samples are others.
     """
+    about = group_provenance(shards[0].path.parent, name)
     if len(shards) != len(main):
-        raise ShardError(
-            f"the field group {name!r} has {len(shards)} shards, the main series has {len(main)}: restore what is "
-            "missing, or move the group away"
-        )
+        cure = "restore what is missing, or move the group away"
+        if about is not None:
+            cure = "finish it by the same `reelshard add-field`, or take it away with `reelshard drop-field`"
+        raise ShardError(f"the field group {name!r} has {len(shards)} shards, the main series has {len(main)}: {cure}")
     indices = _indices(shards, name)
     for index, other in zip(indices, main, strict=True):
         refuse_other_keys(name, index, other)
-    return Group(name, indices[0].schema.fields, tuple(index.info for index in indices), INDEXED)
+    return Group(name, indices[0].schema.fields, tuple(index.info for index in indices), about or INDEXED)
 
 
 def _restore_sidecars(manifest: Manifest, directory: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from shards.format.errors import ShardError
 from shards.format.schema import Field
+from shards.words import spell_bytes
 
 if TYPE_CHECKING:
     from shards.dataset import ShardDataset
@@ -42,15 +43,11 @@ def _sizes(dataset: ShardDataset, field: Field) -> list[str]:
     if not len(dataset):
         return []
     if field.is_array:
-        return [_spell_total(field.num_bytes * len(dataset)), f"{field.num_bytes:,} bytes a sample"]
+        return [f"{spell_bytes(field.num_bytes * len(dataset))} in all", f"{field.num_bytes:,} bytes a sample"]
     sizes = dataset.sizes(field.name)
-    parts = [_spell_total(int(sizes.sum())), f"{sizes.mean():,.0f} bytes a sample (at most {sizes.max():,})"]
+    parts = [f"{spell_bytes(int(sizes.sum()))} in all", f"{sizes.mean():,.0f} bytes a sample (at most {sizes.max():,})"]
     if field.has_lengths:
         lengths = dataset.lengths(field.name)
         what = "rows" if field.is_rows else "pieces"
         parts.append(f"{lengths.min():,} to {lengths.max():,} {what} (mean {np.mean(lengths):,.1f})")
     return parts
-
-
-def _spell_total(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:,.1f} MB" if num_bytes >= 1e5 else f"{num_bytes:,} bytes in all"

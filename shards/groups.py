@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from shards.format.beside_group import group_provenance
 from shards.format.errors import ShardError
 from shards.format.index import ShardIndex, ShardInfo, index_path, load_index
 from shards.format.manifest import Manifest
@@ -47,6 +48,19 @@ def with_groups(manifest: Manifest, groups: Iterable[Group]) -> Manifest:
         schema=Schema((*manifest.schema.fields, *(one for group in added for one in group.fields))),
         groups={**manifest.groups, **{group.name: group.shards for group in added}},
         provenance={**manifest.provenance, **({"groups": about} if about else {})},
+    )
+
+
+def without_group(manifest: Manifest, name: str) -> Manifest:
+    """The manifest without one of its further series."""
+    about = {group: dict(manifest.about(group)) for group in manifest.groups if group != name}
+    about = {group: known for group, known in about.items() if known}
+    others = {key: value for key, value in manifest.provenance.items() if key != "groups"}
+    return replace(
+        manifest,
+        schema=Schema(tuple(field for field in manifest.schema if field.group != name)),
+        groups={group: series for group, series in manifest.groups.items() if group != name},
+        provenance={**others, **({"groups": about} if about else {})},
     )
 
 
@@ -124,12 +138,9 @@ def names_of_groups(directory: Path, main: Sequence[str], known: Manifest | None
     return list(known.groups) if known is not None else list(_complete(directory, main))
 
 
-def how_to_drop(split: str, group: str) -> str:
+def how_to_drop(directory: Path, group: str) -> str:
     """What to do to go on without a group."""
-    return (
-        f"to go on without it, delete {split}.{group}-*, and dataset.json here and in .build; it can be added again "
-        "afterwards"
-    )
+    return f"to go on without it, `reelshard drop-field {directory} --name {group}`; it can be added again afterwards"
 
 
 def _known_group(
@@ -148,7 +159,7 @@ def _known_group(
             refuse_other_keys(name, index, other)
         except (ShardError, OSError) as error:
             raise ShardError(
-                f"the field group {name!r} cannot be kept: {error}. Restore it; or, {how_to_drop(known.split, name)}"
+                f"the field group {name!r} cannot be kept: {error}. Restore it; or, {how_to_drop(directory, name)}"
             ) from None
     return Group(name, known.schema.of_group(name).fields, known.groups[name], known.about(name))
 
@@ -189,4 +200,5 @@ def _discover(
         and index.has_keys_of(other)
         for index, other, name, size in zip(indices, main, names, sizes, strict=True)
     )
-    return Group(group, fields, tuple(index.info for index in indices)) if fits else None
+    about = group_provenance(directory, group) or {}
+    return Group(group, fields, tuple(index.info for index in indices), about) if fits else None

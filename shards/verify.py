@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,12 @@ import xxhash
 
 from shards.dataset import ShardDataset
 from shards.format.beside import problems_beside
+from shards.format.beside_group import problems_of_groups
 from shards.format.errors import DamagedShardError, ShardError
 from shards.format.index import ShardIndex
 from shards.format.members import member_problems
 from shards.format.tar import open_tar
+from shards.progress import Progress, untold
 
 CHUNK_BYTES = 8 << 20
 MAX_PROBLEMS_PER_SHARD = 20
@@ -32,15 +34,13 @@ class VerifyReport:
     problems: tuple[str, ...]
 
 
-def verify_dataset(
-    directory: Path, *, threads: int = 4, progress: Callable[[int, int], None] | None = None
-) -> VerifyReport:
+def verify_dataset(directory: Path, *, threads: int = 4, progress: Progress = untold) -> VerifyReport:
     """Check the manifest, every sidecar, every tar, every payload, and what lies beside them.
 
     Args:
         directory: the data set.
         threads: shards read at the same time.
-        progress: called with (shards done, shards with problems).
+        progress: called with (shards done, of which have problems) since its last call.
 
     Raises:
         ShardError: there is no readable manifest to begin with.
@@ -52,15 +52,15 @@ def verify_dataset(
     with ThreadPoolExecutor(threads) as pool:
         futures = {pool.submit(_verify_shard, dataset, *task): task for task in tasks}
         try:
-            for done, future in enumerate(as_completed(futures), start=1):
-                found[futures[future]] = future.result()
-                if progress:
-                    progress(done, sum(map(bool, found.values())))
+            for future in as_completed(futures):
+                found[futures[future]] = problems = future.result()
+                progress(1, int(bool(problems)))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     problems = [problem for task in tasks for problem in found[task]]
     problems += [*_repeated_keys(dataset), *problems_beside(dataset.manifest, directory)]
+    problems += problems_of_groups(dataset.manifest, directory)
     return VerifyReport(len(dataset), len(tasks), dataset.manifest.num_bytes, tuple(dict.fromkeys(problems)))
 
 

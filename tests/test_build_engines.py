@@ -69,7 +69,7 @@ def test_a_process_for_each_device_gives_the_same_bytes(
 ) -> None:
     counts = [0, 0]
 
-    def progress(done: int, failed: int) -> None:
+    def progress(done: int, failed: int = 0) -> None:
         counts[0] += done
         counts[1] += failed
 
@@ -90,7 +90,7 @@ def test_a_build_goes_on_when_a_worker_process_is_killed(
 ) -> None:
     killed: list[int] = []
 
-    def progress(done: int, failed: int) -> None:
+    def progress(done: int, failed: int = 0) -> None:
         if not killed:
             killed.append(worker_processes()[0])
             os.kill(killed[0], signal.SIGKILL)
@@ -102,7 +102,7 @@ def test_a_build_goes_on_when_a_worker_process_is_killed(
 
 
 def test_a_build_whose_workers_always_die_stops_and_says_so(source: Source, tmp_path: Path) -> None:
-    def progress(done: int, failed: int) -> None:
+    def progress(done: int, failed: int = 0) -> None:
         os.kill(worker_processes()[0], signal.SIGKILL)
 
     with (

@@ -5,7 +5,6 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -153,23 +152,6 @@ def test_partitions_build_side_by_side_but_each_only_once(tmp_path: Path) -> Non
             pass
     with build_lock(tmp_path):
         pass
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("a small disk is made by mounting a tmpfs, which takes root")
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", folder], check=False, capture_output=True, text=True
-    )
-    if mount.returncode:
-        pytest.skip(f"a small disk is made by mounting a tmpfs, which is not allowed here: {mount.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_a_full_disk_stops_the_build_which_goes_on_when_there_is_room(

@@ -36,6 +36,7 @@ from shards.builder.plan import Plan
 from shards.builder.prepare import Outcome
 from shards.builder.rows import RowBatches
 from shards.builder.samples.base import Prepared, Rows
+from shards.format.beside_group import group_provenance
 from shards.groups import Group, with_groups
 from tests.builds import CONFIG, VIEW, build, contents, failures, write_videos
 from tests.kinds import LetterTeacher, MeansKind, WordsKind
@@ -162,7 +163,8 @@ def test_annotations_that_json_does_not_hold_are_refused(tmp_path: Path) -> None
 def publish_group(plan: Plan, out: Path, reports: Sequence[ShardReport]) -> Manifest:
     publish_all_failures(plan, out, reports)
     shards = tuple(report.info for report in reports)
-    manifest = with_groups(Manifest.read(out), [Group(plan.group, plan.schema.fields, shards)])
+    group = Group(plan.group, plan.schema.fields, shards, group_provenance(out, plan.group) or {})
+    manifest = with_groups(Manifest.read(out), [group])
     manifest.write(out)
     return manifest
 

@@ -66,7 +66,7 @@ def test_a_build_on_two_nodes_of_which_one_is_killed_gives_the_same_bytes(
     ray.init(address=cluster.address, log_to_driver=False)
     killed: list[Any] = []
 
-    def progress(done: int, failed: int) -> None:
+    def progress(done: int, failed: int = 0) -> None:
         if not killed:
             killed.append(nodes[0])
             cluster.remove_node(nodes[0], allow_graceful=False)

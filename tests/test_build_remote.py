@@ -90,7 +90,7 @@ def test_a_build_goes_on_from_the_bucket_alone(store: Any, source: Source, tmp_p
 
     items = 0
 
-    def stop(done: int, failed: int) -> None:
+    def stop(done: int, failed: int = 0) -> None:
         nonlocal items
         items += done
         if items >= 8:
@@ -121,7 +121,7 @@ def test_a_field_group_in_the_bucket_is_kept_when_a_shard_is_built_again(
         store.delete(f"set/train-0000{shard}-of-00004.tar")
     items = 0
 
-    def stop(done: int, failed: int) -> None:
+    def stop(done: int, failed: int = 0) -> None:
         nonlocal items
         items += done
         if items >= 5 + 3 + 2:  # those of two shards were there; the first is built again, the second not wholly

@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from pipeline.config import LoaderConfig
-from pipeline.device import DeviceLoader
+from pipeline.device import DeviceLoader, to_device
 from pipeline.loader import ShardLoader
 from pipeline.order.draws import TubeMask
+from pipeline.read.decoders import JpegFrames
+from pipeline.reads import Reads
 from shards.dataset import ShardDataset
 from shards.format.pixels import IMAGENET
 from tests.datasets import POSITIONS, make_dataset, tubes_sample
+from tests.lengths import Places, make_lengths
 
 GATHER = {"clip": "visible", "target": "masked"}
 
@@ -68,6 +71,28 @@ def test_on_a_gpu_batches_arrive_right_in_order_and_are_not_overwritten(tmp_path
         resumed = device_loader(dataset, "cuda")
         resumed.load_state_dict(state)
         assert [batch["index"].tolist() for batch in resumed] == expected[step:]
+
+
+LENGTHS = Reads(
+    fields=("features", "frames", "boxes", "tokens", "json", "label"),
+    decoders={"frames": JpegFrames(16, 16), "boxes": Places()},
+)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_block_of_a_batch_holds_fields_of_every_kind_wherever_it_is_copied(tmp_path: Path, device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    config = LoaderConfig(global_batch_size=6, drop_last=False, pin_memory=device == "cuda")
+    for batch in ShardLoader(make_lengths(tmp_path), config, reads=LENGTHS):
+        assert batch.layout is not None
+        assert batch.memory is not None
+        beside = batch.replace({name: torch.zeros_like(tensor) for name, tensor in batch.items()})
+        beside.memory, beside.layout = batch.memory, batch.layout  # so that only the block can tell
+        copied = to_device(beside, torch.device(device))
+        assert copied.keys() == batch.keys()
+        for name, tensor in batch.items():
+            assert torch.equal(copied[name].cpu(), tensor), name
 
 
 @pytest.mark.gpu

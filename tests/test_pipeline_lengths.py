@@ -20,8 +20,12 @@ from pipeline.reads import Reads
 from pipeline.world import World
 from shards.dataset import ShardDataset
 from shards.format.errors import DamagedShardError
+from shards.format.manifest import shard_name
 from shards.format.packed import table_bytes
-from tests.datasets import damage
+from shards.format.schema import Field, Schema
+from shards.groups import Group, with_groups
+from shards.writer import ShardWriter
+from tests.datasets import damage, make_dataset
 from tests.lengths import SIZE, Places, features, jpeg, make_lengths, num_frames, num_tokens, pixels, record, sample
 
 ALL = Reads(
@@ -339,6 +343,21 @@ def test_bytes_decode_to_one_piece_a_sample(dataset: ShardDataset) -> None:
     for batch in ShardLoader(dataset, LoaderConfig(global_batch_size=5, drop_last=False), reads=reads):
         numbers = [number_of(dataset, index) if index >= 0 else 0 for index in batch["index"].tolist()]
         assert batch["length"].tolist() == numbers
+
+
+def test_a_state_names_the_series_whose_lengths_count(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, num_samples=8, samples_per_shard=8)
+    reads = Reads(fields=("clip",), draws=(Window("audio", 2),))
+    loaders = []
+    for count in (3, 4):
+        field = Field(name="audio", dtype="<f4", shape=(None,), group=f"audio{count}")
+        with ShardWriter(tmp_path / shard_name("train", 0, 1, field.group), Schema((field,))) as writer:
+            for number, key in enumerate(dataset.index(0).keys):
+                writer.write(key, {"audio": np.zeros(count + number, "<f4")})
+        grouped = with_groups(dataset.manifest, [Group(field.group, (field,), (writer.info,), {})])
+        loaders.append(ShardLoader(ShardDataset(tmp_path, grouped), LoaderConfig(global_batch_size=4), reads=reads))
+    with pytest.raises(ValueError, match="dataset is"):
+        loaders[1].load_state_dict(loaders[0].state_dict())
 
 
 @pytest.mark.parametrize("budgets", [{"features": 24}, {"frames": 24, "tokens": 30}])

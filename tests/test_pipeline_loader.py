@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -316,6 +317,22 @@ def test_stats_count_what_was_yielded(dataset: ShardDataset, tmp_path: Path) -> 
     sample_bytes = sum(dataset.schema[name].num_bytes for name in ("clip", "target"))
     assert (stats.num_batches, stats.num_samples, stats.num_bytes) == (4, 20, 20 * sample_bytes)
     assert stats.read_seconds > 0
+
+
+@pytest.mark.parametrize(("reader", "drawn"), [("mmap", True), ("pread", False), ("direct", False)])
+def test_stats_count_the_bytes_that_were_asked_of_storage(
+    dataset: ShardDataset, reader: Reader, drawn: bool, tmp_path: Path
+) -> None:
+    config = LoaderConfig(global_batch_size=5, reader=reader, gather=GATHER, verify="never")
+    loader = ShardLoader(dataset, config, MASK)
+    list(loader)
+    tubes = {"clip": MASK.num_visible, "target": MASK.num_masked} if drawn else dict.fromkeys(GATHER, POSITIONS)
+    sample_bytes = sum(dataset.schema[name].num_bytes * count // POSITIONS for name, count in tubes.items())
+    assert loader.stats().num_bytes == 20 * sample_bytes
+    checked = ShardLoader(dataset, replace(config, verify="always"), MASK)
+    list(checked)
+    assert checked.stats().num_bytes == 20 * sum(dataset.schema[name].num_bytes for name in GATHER)
+    assert checked.stats().num_checked == 20
 
 
 def test_auto_says_what_it_chose_and_why_once(dataset: ShardDataset, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,11 +1,19 @@
 import io
 import re
 import time
+from pathlib import Path
 from typing import TextIO
 
+import numpy as np
 import pytest
 
-from tools.progress import PLAIN_INTERVAL_SECONDS, spell_rate, spell_seconds, track
+from shards import ShardDataset, index_directory, verify_dataset
+from shards.builder import load_folder
+from shards.builder.recheck import check_sources
+from shards.builder.sources.locate import VideoFinder
+from shards.words import spell_bytes, spell_seconds
+from tests.builds import build, write_videos
+from tools.progress import PLAIN_INTERVAL_SECONDS, spell_rate, track
 
 
 class Terminal(io.StringIO):
@@ -51,7 +59,7 @@ def test_the_last_line_says_what_was_done_and_no_rate_of_what_took_no_time(
     file = kind()
     with track("building", total=total, unit="clips", file=file) as progress:
         clock.now += seconds
-        progress.at(done, failed)
+        progress(done, failed)
     assert isinstance(file, io.StringIO)
     if kind is io.StringIO:
         assert file.getvalue().splitlines()[-1] == line
@@ -104,3 +112,42 @@ def test_a_duration_is_spelled(seconds: float, words: str) -> None:
 )
 def test_a_rate_is_spelled(per_second: float, words: str) -> None:
     assert spell_rate(per_second, "clips") == words
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "words"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (2_408_448, "2.4 MB"), (802e9, "802.0 GB")],
+)
+def test_a_size_is_spelled(num_bytes: float, words: str) -> None:
+    assert spell_bytes(num_bytes) == words
+
+
+def test_whatever_takes_long_says_what_it_has_done_since_it_last_said_so(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+
+    def progress(done: int, failed: int = 0) -> None:
+        told.append((done, failed))
+
+    def total() -> tuple[int, int]:
+        counts = np.sum(told, axis=0).tolist()
+        told.clear()
+        return counts[0], counts[1]
+
+    source, out = load_folder(write_videos(tmp_path / "videos", 7)), tmp_path / "set"
+    build(source, out, progress=progress)
+    assert total() == (8, 1)
+    build(source, out, progress=progress)
+    assert total() == (8, 1)
+    shard = out / "train-00001-of-00003.tar"
+    shard.write_bytes(shard.read_bytes()[:-600])
+    verify_dataset(out, progress=progress)
+    assert total() == (3, 1)
+    finder = VideoFinder(tmp_path / "videos", source.items)
+    check_sources(ShardDataset.open(out), finder, 3, progress=progress)
+    assert total()[0] == 3
+    for path in out.glob("*.idx"):
+        path.unlink()
+    for name in ("dataset.json", "plan.json", "train-00001-of-00003.tar"):
+        (out / name).unlink()
+    index_directory(out, progress=progress)
+    assert total() == (2, 0)

@@ -27,7 +27,7 @@ def test_show_prints_fields_classes_and_digest(dataset: ShardDataset, capsys: py
     assert main(["show", str(dataset.directory)]) == 0
     text = capsys.readouterr().out
     assert "7 samples in 2 shards" in text
-    assert "target array  <f2 [16, 2, 6], tubes layout, 2,688 bytes in all, 384 bytes a sample" in text
+    assert "target array  <f2 [16, 2, 6], tubes layout, 2.7 kB in all, 384 bytes a sample" in text
     assert "class 0; class 1; class 2" in text
     assert dataset.digest in text
 

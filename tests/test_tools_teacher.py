@@ -159,3 +159,20 @@ def test_a_small_build_is_not_said_to_need_nothing(
     said = capsys.readouterr().err
     assert "0.0 GB needed" not in said
     assert "kB needed" in said
+
+
+def test_a_set_that_gets_its_targets_later_trains_as_one_that_was_built_with_them(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build(place, tmp_path / "built") == 0
+    assert build(place, tmp_path / "later", "--teacher", "none") == 0
+    more = ["--name", "target", "--teacher", str(place / "huge"), "--device", "cpu"]
+    assert main(["add-field", str(tmp_path / "later"), *more]) == 0
+    losses = []
+    for name in ("built", "later"):
+        assert train(place, tmp_path / name, tmp_path / f"run_{name}") == 0
+        assert f"targets  {HIDDEN} wide, the own values of huge" in capsys.readouterr().out
+        lines = (tmp_path / f"run_{name}" / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line).get("loss") for line in lines])
+    assert losses[0] == losses[1]
+    assert any(losses[0])

@@ -11,15 +11,17 @@ import json
 import sys
 import tempfile
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shards.words import spell_bytes
 from tools.engines import open_engine, read_partition
 from tools.signals import exit_status
 from tools.systems import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
-    from shards.builder import BuildSummary, Partition, Source
+    from shards.builder import BuildSummary, Partition, SampleKind, Source
     from shards.builder.remote import RemoteFolder
     from tools.systems.base import Recipe
 
@@ -124,7 +126,8 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"reelshard: {stop or 'stopped; run the same command again to go on'}\n")
         return exit_status(stop)
-    sys.stdout.write(json.dumps(asdict(summary)) + "\n" if args.json else describe(summary, name))
+    unit = _unit(system.sample_kind(recipe))
+    sys.stdout.write(json.dumps(asdict(summary)) + "\n" if args.json else describe(summary, name, unit))
     return 0
 
 
@@ -194,8 +197,8 @@ def _build(
             total = min(total, len(shards) * recipe.build.samples_per_shard)
         deliver = remote.push_shard if remote else None
         with (
-            open_engine(args, recipe, deliver) as engine,
-            track("building", total=total, unit="clips") as advance,
+            open_engine(args, partial(system_of(recipe).make_teacher, recipe), deliver) as engine,
+            track("building", total=total, unit=_unit(kind)) as advance,
         ):
             summary = build_dataset(
                 source,
@@ -223,14 +226,21 @@ def _save_recipe(recipe: Recipe, out: Path) -> None:
     save_resolved(system_of(recipe).as_kept(replace(recipe, build=build)), out / RECIPE_NAME)
 
 
-def describe(summary: BuildSummary, out: str) -> str:
+def _unit(kind: SampleKind) -> str:
+    """What samples are called in words."""
+    from shards.builder import ClipKind
+
+    return "clips" if isinstance(kind, ClipKind) else "samples"
+
+
+def describe(summary: BuildSummary, out: str, unit: str = "clips") -> str:
     """Return the summary as lines for people."""
     name = f"data set {summary.digest[:12]}" if summary.digest else "one partition; --finalize completes the data set"
     lines = [
-        f"{out}: {summary.num_samples} of {summary.num_planned} clips in {summary.num_shards} shards, "
-        f"{summary.num_bytes / 1e6:,.1f} MB, {name}",
-        f"{summary.num_planned - summary.num_resumed} clips in {summary.seconds:.1f} s "
-        f"({summary.clips_per_second:.1f} clips/s), {summary.num_resumed} were there already",
+        f"{out}: {summary.num_samples} of {summary.num_planned} {unit} in {summary.num_shards} shards, "
+        f"{spell_bytes(summary.num_bytes)}, {name}",
+        f"{summary.num_planned - summary.num_resumed} {unit} in {summary.seconds:.1f} s "
+        f"({summary.clips_per_second:.1f} {unit}/s), {summary.num_resumed} were there already",
     ]
     stages = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f}" for name, seconds in asdict(summary.stages).items())
     lines.append(f"seconds in each stage: {stages}")

@@ -20,6 +20,8 @@ from tools.revision import package_versions
 COMMANDS = {
     "demo": "tools.demo.command",
     "build": "tools.build",
+    "add-field": "tools.add_field",
+    "drop-field": "tools.drop_field",
     "index": "tools.index",
     "verify": "tools.verify",
     "show": "tools.show",
@@ -162,7 +164,7 @@ def _overview() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--version", action="version", version=f"reelshard {package_versions()['reelshard']}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND ...", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND [ARGS]", required=True)
     for name in COMMANDS:
         commands.add_parser(name, help=_load(name).HELP, add_help=False)
     return parser

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shards.format.errors import ShardError
-from tools.signals import exit_status, spell, work_is_done
+from tools.signals import exit_status, spell_stop, work_is_done
 from tools.terminal import clean
 
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
@@ -44,7 +44,7 @@ def leave_cleanly(work: Callable[[], int], *, debug: bool = False) -> int:
         status = _work(work, debug)
     except KeyboardInterrupt as stop:
         work_is_done()
-        return _fail(spell(stop), exit_status(stop), debug)
+        return _fail(spell_stop(stop), exit_status(stop), debug)
     work_is_done()
     return status
 

@@ -6,26 +6,28 @@ import argparse
 import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shards.builder import Engine, Partition
+    from shards.builder.engines.processes import MakeTeacher
     from shards.builder.worker import Deliver
-    from tools.systems.base import Recipe
 
 
 @contextmanager
-def open_engine(args: argparse.Namespace, recipe: Recipe, deliver: Deliver | None = None) -> Generator[Engine]:
-    """Start the engine that the arguments ask for, with the recipe's teacher on each of its devices.
+def open_engine(args: argparse.Namespace, make: MakeTeacher, deliver: Deliver | None = None) -> Generator[Engine]:
+    """Start the engine that the arguments ask for, with a teacher on each of its devices.
+
+    Args:
+        args: with `engine`, `device` and `devices`.
+        make: makes a teacher on a device; a function of a module, as it goes to other processes.
+        deliver: takes finished shards elsewhere.
 
     Raises:
         ValueError: arguments do not go together, or the teacher cannot be loaded.
     """
     from shards.builder import InProcess, ProcessPool
-    from tools.systems import system_of
 
-    make = partial(system_of(recipe).make_teacher, recipe)
     if args.engine == "ray":
         if args.devices:
             raise ValueError("--devices is for this machine; Ray hands out the cluster's GPUs by itself: leave it out")

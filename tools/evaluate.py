@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shards.progress import Progress, untold
+
 if TYPE_CHECKING:
     from evaluation.result import Result
     from shards.dataset import ShardDataset
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from tools.recipe import load_recipe
     from tools.terminal import clean
 
-    recipe = load_recipe(_recorded_recipe(args.run_dir), args.overrides)
+    recipe = load_recipe(_recorded_recipe(args.run_dir), args.overrides, recorded=True)
     evaluation = find_evaluation(recipe, args.what)
     given = {role: getattr(args, role) for role in ROLES}
     paths = {role: path for role, path in given.items() if path is not None}
@@ -94,7 +96,7 @@ class MetricsReport:
         """A line a metric."""
         lines = [f"step {self.step}: {', '.join(self.results)}"]
         for name in self.results["trained"].metrics:
-            values = "  ".join(f"{result.metrics[name]:>12.6g}" for result in self.results.values())
+            values = "  ".join(f"{result.metrics[name]:>12.4f}" for result in self.results.values())
             lines.append(f"  {name:<20} {values}")
         return "\n".join(lines)
 
@@ -105,7 +107,7 @@ def evaluate(
     name: str,
     paths: Mapping[str, Path],
     *,
-    advance: Callable[[int], None] = lambda num_samples: None,
+    advance: Progress = untold,
     say: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Measure the newest checkpoint of a run, and, where the evaluation wants it, the untrained student it began as.
@@ -115,7 +117,7 @@ def evaluate(
         run_dir: the run.
         name: of the evaluation.
         paths: data sets by role.
-        advance: told the number of samples after every batch.
+        advance: called with the number of samples after every batch.
         say: takes a line for the user: whether the views could be compared.
 
     Raises:

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from tools.terminal import clean
 
     with track("indexing", total=len(list(args.folder.glob("*.tar"))), unit="tars") as progress:
-        manifest = index_directory(args.folder, split=args.split, progress=progress.at)
+        manifest = index_directory(args.folder, split=args.split, progress=progress)
     if args.json:
         print(json.dumps(manifest.to_json()))
         return 0

@@ -141,9 +141,7 @@ def _open_held_out(
         return None, None, []
     ((name, path),) = job.val.items()
     if name not in datasets:
-        raise ValueError(
-            f"--val {path} is held out of {name or 'no source'}; give NAME={path} of {', '.join(datasets)}"
-        )
+        raise ValueError(f"--val {path} names no source; give NAME={path} with one of {', '.join(datasets)}")
     held_out = ShardDataset.open(path)
     views = {str(job.data[name]): view_hash(datasets[name].manifest), str(path): view_hash(held_out.manifest)}
     note = f"views    {refuse_other_views(views)}"

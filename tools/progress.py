@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
+from shards.words import SHORTEST_SECONDS, spell_seconds
+
 PLAIN_INTERVAL_SECONDS = 10.0
-SHORTEST_SECONDS = 0.5  # of less, a rate says nothing
 
 
 class _Display(Protocol):
@@ -18,7 +19,7 @@ class _Display(Protocol):
 
 
 class Progress:
-    """Counts what is done; call it with (done, failed) since its last call, or `at` with the counts so far."""
+    """A `shards.progress.Progress` that shows the counts, and what follows from them."""
 
     def __init__(self, title: str, total: int | None, unit: str, display: _Display) -> None:
         self.title, self.total, self.unit = title, total, unit
@@ -26,13 +27,9 @@ class Progress:
         self._display = display
         self._start = time.monotonic()
 
-    def __call__(self, done: int, failed: int = 0) -> None:
+    def __call__(self, done: int, failed: int = 0, /) -> None:
         """Count further items, of which `failed` could not be used."""
-        self.at(self.done + done, self.failed + failed)
-
-    def at(self, done: int, failed: int = 0) -> None:
-        """Set the counts."""
-        self.done, self.failed = done, failed
+        self.done, self.failed = self.done + done, self.failed + failed
         self._display.show(self)
 
     @property
@@ -124,15 +121,3 @@ def spell_rate(per_second: float, unit: str) -> str:
         if per_second * in_seconds >= 1:
             return f"{per_second * in_seconds:,.1f} {unit}/{time_unit}"
     return f"{per_second * 3600:,.1f} {unit}/h"
-
-
-def spell_seconds(seconds: float) -> str:
-    """A duration in words, such as `under a second`, `42 s`, `3 min 20 s` or `2 h 05 min`."""
-    if seconds < SHORTEST_SECONDS:
-        return "under a second"
-    whole = max(1, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

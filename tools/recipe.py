@@ -25,12 +25,14 @@ NOT_THE_USERS: Mapping[str, Any] = {"fields": ["clip", "target"], "gather": {}}
 ORDER = ("view", "build", "teacher", "data", "model", "objective", "", "optim", "train", "evaluate")
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Any:
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), *, recorded: bool = False) -> Any:
     """Read a recipe and put the overrides on top; the result is of the `recipe` class of its system.
 
     Args:
         name_or_path: one of `tools/recipes/`, or the path of a YAML file.
         overrides: `--SECTION.NAME=VALUE`, later ones win.
+        recorded: the file was found in the folder of a run, not named by the user. A system of the user's own stands
+            there by its full path; code that came with the folder is not run.
 
     Raises:
         ValueError: there is no such recipe, it is not YAML, or a key or value is not allowed.
@@ -42,17 +44,26 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Any:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected sections such as 'view:' and 'train:'")
-    return _resolve(*_kind(content.pop("system", DEFAULT_SYSTEM), path), content, overrides, path)
+    system = str(content.pop("system", DEFAULT_SYSTEM))
+    if (
+        recorded
+        and system.endswith(".py")
+        and (not Path(system).is_absolute() or Path(system).resolve().is_relative_to(path.parent.resolve()))
+    ):
+        raise ValueError(
+            f"{path} names the system {system!r}, a file in the run's own folder, which is not run unasked: put it "
+            "elsewhere, and its full path into recipe.yaml"
+        )
+    return _resolve(*_kind(system, path), content, overrides, path)
 
 
-def _kind(system: Any, path: Path) -> tuple[type[Recipe], str]:
+def _kind(system: str, path: Path) -> tuple[type[Recipe], str]:
     """The class of a recipe, and its system as any folder finds it."""
     try:
-        found = find_system(str(system), path.parent)
+        found = find_system(system, path.parent)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    name = str(system)
-    return found.recipe, name if found.name == name else str((path.parent / name).resolve())
+    return found.recipe, system if found.name == system else str((path.parent / system).resolve())
 
 
 def sections_of(kind: type[Recipe]) -> dict[str, type]:

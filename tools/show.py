@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shards.words import spell_bytes
 from tools.terminal import clean
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _show_reads(args: argparse.Namespace, dataset: ShardDataset) -> int:
     recipe = load_recipe(args.recipe, args.overrides)
     system = system_of(recipe)
     reads = system.feed(recipe, dataset, args.source).reads
-    draw, whole = bytes_per_draw(dataset, reads), bytes_per_sample(dataset)
+    draw, whole = bytes_per_draw(dataset, reads, seed=recipe.data.seed), bytes_per_sample(dataset)
     total = sum(draw.values())
     if args.json:
         print(json.dumps({"system": system.name, "bytes_per_draw": draw, "bytes_per_sample": whole}))
@@ -103,7 +104,7 @@ def describe(dataset: ShardDataset) -> str:
     mean = manifest.num_bytes / max(1, len(dataset))
     lines = [
         f"{dataset.directory}: split {manifest.split}, {len(dataset):,} samples in {dataset.num_shards:,} shards, "
-        f"{manifest.num_bytes / 1e6:,.1f} MB ({mean / 1e3:,.1f} kB a sample)",
+        f"{spell_bytes(manifest.num_bytes)} ({spell_bytes(mean)} a sample)",
         f"digest      {manifest.digest}",
         "fields",
         *(f"  {line}" for line in describe_fields(dataset)),

@@ -37,7 +37,7 @@ def work_is_done() -> None:
             signal.signal(number, signal.SIG_DFL)
 
 
-def spell(stop: KeyboardInterrupt) -> str:
+def spell_stop(stop: KeyboardInterrupt) -> str:
     """What a command that was stopped has to say."""
     return str(stop) or ("terminated" if isinstance(stop, Terminated) else "interrupted")
 
@@ -50,7 +50,7 @@ def exit_status(stop: KeyboardInterrupt) -> int:
 def _answer(number: int, frame: FrameType | None) -> None:
     stop = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
     if _importing(frame) and _nothing_begun():
-        os.write(2, f"reelshard: {spell(stop)}\n".encode())
+        os.write(2, f"reelshard: {spell_stop(stop)}\n".encode())
         os._exit(exit_status(stop))
     if number == signal.SIGTERM:  # only once: putting things away is not to be stopped half-way
         signal.signal(number, signal.SIG_IGN)

@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from shards.words import spell_bytes
 from tools import verify_sources
 
 HELP = "read every byte of a data set and list what is damaged or missing"
@@ -52,7 +53,7 @@ def _verify(path: Path, args: argparse.Namespace) -> bool:
         dataset = ShardDataset.open(path)
         total = dataset.num_shards * len(dataset.schema.groups)
         with track(f"verifying {clean(path)}", total=total, unit="shards") as progress:
-            report = verify_dataset(path, threads=args.threads, progress=progress.at)
+            report = verify_dataset(path, threads=args.threads, progress=progress)
         sources = verify_sources.check(dataset, args) if args.sources else None
     except (ShardError, OSError) as error:
         if len(args.datasets) == 1:
@@ -66,7 +67,7 @@ def _verify(path: Path, args: argparse.Namespace) -> bool:
     for problem in report.problems:
         print(clean(problem))
     verdict = f"{len(report.problems)} problem(s)" if report.problems else "every byte is as written"
-    size = f"{report.num_samples:,} samples, {report.num_shards:,} shards, {report.num_bytes / 1e6:,.1f} MB"
+    size = f"{report.num_samples:,} samples, {report.num_shards:,} shards, {spell_bytes(report.num_bytes)}"
     print(clean(f"{path}: {size}: {verdict}"), file=sys.stderr if report.problems else sys.stdout)
     if sources is not None:
         print(verify_sources.describe(sources, path))

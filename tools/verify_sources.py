@@ -51,7 +51,7 @@ def check(dataset: ShardDataset, args: argparse.Namespace) -> SourceReport:
     source = open_source(args.sources, args.annotations, dataset.manifest.split)
     finder = VideoFinder(args.sources, source.items)
     with track(f"decoding samples of {dataset.directory} again", total=count, unit="samples") as progress:
-        return check_sources(dataset, finder, count, threads=args.threads, progress=progress.at)
+        return check_sources(dataset, finder, count, threads=args.threads, progress=progress)
 
 
 def describe(report: SourceReport, path: Path) -> str:

@@ -9,7 +9,8 @@ HELP = "export targets to a Zarr cache (targets.zarr, meta.jsonl), or import the
 _DESCRIPTION = """
 `export` writes the targets of DATASET to CACHE: the array targets.zarr/targets and meta.jsonl. `import` adds the
 targets in CACHE to DATASET, which was built with --teacher none, as a further series of tars beside the clips, which
-are not touched. A cache of another view or another geometry is refused; the teacher's provenance goes along both ways.
+are not touched; `reelshard add-field --zarr` is the same under a name of your own. A cache of another view or another
+geometry is refused; the teacher's provenance goes along both ways.
 """
 
 
@@ -36,9 +37,9 @@ def run(args: argparse.Namespace) -> int:
     notes: list[str] = []
     with track(f"{args.direction}ing targets", total=len(dataset), unit="samples") as progress:
         if args.direction == "export":
-            export_targets(dataset, args.cache, zarr_format=args.zarr_format, report=progress.at)
+            export_targets(dataset, args.cache, zarr_format=args.zarr_format, progress=progress)
         else:
-            manifest = import_targets(args.cache, dataset, group=args.group, report=progress.at, say=notes.append)
+            manifest = import_targets(args.cache, dataset, group=args.group, progress=progress, say=notes.append)
             dataset = ShardDataset(args.data, manifest)
     done = f"{len(dataset):,} targets {dataset.schema['target'].shape} {'in' if args.direction == 'import' else 'out'}"
     print(clean("; ".join([done, *notes])))

@@ -52,6 +52,13 @@ class Planner:
         self.schedule = _schedule(dataset, config, reads, world)
         self._checked_in: tuple[int, frozenset[int]] = (-1, frozenset())
 
+    @property
+    def fields(self) -> set[str]:
+        """Fields of the data set that shape batches: those that are read, and those whose lengths count."""
+        counted = {name for name in self._config.length_budget or () if name not in self._reads.lengths}
+        drawn = {draw.length_of for draw in self._reads.draws if draw.length_of is not None}
+        return {part.field.name for part in self.parts} | counted | drawn
+
     def draft(self, epoch: int, number: int) -> Draft:
         """The samples of a batch, and the layout they need."""
         index = self.schedule.rows(epoch, number)

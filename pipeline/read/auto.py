@@ -12,6 +12,7 @@ from pipeline.read.gather import COMPILED, NO_LIBRARY
 from pipeline.read.readers import ReaderName, open_for_reading
 from shards.dataset import ShardDataset
 from shards.format.errors import MissingDataError
+from shards.words import spell_bytes
 
 NUM_PROBES = 32
 MOSTLY_RESIDENT = 0.8
@@ -36,7 +37,7 @@ def choose_reader(dataset: ShardDataset) -> tuple[ReaderName, str]:
         return ("mmap", reason) if COMPILED else ("pread", f"{reason}, but {NO_LIBRARY}")
     available, size = available_memory_bytes(), dataset.manifest.num_bytes
     where = f"{resident:.0%} of the pages looked at are in the page cache, "
-    sizes = f"{size / 1e9:.1f} GB of data, {available / 1e9:.1f} GB of memory available"
+    sizes = f"{spell_bytes(size)} of data, {spell_bytes(available)} of memory available"
     if size < available:
         return "pread", f"{where}but all will fit: {sizes}"
     if not any(supports_direct(dataset.tar_path(shard)) for shard in _spread(dataset)):

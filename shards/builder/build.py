@@ -18,11 +18,11 @@ from shards.builder.lock import build_lock
 from shards.builder.partition import Partition
 from shards.builder.plan import LimitOrder, Plan, make_plan, publish_plan, recorded_teacher
 from shards.builder.samples.base import SampleKind
-from shards.builder.worker import Progress
 from shards.format.beside import PLAN_NAME
 from shards.format.errors import ShardError
 from shards.format.manifest import MANIFEST_NAME, Manifest
 from shards.format.publish import publish_bytes, remove_temporaries
+from shards.progress import Progress, untold
 
 Publish = Callable[[Plan, Path, Sequence[ShardReport]], Manifest]  # of all shards, in order
 
@@ -69,7 +69,7 @@ def build_dataset(
     limit_order: LimitOrder = "random",
     partition: Partition | None = None,
     retry_failures: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = untold,
 ) -> BuildSummary:
     """Build one split into the folder `out`.
 
@@ -145,7 +145,7 @@ def run_plan(
     *,
     partition: Partition | None = None,
     retry_failures: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = untold,
 ) -> BuildSummary:
     """Build what is missing of a plan, of a main series or of a field group, then publish it.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -15,29 +14,29 @@ from shards.builder.failure import FailureRecord
 from shards.builder.journal import (
     WORK_FOLDER,
     ShardReport,
+    clear_work,
     count_failures,
     encode_failures,
     finished_shards,
-    spell,
-    spell_bytes,
     stored_bytes,
 )
 from shards.builder.plan import Plan
-from shards.builder.readiness import sample_bytes
+from shards.builder.readiness import has_lengths, sample_bytes
 from shards.builder.retry import shards_to_retry
-from shards.builder.worker import Progress
 from shards.format.beside import FAILURES_NAME, FROM_PLAN, provenance_of
 from shards.format.errors import ManifestError, MissingDataError, ShardError
 from shards.format.index import index_path, load_index
 from shards.format.manifest import MANIFEST_NAME, Manifest
 from shards.format.publish import publish_bytes, remove_temporaries
 from shards.groups import how_to_drop, kept_groups, names_of_groups, with_groups
+from shards.progress import Progress
+from shards.words import spell_bytes, spell_counts
 
 MAX_ROUNDS = 4  # a shard whose workers die so often kills them
 
 
 def finish_shards(
-    plan: Plan, out: Path, engine: Engine, shards: Sequence[int], *, retry_failures: bool, progress: Progress | None
+    plan: Plan, out: Path, engine: Engine, shards: Sequence[int], *, retry_failures: bool, progress: Progress
 ) -> tuple[list[ShardReport], int]:
     """Build those of `shards` that earlier runs have not finished.
 
@@ -48,7 +47,6 @@ def finish_shards(
         ShardError: more items failed than may, the disk is full, or workers die again and again.
         KeyboardInterrupt: as it came, with what remains in its message.
     """
-    advance = progress or (lambda done, failed: None)
     reports = finished_shards(plan, out, shards)
     if retry_failures:
         changed = shards_to_retry(plan, reports.values())
@@ -57,10 +55,10 @@ def finish_shards(
             del reports[shard]
     num_resumed = sum(len(plan.shard_items(shard)) for shard in reports)
     if num_resumed:
-        advance(num_resumed, sum(len(report.failures) for report in reports.values()))
+        progress(num_resumed, sum(len(report.failures) for report in reports.values()))
     _withdraw(plan, out, [shard for shard in shards if shard not in reports])
     try:
-        _run_rounds(plan, out, engine, shards, reports=reports, advance=advance)
+        _run_rounds(plan, out, engine, shards, reports=reports, progress=progress)
     except KeyboardInterrupt as stop:
         raise type(stop)(f"stopped: {_remaining(plan, out, shards)}") from None
     except OSError as error:
@@ -111,12 +109,12 @@ def _refuse_to_strand_groups(plan: Plan, out: Path, num_changed: int) -> None:
     if num_changed and names and (groups := names_of_groups(out, names, _earlier_manifest(out))):
         raise ShardError(
             f"{num_changed} shards of {out} would get other samples, and the field group {groups[0]!r} was made for "
-            f"those they have: run without --retry-failures; or, {how_to_drop(plan.split, groups[0])}"
+            f"those they have: run without --retry-failures; or, {how_to_drop(out, groups[0])}"
         )
 
 
 def _run_rounds(
-    plan: Plan, out: Path, engine: Engine, shards: Sequence[int], *, reports: dict[int, ShardReport], advance: Progress
+    plan: Plan, out: Path, engine: Engine, shards: Sequence[int], *, reports: dict[int, ShardReport], progress: Progress
 ) -> None:
     """Hand the engine what is missing, again where workers were lost; `reports` grows as shards are finished."""
     num_failed = sum(len(report.failures) for report in reports.values())
@@ -124,7 +122,7 @@ def _run_rounds(
         missing = [shard for shard in shards if shard not in reports]
         if not missing:
             return
-        with closing(engine.run(plan, out, missing, advance)) as built:
+        with closing(engine.run(plan, out, missing, progress)) as built:
             for report in built:
                 reports[report.shard] = report
                 num_failed += len(report.failures)
@@ -142,18 +140,26 @@ def _check_failures(plan: Plan, num_failed: int, reports: Iterable[ShardReport])
     if num_failed > allowed:
         raise ShardError(
             f"stopped: {num_failed} of {len(plan.items)} items have failed, {allowed} may: "
-            f"{spell(count_failures(reports))}. Finished shards are kept: mend the videos and run the same build again "
-            "with --retry-failures, or raise build.max_failures"
+            f"{spell_counts(count_failures(reports))}. Finished shards are kept: mend the videos and run the same "
+            "build again with --retry-failures, or raise build.max_failures"
         )
 
 
 def _remaining(plan: Plan, out: Path, shards: Sequence[int]) -> str:
     left = [shard for shard in shards if not index_path(out / plan.shard_name(shard)).exists()]
-    num_bytes = sum(len(plan.shard_items(shard)) for shard in left) * sample_bytes(plan.schema)
-    return (
-        f"{len(shards) - len(left)} of {len(shards)} shards are finished and kept, {len(left)} remain (up to "
-        f"{spell_bytes(num_bytes)}). Run the same command again to go on"
-    )
+    done = f"{len(shards) - len(left)} of {len(shards)} shards are finished and kept, {len(left)} remain"
+    return f"{done}{_spell_room(plan, out, shards, left)}. Run the same command again to go on"
+
+
+def _spell_room(plan: Plan, out: Path, shards: Sequence[int], left: Sequence[int]) -> str:
+    """How much is still to come, in brackets; by the shards that are finished where samples differ in size."""
+    num_left = sum(len(plan.shard_items(shard)) for shard in left)
+    if not has_lengths(plan.schema):
+        return f" (up to {spell_bytes(num_left * sample_bytes(plan.schema))})"
+    finished = [shard for shard in shards if shard not in set(left)]
+    num_items = sum(len(plan.shard_items(shard)) for shard in finished)
+    num_bytes = sum(load_index(index_path(out / plan.shard_name(shard))).info.num_bytes for shard in finished)
+    return f" (about {spell_bytes(num_left * num_bytes // num_items)})" if num_items else ""
 
 
 def publish_all_failures(plan: Plan, out: Path, reports: Sequence[ShardReport]) -> list[FailureRecord]:
@@ -184,7 +190,7 @@ def finalize(plan: Plan, out: Path, reports: Sequence[ShardReport], label_names:
         raise ShardError(f"{num_samples} samples and {len(failures)} failures do not add up to {len(plan.items)} items")
     if num_samples == 0:
         raise ShardError(
-            f"none of the {len(plan.items)} items could be built: {spell(counts)}; see {FAILURES_NAME} there"
+            f"none of the {len(plan.items)} items could be built: {spell_counts(counts)}; see {FAILURES_NAME} there"
         )
     manifest = Manifest(
         split=plan.split,
@@ -197,5 +203,5 @@ def finalize(plan: Plan, out: Path, reports: Sequence[ShardReport], label_names:
     manifest = _with_kept_groups(manifest, out)
     remove_temporaries(out)  # of workers that died on the way
     manifest.write(out)
-    shutil.rmtree(out / WORK_FOLDER)
+    clear_work(out, manifest)
     return manifest

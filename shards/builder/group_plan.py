@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from shards.builder.config import BuildConfig, TeacherFacts
@@ -22,6 +22,7 @@ def make_group_plan(
     split: str,
     group: str,
     teacher: TeacherFacts | None = None,
+    files: Collection[str] = (),
 ) -> Plan:
     """Plan a further field group: the samples of a data set, in its order and cut into shards as it is.
 
@@ -33,6 +34,7 @@ def make_group_plan(
         split: that of the data set.
         group: the group's name.
         teacher: what is known of the teacher; None for a group that needs none.
+        files: names of what is to lie beside the shards besides the teacher's files.
 
     Raises:
         ValueError: the group's name is not allowed, a field is of another group, or kind and teacher do not fit.
@@ -46,6 +48,7 @@ def make_group_plan(
     fingerprint = {
         **fingerprint_of(split, kind, schema, teacher, config),
         "group": group,
+        "files": sorted({*files, *(teacher.files if teacher is not None else ())}),
         "source": {"kind": "samples", "items": len(items), "shards": list(sizes), "digest": items_digest(items)},
     }
     return Plan(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from shards.format.beside import read_failures
 from shards.format.errors import ShardError
 from shards.format.files import read_small
 from shards.format.index import ShardInfo, index_path, load_index
+from shards.format.manifest import Manifest
 from shards.format.parse import count, parse_json
 from shards.format.publish import canonical_json, publish_bytes
 
@@ -62,17 +64,15 @@ def count_failures(reports: Iterable[ShardReport]) -> dict[str, int]:
     return dict(sorted(Counter(failure.reason for report in reports for failure in report.failures).items()))
 
 
-def spell(counts: Mapping[str, int]) -> str:
-    """Return counts by reason in words."""
-    return ", ".join(f"{reason} {count}" for reason, count in counts.items())
-
-
-def spell_bytes(num_bytes: int) -> str:
-    """Return a size in the largest decimal unit of which there is one at least."""
-    for size, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if num_bytes >= size:
-            return f"{num_bytes / size:,.1f} {unit}"
-    return f"{num_bytes} bytes"
+def clear_work(out: Path, manifest: Manifest) -> None:
+    """Remove the working files, but those of field groups that are begun and not in the manifest yet."""
+    begun = {path.name.removeprefix("plan.").removesuffix(".json") for path in out.glob("plan.*.json")}
+    kept = tuple(f"{manifest.split}.{group}-" for group in begun - set(manifest.groups))
+    for path in (out / WORK_FOLDER).iterdir():
+        if not path.name.startswith(kept):
+            path.unlink()
+    with contextlib.suppress(OSError):  # not empty
+        (out / WORK_FOLDER).rmdir()
 
 
 def publish_failures(plan: Plan, out: Path, shard: int, failures: Sequence[FailureRecord]) -> None:

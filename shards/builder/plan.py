@@ -22,10 +22,10 @@ from shards.builder.item import Item, Source, items_digest
 from shards.builder.samples.base import SampleKind
 from shards.builder.samples.clip import ClipKind
 from shards.format.beside import FAILURES_NAME, PLAN_NAME, read_plan
+from shards.format.beside_group import beside_group, read_group_plan
 from shards.format.errors import ShardError
-from shards.format.files import read_small
 from shards.format.manifest import shard_name
-from shards.format.parse import check_name, mapping, parse_json
+from shards.format.parse import check_name
 from shards.format.publish import publish_json
 from shards.format.schema import Field, Schema
 
@@ -81,8 +81,7 @@ class Plan:
 
     def beside(self, name: str) -> str:
         """Return the name of a file beside the shards, such as plan.json; of a group it is plan.GROUP.json."""
-        path = Path(name)
-        return f"{path.stem}.{self.group}{path.suffix}" if self.group else name
+        return beside_group(name, self.group)
 
     @property
     def name(self) -> str:
@@ -231,19 +230,14 @@ def publish_plan(plan: Plan, out: Path) -> None:
     if not path.exists():
         publish_json(path, wanted)
         return
-    found = _read_group_plan(path) if plan.group else read_plan(path)
+    found = read_group_plan(path) if plan.group else read_plan(path)
     if others := differences(found, wanted):
+        what, cure = f"{out}", "or into an empty folder"
+        if plan.group:
+            what, cure = f"the field group {plan.group!r} of {out}", "or choose another name, or drop it first"
         raise ShardError(
-            f"{out} was begun with another plan: {'; '.join(others)}. Build with the same settings to go on, "
-            "or into an empty folder"
+            f"{what} was begun with another plan: {'; '.join(others)}. Build with the same settings to go on, {cure}"
         )
-
-
-def _read_group_plan(path: Path) -> dict[str, Any]:
-    try:
-        return mapping(parse_json(read_small(path)), "a plan")
-    except ValueError as error:
-        raise ShardError(f"{path} is damaged ({error}); delete it, and the group's shards if there are any") from None
 
 
 def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
@@ -257,10 +251,10 @@ def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
     if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
         pairs = enumerate(zip(found, wanted, strict=True))
         return [line for number, pair in pairs for line in differences(*pair, f"{name}.{number}")]
-    return [] if found == wanted else [f"{name} was {_spell(found)}, is now {_spell(wanted)}"]
+    return [] if found == wanted else [f"{name} was {_spell_json(found)}, is now {_spell_json(wanted)}"]
 
 
-def _spell(value: Any) -> str:
+def _spell_json(value: Any) -> str:
     if isinstance(value, list | dict):
         return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
     spelled = json.dumps(value)

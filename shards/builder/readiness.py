@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 
 from shards.builder.decode.isolate import DecodePool
-from shards.builder.journal import spell, spell_bytes
 from shards.builder.plan import Plan
 from shards.format.errors import ShardError
 from shards.format.schema import Schema
+from shards.words import spell_bytes, spell_counts
 
 NUM_SAMPLED = 64
 _OVERHEAD_BYTES = 3 * 4096  # tar headers, page alignment and metadata of a sample
@@ -31,7 +31,8 @@ class Readiness:
         absent: items that fail without being opened, by reason: no file, an empty one, or a wrong annotation.
         num_sampled: files that were decoded.
         broken: of these, those that failed, by reason.
-        bytes_needed: all shards, estimated from above.
+        bytes_needed: all shards, estimated from above; where samples differ in size, by those that were decoded.
+        is_measured: whether they do.
         bytes_free: on the disk of the output folder.
     """
 
@@ -41,14 +42,16 @@ class Readiness:
     broken: dict[str, int]
     bytes_needed: int
     bytes_free: int
+    is_measured: bool = False
 
     def describe(self) -> str:
         """Return the findings as one line."""
-        absent = spell(self.absent) or "none missing"
-        broken = spell(self.broken) or "all decode"
+        absent = spell_counts(self.absent) or "none missing"
+        broken = spell_counts(self.broken) or "all decode"
         return (
             f"{self.num_items} videos: {absent}; of {self.num_sampled} taken at random: {broken}; "
-            f"up to {spell_bytes(self.bytes_needed)} needed, {spell_bytes(self.bytes_free)} free"
+            f"{'about' if self.is_measured else 'up to'} {spell_bytes(self.bytes_needed)} needed, "
+            f"{spell_bytes(self.bytes_free)} free"
         )
 
 
@@ -72,17 +75,23 @@ def look_ahead(plan: Plan, out: Path, bytes_per_sample: int | None = None) -> Re
     try:
         there = (item for item, problem in zip(plan.items, problems, strict=True) if problem is None)
         tries = [decoders.submit(0, item) for item in islice(there, NUM_SAMPLED)]  # the plan's order is random
-        failures = [outcome.failure for outcome in (future.result() for future in tries) if outcome.failure]
+        outcomes = [future.result() for future in tries]
     finally:
         decoders.shutdown()
+    failures = [outcome.failure for outcome in outcomes if outcome.failure]
+    measured = [outcome.prepared.num_bytes for outcome in outcomes if outcome.prepared is not None]
+    each = bytes_per_sample or sample_bytes(plan.schema)
+    if is_measured := has_lengths(plan.schema):
+        each += sum(measured) // max(1, len(measured))
     folder = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     return Readiness(
         num_items=len(plan.items),
         absent=dict(sorted(Counter(problem for problem in problems if problem).items())),
         num_sampled=len(tries),
         broken=dict(sorted(Counter(failure.reason for failure in failures).items())),
-        bytes_needed=len(plan.items) * (bytes_per_sample or sample_bytes(plan.schema)),
+        bytes_needed=len(plan.items) * each,
         bytes_free=shutil.disk_usage(folder).free,
+        is_measured=is_measured,
     )
 
 
@@ -106,8 +115,13 @@ def check_readiness(found: Readiness, plan: Plan) -> None:
 
 
 def sample_bytes(schema: Schema) -> int:
-    """Return about how many bytes a sample takes in a tar, rather more than fewer."""
+    """Return about how many bytes a sample takes in a tar without rows and packed pieces, rather more than fewer."""
     return _OVERHEAD_BYTES + sum(field.num_bytes for field in schema if field.is_array)
+
+
+def has_lengths(schema: Schema) -> bool:
+    """Tell whether samples differ in size: in rows, or in pieces."""
+    return any(field.has_lengths for field in schema)
 
 
 def _absent(root: Path, path: str) -> str | None:

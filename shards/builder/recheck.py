@@ -6,6 +6,7 @@ random access, which gives other frames than asked for behind open groups of pic
 
 from __future__ import annotations
 
+import io
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,18 +18,23 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
-from shards.builder.decode.decoders import DecodedClip, decode_source
+from shards.builder.decode.decoders import DecodedClip, decode_source, take_frames
 from shards.builder.decode.pyav_reader import RGB, decode_frames
 from shards.builder.decode.stream_facts import read_stream_facts
 from shards.builder.decode.view import ViewSpec
 from shards.builder.failure import BuildFailure
+from shards.builder.samples.frames import FramesKind
 from shards.builder.sources.locate import FoundVideo, VideoFinder
 from shards.dataset import ShardDataset
 from shards.format.errors import ShardError
 from shards.format.layout import tubes_to_clip
+from shards.progress import Progress, untold
 
 Clip = NDArray[np.uint8]  # [T, H, W, 3], or one frame of it
+
+_Compare = Callable[[ShardDataset, int, Mapping[str, Any], FoundVideo, ViewSpec], str | None]
 
 SEED = 0  # of which samples are taken
 _TIME_SECONDS = 1e-3
@@ -81,7 +87,7 @@ class SourceReport:
             for decoder, count in self.checked_by_decoder.items()
         )
         found += f": {len(self.wrong)} do not hold what they say ({shares}); the data set was built wrong"
-        cure = "its clips and their targets have to be made again: run `reelshard build` into an empty folder"
+        cure = "its samples have to be made again: run `reelshard build` into an empty folder"
         return "; ".join([found, cure, *others])
 
 
@@ -98,7 +104,7 @@ def check_sources(
     count: int,
     *,
     threads: int = 4,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = untold,
 ) -> SourceReport:
     """Decode `count` samples again, taken at random but the same at each call.
 
@@ -107,20 +113,19 @@ def check_sources(
         finder: of the videos that it was built from.
         count: at most all samples.
         threads: videos decoded at the same time.
-        progress: called with (samples done, of which wrong).
+        progress: called with (samples done, of which wrong) since its last call.
 
     Raises:
         ShardError: the data set does not say how its clips were cut out of videos, or its bytes are damaged.
     """
-    view = recorded_view(dataset)
+    view, compare = recorded_view(dataset), _compare_clip if "clip" in dataset.schema else _compare_frames
     numbers = sorted(np.random.default_rng(SEED).choice(len(dataset), count, replace=False).tolist())
     verdicts: list[_Verdict] = []
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for verdict in pool.map(lambda number: _check(dataset, number, finder, view), numbers):
+            for verdict in pool.map(lambda number: _check(dataset, number, finder, view, compare), numbers):
                 verdicts.append(verdict)
-                if progress:
-                    progress(len(verdicts), sum(verdict.kind == "wrong" for verdict in verdicts))
+                progress(1, int(verdict.kind == "wrong"))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -142,11 +147,12 @@ def recorded_view(dataset: ShardDataset) -> ViewSpec:
         ShardError: it does not say, or this version cuts clips in another way.
     """
     spec = dataset.manifest.provenance.get("view")
-    arrays = {field.name for field in dataset.schema if field.shape is not None}
-    if not isinstance(spec, dict) or "clip" not in arrays or "json" not in dataset.schema:
+    kinds = {field.name: field.kind for field in dataset.schema}
+    holds_pictures = kinds.get("clip") == "array" or (kinds.get("frames"), kinds.get("times")) == ("packed", "rows")
+    if not isinstance(spec, dict) or not holds_pictures or "json" not in kinds:
         raise ShardError(
-            f"{dataset.directory} was not built from videos by `reelshard build`: it has no view, clips or metadata to "
-            "compare with its sources"
+            f"{dataset.directory} was not built from videos by `reelshard build`: it has no view, clips or frames or "
+            "metadata to compare with its sources"
         )
     return ViewSpec.from_json(spec)
 
@@ -159,7 +165,7 @@ def _count(verdicts: Sequence[_Verdict]) -> dict[str, int]:
     return dict(sorted(Counter(verdict.decoder for verdict in verdicts).items()))
 
 
-def _check(dataset: ShardDataset, number: int, finder: VideoFinder, view: ViewSpec) -> _Verdict:
+def _check(dataset: ShardDataset, number: int, finder: VideoFinder, view: ViewSpec, compare: _Compare) -> _Verdict:
     key, decoder = dataset.key(number), "unknown"
     try:
         about = dataset.metadata(number)
@@ -172,7 +178,7 @@ def _check(dataset: ShardDataset, number: int, finder: VideoFinder, view: ViewSp
             now = f"{video.source.num_bytes} bytes, digest {video.source.xxh3_128}"
             line = f"sample {key}: {video.path} has changed since the build: it had {was}, has {now}"
             return _Verdict("changed", decoder, line)
-        problem = _compare(_stored_clip(dataset, number, view), about, video, view)
+        problem = compare(dataset, number, about, video, view)
     except BuildFailure as failure:
         problem = f"its video is refused today ({failure})"
     except ShardError as error:
@@ -190,18 +196,55 @@ def _stored_clip(dataset: ShardDataset, number: int, view: ViewSpec) -> Clip:
     return clip
 
 
-def _compare(stored: Clip, about: Mapping[str, Any], video: FoundVideo, view: ViewSpec) -> str | None:
-    """Return what is wrong with a sample, or None."""
+def _compare_frames(
+    dataset: ShardDataset, number: int, about: Mapping[str, Any], video: FoundVideo, view: ViewSpec
+) -> str | None:
+    """Return what is wrong with a sample of JPEG frames, or None; JPEGs are compared by what they look like."""
+    kind = FramesKind(view=view, quality=_quality(dataset))
+    taken = take_frames(video.path, video.source, view, "pyav", kind.encode)
+    due, times = list(taken.frame_indices), np.asarray(dataset.read(number, "times"))
+    stored: Any = dataset.read(number, "frames")
+    if about.get("frame_indices") != due or len(stored) != len(due):
+        says = f"it says frames {_listed(about.get('frame_indices'))}, holds {len(stored)}"
+        return f"{says}, its view takes {_listed(due)}"
+    if len(times) != len(due) or not np.allclose(times, taken.timestamps_seconds, rtol=1e-6, atol=_TIME_SECONDS):
+        return f"it says times {_listed(times.tolist())}, its frames are shown at {_listed(taken.timestamps_seconds)}"
+    for frame, held, expected in zip(due, stored, taken.pictures, strict=True):
+        if held != expected and not _look_alike(held, expected):
+            return f"what it holds as frame {frame} does not look like frame {frame} of the video"
+    return None
+
+
+def _quality(dataset: ShardDataset) -> int:
+    sample = dataset.manifest.provenance.get("sample")
+    quality = sample.get("quality") if isinstance(sample, dict) else None
+    if not isinstance(quality, int):
+        raise ShardError(f"{dataset.directory} does not say the quality of its frames; they cannot be compared")
+    return quality
+
+
+def _look_alike(held: bytes, expected: bytes) -> bool:
+    try:
+        ours, theirs = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in (held, expected))
+    except (UnidentifiedImageError, OSError):
+        return False
+    return ours.shape == theirs.shape and _distance(ours, theirs) <= _ALIKE
+
+
+def _compare_clip(
+    dataset: ShardDataset, number: int, about: Mapping[str, Any], video: FoundVideo, view: ViewSpec
+) -> str | None:
+    """Return what is wrong with a sample that is a clip, or None."""
+    stored = _stored_clip(dataset, number, view)
     clip = decode_source(video.path, video.source, view)
     due = list(clip.frame_indices)
     held = due if np.array_equal(stored, clip.frames) else _recognise(stored, clip, video.path, view)
     if not held == due == about.get("frame_indices"):
-        return (
-            f"it says frames {_spell(about.get('frame_indices'))}, holds {_spell(held)}, its view takes {_spell(due)}"
-        )
+        says = _listed(about.get("frame_indices"))
+        return f"it says frames {says}, holds {_listed(held)}, its view takes {_listed(due)}"
     times = about.get("timestamps")
     if not isinstance(times, list) or not np.allclose(times, clip.timestamps_seconds, rtol=0, atol=_TIME_SECONDS):
-        return f"it says times {_spell(times)}, its frames are shown at {_spell(clip.timestamps_seconds)}"
+        return f"it says times {_listed(times)}, its frames are shown at {_listed(clip.timestamps_seconds)}"
     return None
 
 
@@ -231,7 +274,7 @@ def _distance(one: Clip, other: Clip) -> float:
     return float(np.abs(one.astype(np.int16) - other).mean())
 
 
-def _spell(values: object) -> str:
+def _listed(values: object) -> str:
     """Return numbers in words, and what should be numbers as it is."""
     if not isinstance(values, list | tuple):
         return repr(values)

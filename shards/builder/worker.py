@@ -26,9 +26,9 @@ from shards.builder.prepare import Outcome, failure_record
 from shards.builder.rows import RowBatches
 from shards.builder.samples.base import Array, GroupKind
 from shards.format.errors import ShardError
+from shards.progress import Progress, untold
 from shards.writer import ShardWriter, Value
 
-Progress = Callable[[int, int], None]
 Deliver = Callable[[ShardReport], None]
 
 # How far decoding may run ahead of writing: enough that it does not pause while a finished shard is synced to disk.
@@ -45,7 +45,7 @@ class ShardWorker:
         teacher: Teacher | None,
         num_decoders: int,
         *,
-        progress: Progress | None = None,
+        progress: Progress = untold,
         deliver: Deliver | None = None,
     ) -> None:
         """Take what every shard needs; threads are started by `build_all`.
@@ -60,7 +60,7 @@ class ShardWorker:
         """
         self.plan, self.out, self.teacher, self.num_decoders = plan, out, teacher, num_decoders
         self.deliver = deliver
-        self.progress = progress or (lambda done, failed: None)
+        self.progress = progress
 
     def build(self, shard: int) -> ShardReport:
         """Build one shard, whatever may lie there already."""
@@ -207,7 +207,7 @@ class _OpenShard:
         if sample is None:
             raise ShardError(
                 f"the field group {self._plan.group!r} needs every sample, and {failure.key} cannot be made: "
-                f"{failure.reason}: {failure.message}"
+                f"{failure.reason}: {failure.message}. Mend it, or say what may stand for such samples (--missing)"
             )
         return sample
 

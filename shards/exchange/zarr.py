@@ -12,39 +12,41 @@ Attributes of the array keep the view and the teacher, so that both survive the 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.builder.add_group import AT_ONCE, add_group, refuse_taken
+from shards.builder.build import BuildSummary
 from shards.dataset import ShardDataset
+from shards.drop_group import drop_group
+from shards.exchange.names import match_samples, refuse_unmatched
+from shards.exchange.zarr_rows import ZarrKind, items_of_rows
 from shards.exchange.zarr_store import (
     ARRAY_NAME,
     ATTRIBUTE,
     META_NAME,
     STORE_NAME,
-    ZarrCache,
+    UnusableRowError,
     open_cache,
     read_projection,
     zarr_package,
 )
 from shards.format.beside import projection_name, teacher_of
-from shards.format.errors import MissingDataError, ShardError
-from shards.format.index import ShardInfo, index_path
-from shards.format.layout import target_to_tubes, tubes_to_target
-from shards.format.manifest import Manifest, check_folder, refuse_url, shard_name
+from shards.format.errors import ShardError
+from shards.format.layout import tubes_to_target
+from shards.format.manifest import Manifest, check_folder, refuse_url
 from shards.format.parse import check_name
-from shards.format.publish import canonical_json, publish_bytes, temporary_path
-from shards.format.schema import Field, Layout, Schema
+from shards.format.publish import canonical_json, temporary_path
+from shards.format.schema import Field
 from shards.format.views import refuse_other_views, view_hash
-from shards.groups import Group, with_groups
 from shards.payload import StoredValue
-from shards.writer import ShardWriter
+from shards.progress import Progress, untold
 
 ZarrFormat = Literal[2, 3]
-Report = Callable[[int, int], None]
 
 
 def export_targets(
@@ -53,7 +55,7 @@ def export_targets(
     *,
     field: str = "target",
     zarr_format: ZarrFormat = 3,
-    report: Report | None = None,
+    progress: Progress = untold,
 ) -> None:
     """Write the targets of a data set as a Zarr cache; `directory` appears whole or not at all.
 
@@ -62,7 +64,7 @@ def export_targets(
         directory: must not exist.
         field: the array field to export, in the tubes layout or `[N, D]`.
         zarr_format: version of the format; 2 for readers older than zarr 3.
-        report: called with (samples done, 0).
+        progress: called with (samples done, 0) since its last call.
 
     Raises:
         ValueError: the field is not one of targets.
@@ -88,8 +90,7 @@ def export_targets(
                 array[number] = _tokens(dataset.read(number, field))
                 record = dataset.metadata(number) if "json" in dataset.schema else {}
                 meta.write(canonical_json(record | {"index": number, "key": dataset.key(number)}) + b"\n")
-                if report:
-                    report(number + 1, 0)
+                progress(1)
         if projection is not None:
             (temporary / projection_name()).write_bytes(projection)
         temporary.rename(directory)
@@ -121,97 +122,65 @@ def import_targets(
     *,
     group: str = "zarr",
     tubes: bool = True,
-    report: Report | None = None,
+    progress: Progress = untold,
     say: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
-    """Add the targets of a Zarr cache to a data set of clips, as a field group: the clips' shards are not touched.
-
-    Args:
-        cache: folder with `targets.zarr` and `meta.jsonl`; a line's `key`, `video_id` or `id` names the sample.
-        dataset: the clips; must not have a target yet.
-        group: name of the new tar series.
-        tubes: write the tubes layout (the clips' number of positions), else `[N, D]`.
-        report: called with (samples done, 0).
-        say: takes a line for the user: whether the views could be compared.
+    """Add the targets of a Zarr cache as the field `target` to a data set of clips that has none; see `add_zarr`.
 
     Returns:
         The new manifest, already written.
 
     Raises:
-        ValueError: the group's name is not allowed.
-        MissingDataError: a part of the cache, or the targets of a sample, are not there.
-        ShardError: the data set has a target already, or the cache is damaged, of another view or another geometry.
+        ShardError: the data set has a target already, or as of `add_zarr`.
     """
     check_name(group, "the group's name")
-    check_folder(cache)
-    manifest = dataset.manifest
-    if "target" in dataset.schema or group in manifest.groups:
+    if "target" in dataset.schema and dataset.schema["target"].group != group:
         raise ShardError(f"{dataset.directory} has a target already; import into a data set built with --teacher none")
+    add_zarr(dataset, group, cache, field="target", tubes=tubes, progress=progress, say=say)
+    return Manifest.read(dataset.directory)
+
+
+def add_zarr(
+    dataset: ShardDataset,
+    group: str,
+    cache: Path,
+    *,
+    field: str | None = None,
+    tubes: bool = True,
+    progress: Progress = untold,
+    say: Callable[[str], None] = lambda line: None,
+) -> BuildSummary:
+    """Add the targets of a Zarr cache to a data set of clips, as a field group: the clips' shards are not touched.
+
+    Args:
+        dataset: the clips; must not have the field yet.
+        group: name of the new tar series.
+        cache: folder with `targets.zarr` and `meta.jsonl`; a line's `key`, `video_id` or `id` names the sample.
+        field: name of the new field; None takes that of the group.
+        tubes: write the tubes layout (the clips' number of positions), else `[N, D]`.
+        progress: called with (samples done, 0) since its last call.
+        say: takes a line for the user: whether the views could be compared.
+
+    Raises:
+        ValueError: the group's or the field's name is not allowed.
+        MissingDataError: a part of the cache, or the targets of a sample, are not there.
+        ShardError: the data set has such a field already, or the cache is damaged, of another view or another geometry.
+    """
+    field = group if field is None else field
+    refuse_taken(dataset, group, [field])
+    check_folder(cache)
     opened = open_cache(cache)
-    say(refuse_other_views({str(dataset.directory): view_hash(manifest), str(cache): opened.view}))
-    rows = [_row_of(opened, dataset, number) for number in range(len(dataset))]
-    positions = _positions(opened, dataset, tubes)
-    example = _laid_out(opened.tokens(rows[0]), positions)
-    layout: Layout = "tubes" if positions else "plain"
+    say(refuse_other_views({str(dataset.directory): view_hash(dataset.manifest), str(cache): opened.view}))
+    matched = match_samples(dataset, opened.rows)
+    refuse_unmatched(str(cache), "no targets", dataset, matched)
+    items = items_of_rows(dataset, [opened.rows[name] for name in matched if name is not None])
+    kind = ZarrKind.of(opened, dataset, group, field, tubes=tubes)
+    files = {} if opened.projection is None else {projection_name(): opened.projection}
     try:
-        field = Field(name="target", dtype=example.dtype.str, shape=example.shape, layout=layout, group=group)
-    except ValueError as error:
-        raise ShardError(f"{cache}: {error}") from None
-    infos = _write_group(dataset, field, (_laid_out(opened.tokens(row), positions) for row in rows), report)
-    if opened.projection is not None:
-        publish_bytes(dataset.directory / projection_name(group), opened.projection)
-    about = {"source": "zarr cache", "cache": cache.name, "teacher": opened.teacher, "view_hash": opened.view}
-    manifest = with_groups(manifest, [Group(group, (field,), infos, about)])
-    manifest.write(dataset.directory)
-    return manifest
-
-
-def _write_group(
-    dataset: ShardDataset, field: Field, targets: Iterator[NDArray[Any]], report: Report | None
-) -> tuple[ShardInfo, ...]:
-    """Write the series, the targets of all samples in order; after an exception nothing of it stays."""
-    count, number, infos = dataset.num_shards, 0, list[ShardInfo]()
-    try:
-        for shard in range(count):
-            path = dataset.directory / shard_name(dataset.manifest.split, shard, count, field.group)
-            with ShardWriter(path, Schema((field,))) as writer:
-                for key in dataset.index(shard).keys:
-                    writer.write(key, {field.name: next(targets)})
-                    number += 1
-                    if report:
-                        report(number, 0)
-            infos.append(writer.info)
-    except BaseException:
-        for info in infos:
-            (dataset.directory / info.name).unlink(missing_ok=True)
-            index_path(dataset.directory / info.name).unlink(missing_ok=True)
+        return add_group(dataset, group, kind, items, AT_ONCE, files=files, progress=progress)
+    except UnusableRowError:  # what the rows before it were is not to be trusted either
+        drop_group(dataset.directory, group)
         raise
-    return tuple(infos)
-
-
-def _positions(cache: ZarrCache, dataset: ShardDataset, tubes: bool) -> int | None:
-    """Positions of a frame where the targets go into tubes, else None."""
-    clip = dataset.schema["clip"]
-    if not tubes or clip.layout != "tubes" or not clip.is_array or len(clip.fixed_shape) < 2:
-        return None
-    positions, times = clip.fixed_shape[:2]
-    if cache.array.shape[1] != positions * times:
-        raise ShardError(
-            f"{cache.path} has {cache.array.shape[1]} tokens a sample, the clips of {dataset.directory} have "
-            f"{times} times x {positions} positions = {times * positions}: the cache is of another geometry"
-        )
-    return positions
-
-
-def _row_of(cache: ZarrCache, dataset: ShardDataset, number: int) -> int:
-    """The row of a sample, by its key or else by its video's id."""
-    key = dataset.key(number)
-    if key in cache.rows:
-        return cache.rows[key]
-    video = dataset.metadata(number).get("video_id") if "json" in dataset.schema else None
-    if str(video) not in cache.rows:
-        raise MissingDataError(f"{cache.path} has no targets for sample {key!r}")
-    return cache.rows[str(video)]
 
 
 def _times(field: Field) -> int:
@@ -221,7 +190,3 @@ def _times(field: Field) -> int:
 def _tokens(target: StoredValue) -> NDArray[Any]:
     array = np.asarray(target)
     return tubes_to_target(array) if array.ndim == 3 else array
-
-
-def _laid_out(tokens: NDArray[Any], positions: int | None) -> NDArray[Any]:
-    return tokens if positions is None else target_to_tubes(tokens, len(tokens) // positions)

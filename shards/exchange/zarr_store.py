@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.exchange.names import NAMES
 from shards.format.beside import projection_name, projection_sha256
 from shards.format.errors import MissingDataError, ShardError
 from shards.format.files import read_small
@@ -18,7 +19,10 @@ from shards.format.publish import canonical_json
 
 STORE_NAME, ARRAY_NAME, META_NAME = "targets.zarr", "targets", "meta.jsonl"
 ATTRIBUTE = "reelshard"
-NAMES = ("key", "video_id", "id")
+
+
+class UnusableRowError(ShardError):
+    """A row of a cache that is not what was written there."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +48,16 @@ class ZarrCache:
         """One row, `[N, D]`, little-endian.
 
         Raises:
-            ShardError: it cannot be read, was never written, or holds a value that is not finite.
+            UnusableRowError: it cannot be read, was never written, or holds a value that is not finite.
         """
         try:
             tokens = np.asarray(self.array[row])
         except Exception as error:  # a codec's ways to fail are not listed anywhere
-            raise ShardError(f"{self.path}: row {row} cannot be read: {type(error).__name__}: {error}") from None
+            raise UnusableRowError(f"{self.path}: row {row} cannot be read: {type(error).__name__}: {error}") from None
         if (tokens == self.array.fill_value).all():
-            raise ShardError(f"{self.path}: row {row} holds its fill value alone: it was never written")
+            raise UnusableRowError(f"{self.path}: row {row} holds its fill value alone: it was never written")
         if tokens.dtype.kind == "f" and not np.isfinite(tokens).all():
-            raise ShardError(f"{self.path}: row {row} holds a value that is not finite")
+            raise UnusableRowError(f"{self.path}: row {row} holds a value that is not finite")
         return tokens.astype(tokens.dtype.newbyteorder("<"), copy=False)
 
 

@@ -20,6 +20,7 @@ from shards.format.manifest import Manifest
 from shards.format.npy import decode_array
 from shards.format.parse import count, entry, mapping, parse_json, sequence, text
 from shards.format.schema import Field, Schema
+from shards.words import spell_counts
 
 PLAN_NAME = "plan.json"
 FAILURES_NAME = "failures.jsonl"
@@ -143,17 +144,11 @@ def _failures(manifest: Manifest, directory: Path) -> Iterator[str]:
     failures = read_failures(path)
     counts = Counter(failure["reason"] for failure in failures)
     if counts != Counter(manifest.failures):
-        yield (
-            f"{path}: it lists {_spell(counts)}, the manifest counts {_spell(manifest.failures)}; restore it, or run "
-            "the same build again"
-        )
+        listed, counted = (spell_counts(dict(sorted(found.items()))) or "none" for found in (counts, manifest.failures))
+        yield f"{path}: it lists {listed}, the manifest counts {counted}; restore it, or run the same build again"
     for failure in failures:
         if failure["shard"] >= len(manifest.shards):
             yield f"{path}: {failure['id']} is said to be of shard {failure['shard']}, there are {len(manifest.shards)}"
-
-
-def _spell(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason} {number}" for reason, number in sorted(counts.items())) or "none"
 
 
 def projection_name(group: str = "") -> str:

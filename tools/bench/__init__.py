@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("bench needs a DATASET, or --build to measure the builder")
     if args.synthesize is not None and not (args.data / "dataset.json").exists():
         with track("synthesizing", total=args.synthesize, unit="samples") as advance:
-            synthesize(args.data, args.synthesize, progress=advance.at)
+            synthesize(args.data, args.synthesize, progress=advance)
     dataset = ShardDataset.open(args.data)
     for name in ("clip", "target"):
         if dataset.schema[name].layout != "tubes":

@@ -15,6 +15,7 @@ from pipeline.config import LoaderConfig, Reader, Verify
 from pipeline.loader import ShardLoader
 from pipeline.order.draws import TubeMask
 from pipeline.read.gather import COMPILED, gather
+from pipeline.reads import Reads
 from pipeline.world import World
 from shards.dataset import ShardDataset
 from tools.bench.check import Arrived
@@ -56,7 +57,10 @@ class Contender(Protocol):
 
 
 class Reelshard:
-    """This project's loader. With `verify: first` each epoch is the first of a new one, which is what that costs."""
+    """This project's loader. With `verify: first` each epoch is the first of a new one, which is what that costs.
+
+    Nothing is read beyond the end of an epoch: that would be read before the next one's clock runs.
+    """
 
     def __init__(
         self,
@@ -74,16 +78,17 @@ class Reelshard:
             seed=case.seed,
             threads=case.threads,
             reader=reader,
-            gather=GATHER if self._mask else {},
             verify=verify,
         )
-        self.loader = ShardLoader(dataset, config, self._mask, world)
+        reads = Reads(draws=(self._mask,), gather=GATHER, held_out=True) if self._mask else Reads(held_out=True)
+        self.loader = ShardLoader(dataset, config, world=world, reads=reads)
 
     def epoch(self) -> Iterator[Arrived | int]:
         """Batches of one epoch."""
         if self.loader.config.verify == "first":
             self.loader.close()
-            self.loader = ShardLoader(self._dataset, self.loader.config, self._mask, self.loader.world)
+            loader = self.loader
+            self.loader = ShardLoader(self._dataset, loader.config, world=loader.world, reads=loader.reads)
         for batch in self.loader:
             arrays = {name: tensor.numpy() for name, tensor in batch.items()}
             yield Arrived(

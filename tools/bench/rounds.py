@@ -30,16 +30,15 @@ def measure_contenders(args: argparse.Namespace) -> tuple[list[tuple[str, Measur
     best: dict[str, tuple[str, int]] = {}
     total = sum(map(len, groups.values()))
     with track("searching settings", total=total, unit="settings") as advance:
-        done = 0
         for group, settings in groups.items():
             rates = {}
             for setting in settings:
                 try:
                     rates[setting] = _run(args, setting, SEARCH_SECONDS)[0].rate
+                    advance(1)
                 except ChildProcessError as error:
                     skipped[group] = str(error)
-                done += 1
-                advance.at(done, len(skipped))
+                    advance(1, 1)
             if rates:
                 best[group] = max(rates, key=lambda setting: rates[setting])
     if "reelshard" not in best:
@@ -48,11 +47,11 @@ def measure_contenders(args: argparse.Namespace) -> tuple[list[tuple[str, Measur
         )
     results: dict[str, Measured] = {}
     with track("measuring", total=args.rounds * len(best), unit="runs") as advance:
-        for number in range(args.rounds):
-            for place, (group, setting) in enumerate(best.items()):
+        for _ in range(args.rounds):
+            for group, setting in best.items():
                 for result in _run(args, setting, args.seconds, with_loops=group == "reelshard"):
                     _merge(results, _title(result.name, setting[1]), result)
-                advance.at(number * len(best) + place + 1)
+                advance(1)
     return list(results.items()), {name: why for name, why in skipped.items() if name not in best}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,8 @@ import numpy as np
 from shards.format.manifest import Manifest, shard_name
 from shards.format.publish import canonical_json
 from shards.format.schema import Field, Schema
+from shards.progress import Progress, untold
+from shards.words import spell_bytes
 from shards.writer import ShardWriter
 
 NUM_TIMES, TUBELET, PATCH, POSITIONS, TARGET_DIM = 8, 2, 16, 196, 384
@@ -33,7 +34,7 @@ def synthesize(
     *,
     samples_per_shard: int = 64,
     target_dim: int = TARGET_DIM,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = untold,
 ) -> Manifest:
     """Write `num_samples` samples of noise; every sample's bytes differ.
 
@@ -47,7 +48,7 @@ def synthesize(
     needed = round(num_samples * sum(field.num_bytes for field in schema if field.is_array) * 1.005)
     free = shutil.disk_usage(directory).free
     if needed > free:
-        raise ValueError(f"{num_samples} samples need {needed / 1e9:.1f} GB, {directory} has {free / 1e9:.1f} GB free")
+        raise ValueError(f"{num_samples} samples need {spell_bytes(needed)}, {directory} has {spell_bytes(free)} free")
     count = -(-num_samples // samples_per_shard)
     infos = []
     for shard in range(count):
@@ -60,8 +61,7 @@ def synthesize(
                 record = {"video_id": f"{number:08d}", "label": number % 174, "label_name": None, "text": None}
                 sample = {"clip": np.roll(clip, shift, 0), "target": np.roll(target, shift, 0)}
                 writer.write(f"{number:08d}", {**sample, "json": canonical_json(record)})
-                if progress:
-                    progress(number + 1, 0)
+                progress(1)
         infos.append(writer.info)
     manifest = Manifest(split="train", schema=schema, shards=tuple(infos), provenance={"source": "synthesized noise"})
     manifest.write(directory)

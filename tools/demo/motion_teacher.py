@@ -6,7 +6,6 @@ this teacher's tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 
 from shards.builder.decode.view import ViewSpec
 from shards.format.pixels import IMAGENET_MEAN, IMAGENET_STD
+from shards.progress import Progress, untold
 from tools.demo.scenes import MOTIONS, render
 from tools.demo.videos import HEIGHT, WIDTH, scene_of
 from training.optim import OptimConfig, learning_rate
@@ -60,7 +60,7 @@ def make_teacher(
     view: ViewSpec,
     student: GridConfig,
     folder: Path,
-    progress: Callable[[int], object] = lambda done: None,
+    progress: Progress = untold,
 ) -> float:
     """Train the teacher and save it with `save_pretrained` into `folder`.
 
@@ -69,7 +69,7 @@ def make_teacher(
         view: how clips are cut, the same as for the student.
         student: gives the grid of tokens and their width.
         folder: where it goes.
-        progress: told the number of steps after each one.
+        progress: called with 1 after each step.
 
     Returns:
         Its top-1 accuracy on test clips.

@@ -10,8 +10,8 @@ from typing import Any
 
 from shards.dataset import ShardDataset
 from shards.format.publish import publish_bytes
+from shards.words import spell_bytes, spell_seconds
 from tools.figures import draw_strip, load_sample
-from tools.progress import spell_seconds
 from tools.systems import system_of
 from tools.systems.clips import ClipRecipe
 
@@ -111,7 +111,7 @@ def write_html(report: dict[str, Any], out: Path, recipes: Mapping[str, ClipReci
         "<h2>Data sets</h2>",
         _table(
             (
-                (split, f"{s['num_samples']:,} clips", f"{s['num_bytes'] / 1e6:.1f} MB", escape(s["digest"][:16]))
+                (split, f"{s['num_samples']:,} clips", f"{spell_bytes(s['num_bytes'])}", escape(s["digest"][:16]))
                 for split, s in report["datasets"].items()
             ),
             1,

@@ -166,7 +166,7 @@ def _build(recipe: Recipe, out: Path, split: str) -> BuildSummary:
 def _verify(out: Path) -> None:
     for split in SPLITS:
         with track(f"verifying {split}", total=ShardDataset.open(out / split).num_shards, unit="shards") as progress:
-            found = verify_dataset(out / split, progress=progress.at)
+            found = verify_dataset(out / split, progress=progress)
         if found.problems:
             raise ShardError(f"{out / split} is damaged: {found.problems[0]}")
 

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.format.publish import publish_json
+from shards.progress import Progress, untold
 from tools.demo.scenes import MOTIONS, SHAPES, Scene, draw_scene, render
 
 FRAMES_PER_SECOND = 12
@@ -45,16 +46,14 @@ class VideoSet:
     seed: int = 0
 
 
-def make_videos(
-    videos: VideoSet, out: Path, *, workers: int = 1, progress: Callable[[int], object] = lambda done: None
-) -> None:
+def make_videos(videos: VideoSet, out: Path, *, workers: int = 1, progress: Progress = untold) -> None:
     """Write `out/videos/<id>.webm` and `out/labels/{labels,train,validation,test}.json`.
 
     Args:
         videos: what to make.
         out: folder, made when it is not there.
         workers: processes that draw and encode.
-        progress: told the number of videos after every few.
+        progress: called with the number of videos after every few.
     """
     folder = out / "videos"
     folder.mkdir(parents=True, exist_ok=True)

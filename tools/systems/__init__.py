@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tools.systems.base import Recipe, System
 
 # Name, as a recipe has it -> module that holds its `SYSTEM`; loaded when asked for.
-SYSTEMS = {"st_jepa": "tools.systems.st_jepa", "salt": "tools.systems.salt", "frames": "tools.systems.frames"}
+SYSTEMS = {"st_jepa": "tools.systems.st_jepa", "salt": "tools.systems.salt", "frame_sets": "tools.systems.frame_sets"}
 DEFAULT_SYSTEM = "st_jepa"  # of a recipe that names none
 DEFAULT_RECIPE = "st_jepa_ssv2"  # of a command line that names none
 
@@ -49,7 +49,10 @@ def _of_file(path: Path) -> System[Any]:
         sys.path.append(folder)
     module = sys.modules.get(name)
     if module is None:
-        module = importlib.import_module(name)
+        try:
+            module = importlib.import_module(name)
+        except Exception as error:  # whatever is wrong with it
+            raise ValueError(f"{path} cannot be run: {type(error).__name__}: {' '.join(str(error).split())}") from error
     if Path(module.__file__ or "").resolve() != path:
         raise ValueError(f"{path} has the name of another module ({module.__file__}); call it something else")
     system = getattr(module, "SYSTEM", None)

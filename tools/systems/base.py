@@ -174,6 +174,7 @@ class System(Protocol[R_contra]):
         Raises:
             ValueError: they do not fit.
         """
+        del recipe, look
 
     def target_bytes(self, recipe: R_contra) -> int:
         """Bytes of a sample that a teacher will add, before it is loaded."""
@@ -201,6 +202,7 @@ class System(Protocol[R_contra]):
         Raises:
             ValueError: it is not one to train on.
         """
+        del recipe, batch
 
     def rehearsals(self, recipe: R_contra) -> Mapping[str, Callable[[ShardDataset, int], str]]:
         """Further checks of `preflight`: name -> check of (data set, rows of a batch), which says what it found."""

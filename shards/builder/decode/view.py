@@ -32,7 +32,7 @@ class ViewSpec:
         num_frames: frames in a clip, T; of "uniform" and "stride".
         sampling: "uniform" takes the middle frame of T equal parts of the video; "stride" takes every `stride`-th frame
             of a window in the middle of the video; "every" takes every `stride`-th frame of the whole video; "fps"
-            takes the frames shown nearest to the times 0, 1 / fps, 2 / fps, ... up to the last one's, each once.
+            takes the frames shown nearest to the times 0, 1 / fps, 2 / fps, ... to the video's end, each once.
         stride: distance between frames in source frames; of "stride" and "every".
         size: side of a square picture in pixels; of "crop" and "squash".
         short_side: of "crop", the length of the short side before the crop in pixels, None meaning `size`; of "whole",
@@ -208,13 +208,14 @@ def _middles(frames: Sequence[int], count: int) -> list[int]:
 
 
 def _at_rate(seconds: Sequence[float], fps: float) -> list[int]:
-    """The frames that are nearest to a multiple of 1 / fps, up to the last frame's time; of two, the earlier one.
+    """The frames that are nearest to a multiple of 1 / fps; of two, the earlier one.
 
     A frame is nearest to the times from the middle between it and the one before to the middle to the next: it is taken
-    if a multiple lies there.
+    if a multiple lies there. The last one is taken to be followed by another as far away as the one before.
     """
     times = np.asarray(seconds, np.float64) - seconds[0]
-    borders = np.append((times[:-1] + times[1:]) / 2, times[-1])
+    steps = np.diff(times, prepend=0)
+    borders = times + np.append(steps[1:], steps[-1]) / 2
     passed = np.floor(borders * fps + _TIME_SHARE)  # the multiples up to each border, without 0
     taken: list[int] = np.flatnonzero(np.diff(passed, prepend=-1) > 0).tolist()
     return taken

@@ -9,7 +9,7 @@ from typing import Protocol
 from shards.builder.config import TeacherFacts
 from shards.builder.journal import ShardReport
 from shards.builder.plan import Plan
-from shards.builder.worker import Progress
+from shards.progress import Progress
 
 
 class Engine(Protocol):

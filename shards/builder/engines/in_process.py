@@ -8,7 +8,8 @@ from pathlib import Path
 from shards.builder.config import Teacher, TeacherFacts
 from shards.builder.journal import ShardReport
 from shards.builder.plan import Plan
-from shards.builder.worker import Deliver, Progress, ShardWorker
+from shards.builder.worker import Deliver, ShardWorker
+from shards.progress import Progress
 
 
 class InProcess:

@@ -19,8 +19,9 @@ from shards.builder.config import Teacher, TeacherDescription
 from shards.builder.decode.isolate import BLOCKED
 from shards.builder.journal import ShardReport
 from shards.builder.plan import Plan, differences
-from shards.builder.worker import Deliver, Progress, ShardWorker
+from shards.builder.worker import Deliver, ShardWorker
 from shards.format.errors import ShardError
+from shards.progress import Progress
 
 MakeTeacher = Callable[[str], Teacher | None]  # device -> teacher; sent to the worker, so a function of a module
 _spawn = multiprocessing.get_context("spawn")  # never fork: a decoder or a CUDA context does not survive it
@@ -162,7 +163,7 @@ def _work(pipe: Connection, device: str, make_teacher: MakeTeacher, deliver: Del
                     out,
                     teacher,
                     num_decoders,
-                    progress=lambda *counts: pipe.send(("progress", counts)),
+                    progress=lambda done, failed=0: pipe.send(("progress", (done, failed))),
                     deliver=deliver,
                 )
                 for report in worker.build_all(_requested(pipe)):

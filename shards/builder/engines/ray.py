@@ -18,8 +18,9 @@ from shards.builder.engines.processes import MakeTeacher, portable_error
 from shards.builder.engines.ray_round import Place, Round
 from shards.builder.journal import WORK_FOLDER, ShardReport
 from shards.builder.plan import Plan, differences, publish_plan
-from shards.builder.worker import Deliver, Progress, ShardWorker
+from shards.builder.worker import Deliver, ShardWorker
 from shards.format.errors import ShardError
+from shards.progress import Progress
 
 START_SECONDS = 900.0  # for all workers to load their teachers
 

@@ -97,7 +97,7 @@ class FramesKind:
         """
         source = read_source_file(root / item.path)
         with blame(source):
-            taken = take_frames(root / item.path, source, self.view, self.decoder, self._encode)
+            taken = take_frames(root / item.path, source, self.view, self.decoder, self.encode)
         facts = {
             "frame_indices": taken.frame_indices,
             "num_source_frames": taken.num_source_frames,
@@ -106,7 +106,8 @@ class FramesKind:
         times = np.array(taken.timestamps_seconds, "<f4")
         return Prepared(arrays={"times": times}, blobs={"frames": taken.pictures}, facts=facts, source=source)
 
-    def _encode(self, frame: NDArray[np.uint8]) -> bytes:
+    def encode(self, frame: NDArray[np.uint8]) -> bytes:
+        """Cut a frame, u8 [H, W, 3], out as the view says, and return it as a JPEG."""
         file = io.BytesIO()
         Image.fromarray(self.view.resize(frame)).save(file, "JPEG", quality=self.quality)
         return file.getvalue()

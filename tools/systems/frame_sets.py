@@ -35,7 +35,7 @@ class SampleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FramesRecipe(Recipe):
+class FrameSetRecipe(Recipe):
     """A resolved recipe of a set of frames.
 
     Attributes:
@@ -43,32 +43,32 @@ class FramesRecipe(Recipe):
         sample: how they are kept.
     """
 
-    system: str = "frames"
+    system: str = "frame_sets"
     view: ViewSpec = field(
         default_factory=lambda: ViewSpec(sampling="fps", fps=1.0, max_frames=64, geometry="whole", short_side=336)
     )
     sample: SampleConfig = field(default_factory=SampleConfig)
 
 
-class Frames(System[FramesRecipe]):
+class FrameSets(System[FrameSetRecipe]):
     """Sets of frames."""
 
-    name = "frames"
-    title = "JPEG frames"
-    recipe = FramesRecipe
+    name = "frame_sets"
+    title = "Frame sets"
+    recipe = FrameSetRecipe
     evaluators: Mapping[str, NoReturn] = {}
 
-    def sample_kind(self, recipe: FramesRecipe) -> SampleKind:
+    def sample_kind(self, recipe: FrameSetRecipe) -> SampleKind:
         """Frames, times and what is said of the video."""
         return FramesKind(view=recipe.view, decoder=recipe.build.decoder, quality=recipe.sample.quality)
 
-    def check_build(self, recipe: FramesRecipe, *, look: bool = True) -> None:
+    def check_build(self, recipe: FrameSetRecipe, *, look: bool = True) -> None:
         """Nothing to compare: nobody makes targets."""
 
-    def check_batch(self, recipe: FramesRecipe, batch: Mapping[str, Tensor]) -> None:
+    def check_batch(self, recipe: FrameSetRecipe, batch: Mapping[str, Tensor]) -> None:
         """Nothing to look at: there are no batches."""
 
-    def make_objective(self, recipe: FramesRecipe) -> nn.Module:
+    def make_objective(self, recipe: FrameSetRecipe) -> nn.Module:
         """Refuse: there is no model.
 
         Raises:
@@ -76,7 +76,7 @@ class Frames(System[FramesRecipe]):
         """
         raise ValueError(_NO_STUDENT)
 
-    def feed(self, recipe: FramesRecipe, dataset: ShardDataset, source: str = "") -> Feed:
+    def feed(self, recipe: FrameSetRecipe, dataset: ShardDataset, source: str = "") -> Feed:
         """Refuse: nothing is read.
 
         Raises:
@@ -85,7 +85,5 @@ class Frames(System[FramesRecipe]):
         raise ValueError(_NO_STUDENT)
 
 
-_NO_STUDENT = (
-    "the system 'frames' builds data sets and has no student: give the recipe of a system that learns from such sets"
-)
-SYSTEM = Frames()
+_NO_STUDENT = "the system 'frame_sets' builds sets and has no student: give the recipe of one that learns from them"
+SYSTEM = FrameSets()
