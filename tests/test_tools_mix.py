@@ -1,7 +1,12 @@
 """Several data sets through one `train`: named on the command line, mixed by the recipe, under budgets of length."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +189,41 @@ def test_the_first_step_is_shown_of_each_source_and_nothing_is_written(
     assert said.count("loss ") == 2
     assert "no gradient" in said  # of the eye, in a batch of text
     assert not (tmp_path / "run").exists()
+
+
+def test_a_source_is_measured_as_the_system_reads_it(place: Path, tmp_path: Path) -> None:
+    quick = ["--threads", "1", "--rounds", "1", "--seconds", "0.01", "--json", str(tmp_path / "rates.json")]
+    arguments = ["bench", str(place / "video"), "--recipe", str(place / "mix.yaml"), "--source", "video", *quick]
+    assert main(arguments) == 0
+    found = json.loads((tmp_path / "rates.json").read_text())
+    assert {rate["reader"] for rate in found["rates"]} == {"mmap", "pread"}
+    assert all(rate["samples_per_second"] > 0 and rate["bytes_per_second"] > 0 for rate in found["rates"])
+    assert main([*arguments, "--mask", "0.5"]) == 1
+
+
+BUDGETS = ("--data.length_budget", "{frames: 60, tokens: 40}", "--train.epochs", "3")
+
+
+@pytest.mark.slow
+def test_a_mix_under_two_budgets_killed_on_two_ranks_goes_on_on_one_with_the_same_losses(
+    place: Path, tmp_path: Path
+) -> None:
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    reelshard = str(Path(sys.executable).parent / "reelshard")
+
+    def on_two_ranks(name: str) -> subprocess.Popen[bytes]:
+        own = command(place, "train", "--out", tmp_path / name, *BUDGETS)
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        line = [sys.executable, "-m", *launcher, reelshard, *own]
+        return subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+
+    assert on_two_ranks("whole").wait(timeout=300) == 0
+    killed = on_two_ranks("killed")
+    while not (tmp_path / "killed/checkpoints/step-00000005/checkpoint.json").exists() and killed.poll() is None:
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert main(command(place, "train", "--out", tmp_path / "killed", *BUDGETS, "--resume", "auto")) == 0
+    whole, resumed = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed"))
+    assert [row["step"] for row in resumed] == [row["step"] for row in whole]
+    assert [row["loss"] for row in resumed] == pytest.approx([row["loss"] for row in whole], rel=1e-4)

@@ -57,8 +57,10 @@ class Objective(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         count = batch["tokens_length"].clamp(min=1)
-        seen = batch["frames"] if "frames" in batch else torch.zeros(len(count), 1, self.guess.in_features)
-        hidden = self.eye(seen).mean(dim=1) if "frames" in batch else seen.mean(dim=1)
+        hidden = torch.zeros(len(count), self.guess.in_features)
+        if "frames" in batch:  # padding, which is zero, must not count: how much there is depends on the ranks
+            seen = batch.get("frames_length", torch.full_like(count, batch["frames"].shape[1])).clamp(min=1)
+            hidden = self.eye(batch["frames"].sum(dim=1) / seen[:, None])
         wanted = batch["tokens"].float().sum(dim=1) / count
         return {"loss": (self.guess(hidden)[:, 0] - wanted) ** 2, "weight": count.float()}
 
