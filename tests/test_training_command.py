@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,6 +130,12 @@ def test_a_sample_that_cannot_be_read_is_logged_with_shard_key_and_thread_and_tr
     assert all(str(tmp_path / "train") in record.message for record in left_out)
     assert all(record.threadName and record.threadName.startswith("reelshard-reader") for record in left_out)
     assert "2 samples of the last 2 steps did not count" in caplog.text
+
+
+def test_the_module_that_scripts_of_before_start_trains_too(place: Workplace, tmp_path: Path) -> None:
+    arguments = ("--recipe", place.recipe, "--data", place.train, "--out", str(tmp_path / "run"), "--train.steps", "1")
+    subprocess.run([sys.executable, "-m", "tools.train", *arguments], check=True, capture_output=True, timeout=120)
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")
 
 
 def test_the_best_checkpoint_by_what_an_evaluation_finds_is_kept(place: Workplace, tmp_path: Path) -> None:

@@ -117,6 +117,13 @@ def test_a_row_reads_as_one_line() -> None:
     )
 
 
+def test_a_row_shows_what_the_best_checkpoint_goes_by() -> None:
+    assert format_row({"step": 5, "loss": 0.5, "probe_top1": 0.25}, 9, "probe_top1").startswith(
+        "step 5/9  probe_top1 0.25"
+    )
+    assert format_row({"step": 5, "loss": 0.5}, 9, "loss") == format_row({"step": 5, "loss": 0.5}, 9, "probe_top1")
+
+
 def test_curves_of_a_run_with_one_row_can_be_drawn(tmp_path: Path) -> None:
     draw_curves([{"step": 1, "loss": 1.0, "lr": 1e-4}], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -146,3 +146,9 @@ def show_first_step(job: Job) -> None:
         for line in itertools.chain(launch_lines(prepared), dry_run(prepared.trainer)):
             if prepared.trainer.leads:
                 job.report(line)
+
+
+if __name__ == "__main__":  # as `torchrun -m tools.train`, which scripts of before say
+    from tools.__main__ import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -216,7 +216,7 @@ class Trainer:
         for track in self._trackers:
             track(row)
         seconds_left = (self.num_steps - self.step) * window.seconds / window.num_steps
-        self.report(format_row({**row, "seconds_left": seconds_left}, self.num_steps))
+        self.report(format_row({**row, "seconds_left": seconds_left}, self.num_steps, also=self.config.best_metric))
         if row["num_invalid"]:
             log.warning("%d samples of the last %d steps did not count", row["num_invalid"], window.num_steps)
 

@@ -144,9 +144,13 @@ _SHOWN = {
 }
 
 
-def format_row(row: Mapping[str, float], num_steps: int) -> str:
-    """A row as one line for the terminal, with the time that is left at the speed of its interval."""
-    parts = [f"{name} {row[name]:{spec}}" for name, spec in _SHOWN.items() if name in row]
+def format_row(row: Mapping[str, float], num_steps: int, also: str = "") -> str:
+    """A row as one line for the terminal, with the time that is left at the speed of its interval.
+
+    Shown is what is of interest in every run, and the number `also`.
+    """
+    shown = _SHOWN if also in _SHOWN else {also: ".4f", **_SHOWN}
+    parts = [f"{name} {row[name]:{spec}}" for name, spec in shown.items() if name in row]
     parts += [f"{name} {row[name]:.0f}" for name in ("num_skipped", "num_invalid") if row.get(name)]
     line = "  ".join([f"step {row['step']:>{len(str(num_steps))}.0f}/{num_steps}", *parts])
     return line if "seconds_left" not in row else f"{line}  left {format_duration(row['seconds_left'])}"
