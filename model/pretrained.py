@@ -1,9 +1,10 @@
-"""Loading other people's checkpoints: quietly, from safetensors alone, and only if every weight has found its place."""
+"""Loading other people's checkpoints: quietly, never unpickled, and only if every weight has found its place."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def load_pretrained(cls: Any, name: str, *, dtype: torch.dtype, heads: tuple[str
     """
     with quiet(), one_line(name, allowed):
         model, loaded = cls.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
+            name, dtype=dtype, weights_only=True, output_loading_info=True, ignore_mismatched_sizes=True
         )
     _refuse_other_weights(name, loaded, heads)
     found: nn.Module = model.eval().requires_grad_(False)
@@ -84,7 +85,7 @@ def one_line(name: str, allowed: str) -> Iterator[None]:
         if name.startswith((".", "/", "~")) and not Path(name).is_dir():  # no id on the Hub begins like this
             raise FileNotFoundError("there is no such folder.")
         yield
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"cannot load the teacher {name!r}: {reason} {allowed}") from error
 

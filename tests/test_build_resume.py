@@ -12,6 +12,7 @@ from shards.builder import BuildConfig, ViewSpec, build_dataset, load_folder
 from shards.dataset import ShardDataset
 from shards.format.errors import MissingDataError
 from shards.format.index import load_index
+from shards.progress import Progress, untold
 from tests.teachers import MeanTeacher
 from tests.videos import moving_square, write_video
 
@@ -33,7 +34,7 @@ def audit(event, arguments):
             if changes == last_change:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-def progress(done, failed):
+def progress(done, failed=0):
     global items
     items += done
     if last_item and items >= last_item:
@@ -45,10 +46,10 @@ build(videos, out, progress)
 VIEW = ViewSpec(num_frames=4, size=32)
 
 
-def build(videos: Path, out: Path, progress: object = None) -> None:
+def build(videos: Path, out: Path, progress: Progress = untold) -> None:
     config = BuildConfig(samples_per_shard=3, workers=2, teacher_batch=2, time_limit_seconds=None)
     teacher = MeanTeacher(VIEW.clip_shape)
-    build_dataset(load_folder(videos), out, VIEW, config, teacher=teacher, progress=progress)  # type: ignore[arg-type]
+    build_dataset(load_folder(videos), out, VIEW, config, teacher=teacher, progress=progress)
 
 
 def run_builder(videos: Path, out: Path, last_change: int = 0, last_item: int = 0) -> int:

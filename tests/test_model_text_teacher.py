@@ -106,8 +106,15 @@ def without(*names: str) -> Callable[[Path], None]:
     return remove
 
 
-def as_pickle(folder: Path) -> None:
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+class Hostile:
+    """What runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return exec, ("import pathlib; pathlib.Path('was_here').touch()",)
+
+
+def with_code(folder: Path) -> None:
+    torch.save({"weights": Hostile()}, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
 
 
@@ -120,7 +127,7 @@ def of_other_weights(folder: Path) -> None:
     [
         (without("config.json"), "cannot load the teacher"),
         (without("tokenizer.json"), "cannot load the teacher"),
-        (as_pickle, "cannot load the teacher .*safetensors"),
+        (with_code, "cannot load the teacher"),
         (of_other_weights, "do not fit its configuration; missing: .*unexpected: text_model.nothing"),
     ],
 )
@@ -133,10 +140,22 @@ def test_a_checkpoint_that_is_not_whole_is_one_clear_line(
     assert "\n" not in str(caught.value)
 
 
-def test_weights_of_a_videomae_are_never_unpickled_either(tmp_path: Path) -> None:
-    as_pickle(save_backbone(tmp_path / "videomae"))
-    with pytest.raises(ValueError, match=r"cannot load the teacher .*safetensors"):
-        load_teacher(config(tmp_path / "videomae"), "cpu")
+def test_weights_that_torch_saved_are_read_as_tensors_and_code_among_them_never_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = save_backbone(tmp_path / "videomae")
+    weights = load_file(folder / "model.safetensors")
+    expected = load_teacher(config(folder), "cpu")
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    found = load_teacher(config(folder), "cpu")
+    assert found.provenance["weights_sha256"] == expected.provenance["weights_sha256"]
+    torch.save(weights | {"more": Hostile()}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="cannot load the teacher") as caught:
+        load_teacher(config(folder), "cpu")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "was_here").exists()
 
 
 def test_which_teacher_it_is_follows_from_the_checkpoint(encoder: Path, tmp_path: Path) -> None:

@@ -134,6 +134,7 @@ def import_targets(
         ShardError: the data set has a target already, or as of `add_zarr`.
     """
     check_name(group, "the group's name")
+    check_folder(cache)
     if "target" in dataset.schema and dataset.schema["target"].group != group:
         raise ShardError(f"{dataset.directory} has a target already; import into a data set built with --teacher none")
     add_zarr(dataset, group, cache, field="target", tubes=tubes, progress=progress, say=say)
