@@ -215,4 +215,4 @@ def test_two_ranks_check_together_and_one_speaks(dataset: ShardDataset) -> None:
     report = json.loads(done.stdout)
     details = {entry["name"]: entry["detail"] for entry in report["checks"]}
     assert details["all-reduce"] == "gloo over 2 rank(s)"
-    assert "4 = 2 x 2" in details["loader"]
+    assert "4 = 2 rank(s) x 2" in details["loader"]
