@@ -111,6 +111,16 @@ def test_a_run_that_is_killed_goes_on_with_the_same_losses_on_one_rank(workplace
     assert losses(workplace, "killed") == pytest.approx(losses(workplace, "whole"), rel=1e-4)
 
 
+def test_the_pages_source_builds_from_python_and_counts_what_is_missing(workplace: Path) -> None:
+    lines = [f"{path.parent.name} {path.relative_to(workplace)}" for path in sorted(workplace.rglob("*.webm"))]
+    (workplace / "list.txt").write_text("\n".join([*lines, "warm videos/warm/none.webm"]) + "\n")
+    said = run(workplace, f"{sys.executable} lists.py list.txt listed")
+    assert f"num_samples={NUM_VIDEOS}, num_failed=1" in said
+    dataset = ShardDataset.open(workplace / "listed")
+    assert dataset.manifest.label_names == ("cold", "warm")
+    assert {dataset.metadata(row)["label_name"] for row in range(len(dataset))} == {"cold", "warm"}
+
+
 def test_the_files_named_on_the_page_are_there() -> None:
     names = set(re.findall(r"`((?:shards|pipeline|model|training|evaluation|tools)/[\w/]+\.py)`", DOCS.read_text()))
     assert len(names) >= 8

@@ -108,6 +108,22 @@ def test_weights_that_are_no_safetensors_file_are_refused_in_one_line(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_starts_from_the_weights_of_another_run(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(place, tmp_path / "first", "--train.steps", "2") == 0
+    capsys.readouterr()
+    more = ("--train.steps", "1", "--optim.lr", "1e-12", "--optim.min_lr", "0")
+    assert train(place, tmp_path / "second", "--init", str(tmp_path / "first"), *more) == 0
+    assert re.search(r"weights .*step-00000002", "".join(capsys.readouterr()))
+    first, second = (newest_checkpoint(tmp_path / name / "checkpoints") for name in ("first", "second"))
+    assert first is not None
+    assert second is not None
+    assert (first.step, second.step) == (2, 1)
+    for name, weights in first.model.items():
+        torch.testing.assert_close(second.model[name], weights, rtol=0, atol=1e-6)
+
+
 def test_a_sample_that_cannot_be_read_is_logged_with_shard_key_and_thread_and_training_goes_on(
     place: Workplace, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
