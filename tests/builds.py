@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import select
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -77,3 +80,18 @@ def descendants(pid: int) -> set[int]:
                 for child in map(int, (task / "children").read_text().split()):
                     found |= {child} | descendants(child)
     return found
+
+
+def kill_all(process: subprocess.Popen[Any]) -> None:
+    """SIGKILL to a process and all that it has started, ranks in groups of their own too; waits until all are gone."""
+    handles = []
+    for pid in (process.pid, *descendants(process.pid)):
+        with suppress(ProcessLookupError):
+            handles.append(os.pidfd_open(pid))
+    for handle in handles:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+    process.communicate()
+    for handle in handles:
+        assert select.select([handle], [], [], 60)[0]
+        os.close(handle)

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 
 from shards import ShardDataset
+from tests.builds import kill_all
 from tests.videos import write_video
 
 DOCS = Path(__file__).parents[1] / "docs" / "extending.md"
@@ -58,7 +58,6 @@ def start(folder: Path, line: str) -> subprocess.Popen[str]:
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,
     )
 
 
@@ -104,8 +103,7 @@ def test_a_run_that_is_killed_goes_on_with_the_same_losses_on_one_rank(workplace
     process = start(workplace, f"{killed} --train.steps 60")
     while not (workplace / "killed/checkpoints/step-00000020/checkpoint.json").exists() and process.poll() is None:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill_all(process)
     alone = killed.replace("torchrun --no-python --nproc-per-node 2 ", "")
     run(workplace, f"{alone} --resume auto")
     assert losses(workplace, "killed") == pytest.approx(losses(workplace, "whole"), rel=1e-4)

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import yaml
 
 from pipeline.world import World
 from shards.dataset import ShardDataset
+from tests.builds import kill_all
 from tests.two_kinds import write_set
 from tools.cli import main
 from tools.draws import bytes_per_draw
@@ -215,14 +215,13 @@ def test_a_mix_under_two_budgets_killed_on_two_ranks_goes_on_on_one_with_the_sam
         own = command(place, "train", "--out", tmp_path / name, *BUDGETS)
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         line = [sys.executable, "-m", *launcher, reelshard, *own]
-        return subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+        return subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
 
     assert on_two_ranks("whole").wait(timeout=300) == 0
     killed = on_two_ranks("killed")
     while not (tmp_path / "killed/checkpoints/step-00000005/checkpoint.json").exists() and killed.poll() is None:
         time.sleep(0.01)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    kill_all(killed)
     assert main(command(place, "train", "--out", tmp_path / "killed", *BUDGETS, "--resume", "auto")) == 0
     whole, resumed = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed"))
     assert [row["step"] for row in resumed] == [row["step"] for row in whole]
