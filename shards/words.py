@@ -16,7 +16,7 @@ def spell_bytes(num_bytes: float) -> str:
 
 
 def spell_seconds(seconds: float) -> str:
-    """A duration, such as `under a second`, `42 s`, `3 min 20 s` or `2 h 05 min`."""
+    """A duration, such as `under a second`, `42 s`, `3 min 20 s`, `2 h 05 min` or `2 days 3 h`."""
     if seconds < SHORTEST_SECONDS:
         return "under a second"
     whole = max(1, round(seconds))
@@ -24,7 +24,9 @@ def spell_seconds(seconds: float) -> str:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} days {whole % 86400 // 3600} h"
 
 
 def spell_counts(counts: Mapping[str, int]) -> str:

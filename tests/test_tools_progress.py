@@ -101,7 +101,14 @@ def test_the_last_line_is_written_on_an_error_too() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0, "under a second"), (0.7, "1 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
+    [
+        (0, "under a second"),
+        (0.7, "1 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (7500, "2 h 05 min"),
+        (183600, "2 days 3 h"),
+    ],
 )
 def test_a_duration_is_spelled(seconds: float, words: str) -> None:
     assert spell_seconds(seconds) == words

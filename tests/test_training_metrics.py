@@ -3,13 +3,12 @@
 import math
 from pathlib import Path
 
-import pytest
 import torch
 
 from pipeline.stats import LoaderStats
 from training.curves import draw_curves
 from training.learner import StepResult
-from training.metrics import MetricsFile, Window, format_duration, format_row, read_metrics
+from training.metrics import Interval, MetricsFile, format_row, read_metrics
 from training.scores import Sums
 
 
@@ -67,7 +66,7 @@ def result(loss: float, *, finite: bool = True, num_valid: int = 4) -> StepResul
 
 
 def test_a_window_averages_the_steps_that_were_taken() -> None:
-    window = Window(torch.device("cpu"), reading())
+    window = Interval(torch.device("cpu"), reading())
     for value in (1.0, 2.0, 6.0):
         window.add(result(value))
     window.add(result(math.nan, finite=False, num_valid=3))
@@ -79,7 +78,7 @@ def test_a_window_averages_the_steps_that_were_taken() -> None:
 
 
 def test_a_row_says_how_long_a_batch_of_its_interval_was_read_and_waited_for() -> None:
-    window = Window(torch.device("cpu"), reading(read_seconds=10.0, wait_seconds=1.0))
+    window = Interval(torch.device("cpu"), reading(read_seconds=10.0, wait_seconds=1.0))
     for _ in range(4):
         window.add(result(1.0))
     row = window.row(reading(read_seconds=12.0, wait_seconds=1.5))
@@ -88,13 +87,13 @@ def test_a_row_says_how_long_a_batch_of_its_interval_was_read_and_waited_for() -
 
 
 def test_a_window_of_skipped_steps_has_no_loss() -> None:
-    window = Window(torch.device("cpu"), reading())
+    window = Interval(torch.device("cpu"), reading())
     window.add(result(math.nan, finite=False))
     assert "loss" not in window.row(reading())
 
 
 def test_the_stages_of_a_step_add_up() -> None:
-    window = Window(torch.device("cpu"), reading())
+    window = Interval(torch.device("cpu"), reading())
     for stage in ("forward", "backward", "forward"):
         with window.clock.stage(stage):
             torch.rand(100, 100).sum()
@@ -102,11 +101,6 @@ def test_the_stages_of_a_step_add_up() -> None:
     assert set(seconds) == {"data", "forward", "backward", "optimizer"}
     assert seconds["forward"] > 0 < seconds["backward"]
     assert seconds["data"] == seconds["optimizer"] == 0
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(4.4, "4s"), (200, "3m20s"), (18420, "5h07m"), (183600, "2d03h")])
-def test_a_duration_reads_as_two_units(seconds: float, text: str) -> None:
-    assert format_duration(seconds) == text
 
 
 def test_a_row_reads_as_one_line() -> None:

@@ -15,7 +15,7 @@ from training.clock import StepClock
 from training.config import TrainConfig
 from training.distributed import process_group
 from training.learner import Learner
-from training.metrics import Window
+from training.metrics import Interval
 from training.optim import OptimConfig
 
 CPU = torch.device("cpu")
@@ -74,7 +74,7 @@ def main() -> None:
         learner = Learner(TwoPaths(uses_all=strict), TrainConfig(device="cpu", chunk_size=CHUNK), OPTIM, world, CPU)
         steps = []
         for number in range(len(PLAN)):
-            window = Window(CPU, LoaderStats(reader=""))
+            window = Interval(CPU, LoaderStats(reader=""))
             window.add(learner.step(make_batch(number, world.rank), RATE, StepClock(CPU)))
             row = window.row(LoaderStats(reader=""), world)
             kept = {name: row[name] for name in row if name.startswith(("loss", "sight", "reading", "num_"))}

@@ -59,7 +59,7 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Prepared:
+class OpenJob:
     """A job with everything opened.
 
     Attributes:
@@ -82,7 +82,7 @@ class Prepared:
 
 
 @contextlib.contextmanager
-def opened(job: Job) -> Iterator[Prepared]:
+def opened(job: Job) -> Iterator[OpenJob]:
     """Join the ranks, open the data, make the student, and go to where the run begins; close all of it in the end.
 
     Raises:
@@ -97,7 +97,7 @@ def opened(job: Job) -> Iterator[Prepared]:
         yield dataclasses.replace(prepared, notes=notes)
 
 
-def _prepare(job: Job, device: torch.device, stack: contextlib.ExitStack) -> Prepared:
+def _prepare(job: Job, device: torch.device, stack: contextlib.ExitStack) -> OpenJob:
     datasets = {name: ShardDataset.open(path) for name, path in job.data.items()}
     torch.manual_seed(job.recipe.train.seed)
     system = system_of(job.recipe)
@@ -122,7 +122,7 @@ def _prepare(job: Job, device: torch.device, stack: contextlib.ExitStack) -> Pre
         report=job.report,
         key_of=next(iter(datasets.values())).key if len(datasets) == 1 else "sample {}".format,
     )
-    return Prepared(
+    return OpenJob(
         job=job,
         recipe=recipe,
         datasets=datasets,

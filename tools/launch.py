@@ -10,7 +10,7 @@ import torch
 from shards.dataset import ShardDataset
 from shards.format.publish import publish_json
 from shards.format.views import view_hash
-from tools.job import Prepared
+from tools.job import OpenJob
 from tools.loaders import record_of, spell_batch
 from tools.recipe import save_resolved
 from tools.revision import git_revision, package_versions
@@ -18,7 +18,7 @@ from tools.systems import system_of
 from training.loop import Trainer
 
 
-def record_run(prepared: Prepared) -> None:
+def record_run(prepared: OpenJob) -> None:
     """Write `recipe.yaml` and `run.json`: what was run, on which data, by which code, with which versions."""
     trainer, device = prepared.trainer, prepared.trainer.device
     trainer.run_dir.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def _identity(dataset: ShardDataset) -> dict[str, Any]:
     }
 
 
-def launch_lines(prepared: Prepared) -> list[str]:
+def launch_lines(prepared: OpenJob) -> list[str]:
     """What a run is about to do, for the terminal."""
     trainer, recipe, held_out = prepared.trainer, prepared.recipe, prepared.held_out
     system, data = system_of(recipe), recipe.data
@@ -75,7 +75,7 @@ def launch_lines(prepared: Prepared) -> list[str]:
     ]
 
 
-def _data_lines(prepared: Prepared, name: str, dataset: ShardDataset) -> list[str]:
+def _data_lines(prepared: OpenJob, name: str, dataset: ShardDataset) -> list[str]:
     recipe = prepared.recipe
     mix = recipe.data.mix or {}
     share = f"{name}, {mix[name] / sum(mix.values()):.1%} of the batches: " if name in mix else ""

@@ -14,11 +14,11 @@ PLAIN_INTERVAL_SECONDS = 10.0
 
 
 class _Display(Protocol):
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: ShownProgress) -> None:
         """Show the present state."""
 
 
-class Progress:
+class ShownProgress:
     """A `shards.progress.Progress` that shows the counts, and what follows from them."""
 
     def __init__(self, title: str, total: int | None, unit: str, display: _Display) -> None:
@@ -55,7 +55,7 @@ class Progress:
 
 
 @contextmanager
-def track(title: str, *, total: int | None, unit: str, file: TextIO | None = None) -> Iterator[Progress]:
+def track(title: str, *, total: int | None, unit: str, file: TextIO | None = None) -> Iterator[ShownProgress]:
     """Show the progress of a piece of work while the `with` block runs.
 
     Args:
@@ -67,10 +67,10 @@ def track(title: str, *, total: int | None, unit: str, file: TextIO | None = Non
     stream = file or sys.stderr
     if stream.isatty():
         with _bar(title, total, stream) as display:
-            yield Progress(title, total, unit, display)
+            yield ShownProgress(title, total, unit, display)
         return
     plain = _PlainLines(stream)
-    progress = Progress(title, total, unit, plain)
+    progress = ShownProgress(title, total, unit, plain)
     try:
         yield progress
     finally:
@@ -84,11 +84,11 @@ class _PlainLines:
         self._last = time.monotonic()
         self._written: tuple[int, int] | None = None
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: ShownProgress) -> None:
         if time.monotonic() - self._last >= PLAIN_INTERVAL_SECONDS:
             self.write(progress)
 
-    def write(self, progress: Progress) -> None:
+    def write(self, progress: ShownProgress) -> None:
         counts = progress.done, progress.failed
         if counts == self._written:  # the last line now and then was the last one too
             return
@@ -100,7 +100,7 @@ class _Bar:
     def __init__(self, bar: object, task: object) -> None:
         self._bar, self._task = bar, task
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: ShownProgress) -> None:
         self._bar.update(self._task, completed=progress.done, words=progress.line())  # type: ignore[attr-defined]
 
 

@@ -24,7 +24,7 @@ from training.guard import NonFiniteGuard
 from training.held_out import Evaluation, HeldOut, metrics_of, refuse_unmeasured
 from training.initial import restore
 from training.learner import Learner
-from training.metrics import MetricsFile, Row, Window, format_row
+from training.metrics import Interval, MetricsFile, Row, format_row
 from training.optim import OptimConfig, learning_rate, rates, refuse_long_warmup
 from training.parts import kept_state
 from training.state import load_optimizer_tensors, load_rng_tensors, optimizer_tensors, rng_tensors
@@ -181,10 +181,10 @@ class Trainer:
             stop.settle()
         return self._summary(metrics.rows, last_saved, stopped and self.step < self.num_steps)
 
-    def _window(self) -> Window:
-        return Window(self.device, self.loader.stats())
+    def _window(self) -> Interval:
+        return Interval(self.device, self.loader.stats())
 
-    def _train_step(self, batch: Batch, window: Window) -> None:
+    def _train_step(self, batch: Batch, window: Interval) -> None:
         if self._peak is not None:
             if batch.source not in self._forward_flops:
                 self._forward_flops[batch.source] = forward_flops_per_clip(self.objective, batch)
@@ -195,7 +195,7 @@ class Trainer:
         window.add(result)
         self._guard.add(self.step, result, batch)
 
-    def _row(self, window: Window, last_saved: Path, *, measure: bool) -> Row:
+    def _row(self, window: Interval, last_saved: Path, *, measure: bool) -> Row:
         try:
             num_skipped = self._guard.review()
         except FloatingPointError as error:
@@ -209,7 +209,7 @@ class Trainer:
             row["mfu"] = model_flops_utilisation(rate, self._peak, self.world.size)
         return row | self.held_out.measure() if measure else row
 
-    def _publish(self, row: Row, window: Window, metrics: MetricsFile) -> None:
+    def _publish(self, row: Row, window: Interval, metrics: MetricsFile) -> None:
         metrics.write(row)
         if not self.leads:
             return

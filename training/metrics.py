@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.stats import LoaderStats
 from pipeline.world import World
 from shards.format.publish import publish_bytes
+from shards.words import spell_seconds
 from training.clock import STAGES, StepClock
 from training.learner import StepResult
 from training.scores import Sums, means_over_ranks
@@ -66,7 +67,7 @@ class MetricsFile:
             self._table.close()
 
 
-class Window:
+class Interval:
     """Sums of one interval between two rows, kept on the device so that no step waits for the GPU."""
 
     def __init__(self, device: torch.device, reading: LoaderStats) -> None:
@@ -153,16 +154,7 @@ def format_row(row: Mapping[str, float], num_steps: int, also: str = "") -> str:
     parts = [f"{name} {row[name]:{spec}}" for name, spec in shown.items() if name in row]
     parts += [f"{name} {row[name]:.0f}" for name in ("num_skipped", "num_invalid") if row.get(name)]
     line = "  ".join([f"step {row['step']:>{len(str(num_steps))}.0f}/{num_steps}", *parts])
-    return line if "seconds_left" not in row else f"{line}  left {format_duration(row['seconds_left'])}"
-
-
-def format_duration(seconds: float) -> str:
-    """Seconds as "4s", "3m20s", "5h07m" or "2d03h"."""
-    whole = round(seconds)
-    for unit, name, lower, lower_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= unit:
-            return f"{whole // unit}{name}{whole % unit // lower:02d}{lower_name}"
-    return f"{whole}s"
+    return line if "seconds_left" not in row else f"{line}  left {spell_seconds(row['seconds_left'])}"
 
 
 def _encode(row: dict[str, Any]) -> bytes:

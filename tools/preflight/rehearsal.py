@@ -24,7 +24,7 @@ from tools.preflight.shared_memory import SharedMemoryWatch
 from tools.systems import system_of
 from tools.systems.base import Recipe
 from training.learner import Learner
-from training.metrics import Window
+from training.metrics import Interval
 from training.optim import refuse_long_warmup
 
 FULL = 0.9  # a share of memory or disk above which a run is at risk
@@ -156,7 +156,7 @@ class Rehearsal:
         assert self._loader is not None
         config = dataclasses.replace(self.recipe.train, compile=None)
         learner = Learner(self.objective, config, self.recipe.optim, self.world, self.device)
-        window = Window(self.device, self._loader.stats())
+        window = Interval(self.device, self._loader.stats())
         for batch in itertools.islice(itertools.chain.from_iterable(itertools.repeat(self._loader)), NUM_STEPS):
             result = learner.step(batch, 0.0, window.clock)
             window.add(result)
