@@ -8,7 +8,10 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shards.dataset import ShardDataset
 
 BATCH_SIZE = 32
 NUM_BUILD_CLIPS = 384  # enough that starting processes and syncing one shard do not count
@@ -34,11 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--synthesize", type=int, metavar="N", help="make DATASET with N samples of the reference geometry"
     )
     parser.add_argument("--mask", type=float, default=None, metavar="RATIO", help="tube mask ratio, such as 0.75")
+    parser.add_argument(
+        "--copies", action="store_true", help="measure the copy alone, in each way that this CPU has, and nothing else"
+    )
     parser.add_argument("--cold", action="store_true", help="drop the page cache before each measurement")
     parser.add_argument("--threads", type=_numbers, default=(1, 2, 4), metavar="N,...", help="thread counts to try")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="samples per batch of a rank (default: 32)")
     parser.add_argument(
-        "--against", type=_names, default=(), metavar="NAME,...", help="webdataset,dali,mosaicml,litdata"
+        "--against", type=_names, default=(), metavar="NAME,...", help="webdataset,dali,mosaicml,litdata,memmap"
     )
     parser.add_argument(
         "--verify", type=_settings, default=(), metavar="NAME,...", help="also with these: never,sample,first,always"
@@ -107,6 +113,8 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(
                 f"bench needs clip and target in the tubes layout; {name} is {dataset.schema[name].layout}"
             )
+    if args.copies:
+        return run_copies(args, dataset)
     if len(dataset) < args.batch_size * args.ranks:
         raise ValueError(f"{len(dataset)} samples do not fill one batch of {args.batch_size} on {args.ranks} ranks")
     results = measure(args)
@@ -119,6 +127,20 @@ def run(args: argparse.Namespace) -> int:
         publish_json(args.json, results)
     if args.png:
         draw(results, args.png)
+    return 0
+
+
+def run_copies(args: argparse.Namespace, dataset: ShardDataset) -> int:
+    """Measure the copy out of mapped shards, and report."""
+    from shards.format.publish import publish_json
+    from tools.bench.copies import copies_as_json, measure_copies, print_copies
+    from tools.progress import track
+
+    with track("copying", total=args.rounds + 1, unit="rounds") as advance:
+        results = measure_copies(dataset, threads=args.threads, rounds=args.rounds, progress=advance)
+    print_copies(results, machine())
+    if args.json:
+        publish_json(args.json, {"machine": machine(), "copies": copies_as_json(results)})
     return 0
 
 
