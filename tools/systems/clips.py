@@ -120,9 +120,8 @@ class ClipSystem(System[C_contra], Protocol[C_contra]):
         for name in ("clip", "target"):
             shape = dataset.schema[name].shape or ()
             shapes[name] = (*mask.shapes[gather[name]], *shape[1:]) if name in gather else shape
-        normalize = {"clip": IMAGENET}
         reads = Reads(fields=("clip", "target"), gather=gather, draws=(mask,))
-        return Feed(reads=reads, normalize=normalize, shapes=shapes)
+        return Feed(reads=reads, shapes=shapes)  # the student takes bytes
 
     def make_teacher(self, recipe: C_contra, device: str) -> VideoMAETeacher | None:
         """The recipe's VideoMAE; None for the id 'none'."""
