@@ -9,6 +9,7 @@ each time it asks for a batch, every free slab is planned and handed to the thre
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -68,11 +69,12 @@ class ShardLoader(IterableDataset[Batch]):
             ValueError: the parts do not fit together, or what is read was said twice.
         """
         self.dataset = dataset
-        self.config = config or LoaderConfig()
+        config, world = config or LoaderConfig(), world or World()
+        self.config = dataclasses.replace(config, threads=config.num_threads(world))
         if reads is not None and (mask, self.config.fields, self.config.gather) != (None, None, None):
             raise ValueError("what is read was said twice: leave out mask, and the configuration's fields and gather")
         self.reads = reads or Reads.of(self.config, mask)
-        self.world = world or World()
+        self.world = world
         self.epoch = 0
         self._batch = 0
         self._planner = Planner(dataset, self.config, self.reads, self.world)
@@ -148,7 +150,7 @@ class ShardLoader(IterableDataset[Batch]):
             self._end_iteration("a newer one over the same loader")
             parts = (self._planner, self._fetcher, self._ring, self._clock)
             beyond = not self.reads.held_out
-            iteration = Iteration(*parts, threads=self.config.threads, position=position, beyond=beyond)
+            iteration = Iteration(*parts, threads=self.config.num_threads(self.world), position=position, beyond=beyond)
         iteration.idle = False
         self._iteration = iteration
         return iteration

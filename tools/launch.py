@@ -65,8 +65,8 @@ def launch_lines(prepared: OpenJob) -> list[str]:
     return [
         *(line for name, dataset in prepared.datasets.items() for line in _data_lines(prepared, name, dataset)),
         f"held out {held_out.directory.resolve() if held_out else 'none; give one with --val'}",
-        f"loader   reader {data.reader}, {data.threads} threads, {data.slabs} slabs, seed {data.seed}, verify "
-        f"{data.verify}, on error {data.on_error} (at most {data.most_quarantined(num_samples):,} samples)",
+        f"loader   reader {data.reader}, {data.num_threads(trainer.world)} threads, {data.slabs} slabs, "
+        f"seed {data.seed}, verify {data.verify}, on error {data.on_error} (at most {data.most_quarantined(num_samples):,} samples)",
         f"batch    {spell_batch(prepared.loader, recipe, trainer.world)}",
         f"student  {system.name}, {num_parameters:,} parameters, {_precision(trainer)} on {trainer.device}",
         f"run      {trainer.num_steps:,} steps = {trainer.num_steps / len(trainer.loader):.1f} epochs, into "

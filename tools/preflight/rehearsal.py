@@ -88,7 +88,8 @@ class Rehearsal:
         self._loader = loader = TrainingLoader(self.recipe, datasets, self.device, self.world)
         data = self.recipe.data
         refuse_long_warmup(self.recipe.train.num_steps(loader.num_batches), self.recipe.optim)
-        what = f"{spell_batch(loader, self.recipe, self.world)}, {data.threads} threads, reader {data.reader}"
+        threads = data.num_threads(self.world)
+        what = f"{spell_batch(loader, self.recipe, self.world)}, {threads} threads, reader {data.reader}"
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if soft < 256:
             return "warn", f"{what}; only {soft} open files are allowed: ulimit -n 4096"
