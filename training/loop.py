@@ -19,7 +19,7 @@ from training.checkpoint import Checkpoint, refuse_other_recipe, save_checkpoint
 from training.config import TrainConfig
 from training.curves import draw_curves
 from training.distributed import StopRequest
-from training.flops import forward_flops_per_clip, model_flops_utilisation, peak_flops_per_second
+from training.flops import forward_flops_per_clip, model_flops_utilisation
 from training.guard import NonFiniteGuard
 from training.held_out import Evaluation, HeldOut, metrics_of, refuse_unmeasured
 from training.initial import restore
@@ -27,6 +27,7 @@ from training.learner import Learner
 from training.metrics import Interval, MetricsFile, Row, format_row
 from training.optim import OptimConfig, learning_rate, rates, refuse_long_warmup
 from training.parts import kept_state
+from training.peaks import peaks_of
 from training.state import load_optimizer_tensors, load_rng_tensors, optimizer_tensors, rng_tensors
 from training.trackers import Track, open_trackers, refuse_missing_trackers
 
@@ -108,7 +109,8 @@ class Trainer:
         self._guard = NonFiniteGuard(config.max_nonfinite, key_of)
         refuse_missing_trackers(config.trackers if self.leads else ())
         self._trackers: list[Track] = []
-        self._peak = peak_flops_per_second(self.device)
+        peaks = peaks_of(self.device)
+        self._peak = peaks and peaks.flops_per_second
         self._forward_flops: dict[str, float] = {}  # of a sample, by source
 
     @property
