@@ -38,7 +38,8 @@ class LoaderConfig:
         length_budget: name -> the most frames, tokens, ... that a global batch may hold, padding included; samples of
             like length are then batched together, and `global_batch_size` and `drop_last` do not count. A name is that
             of a rows or packed field, or of `Reads.lengths`.
-        pin_memory: page-lock the slabs for copies to a GPU.
+        pin_memory: page-lock the slabs, so that copies to a GPU run beside its arithmetic; None: where there is one.
+            False where the limit `ulimit -l` is too low: copies are slower then, and the host waits for them.
         fields: what to read, for a loader that is given no `Reads`; clip and target if None.
         gather: which of them only where a mask says, likewise; see `Reads`.
     """
@@ -54,7 +55,7 @@ class LoaderConfig:
     on_error: OnError = "raise"
     max_quarantined: float = 0.01
     length_budget: Mapping[str, int] | None = None
-    pin_memory: bool = False
+    pin_memory: bool | None = None
     fields: tuple[str, ...] | None = None
     gather: Mapping[str, str] | None = None
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.blocks import recompute_blocks
+from pipeline.accelerator import Accelerator, accelerator_of
 from pipeline.batch.batch import Batch
 from pipeline.world import World
 from training.clock import StepClock
@@ -68,20 +69,29 @@ class Learner:
     """An objective on its device, wrapped for ranks and compilers, with its optimiser."""
 
     def __init__(
-        self, objective: nn.Module, config: TrainConfig, optim: OptimConfig, world: World, device: torch.device
+        self,
+        objective: nn.Module,
+        config: TrainConfig,
+        optim: OptimConfig,
+        world: World,
+        device: torch.device | Accelerator,
     ) -> None:
         """Freeze what the objective declares frozen, move it to the device and wrap it.
 
         Raises:
-            ValueError: It declares parts that it does not have, or nothing to train.
+            ValueError: It declares parts that it does not have, or nothing to train; or the device cannot do what is
+                configured.
         """
-        self.config, self.optim, self.world, self.device = config, optim, world, device
+        self.accelerator = accelerator_of(device)
+        self.dtype = config.autocast_dtype(self.accelerator)
+        config.refuse_overwritten_gradients(self.accelerator)
+        self.config, self.optim, self.world = config, optim, world
+        self.device = device = self.accelerator.device
         self.parts = declared(objective)
         self.frozen_digest = frozen_digest(objective, self.parts)
         self.objective = objective.to(device)
         freeze(objective, self.parts)
         self.optimizer = make_optimizer(objective, optim, self.parts)
-        self.dtype = config.autocast_dtype(device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
         if config.recompute:
             recompute_blocks(objective)
@@ -130,16 +140,14 @@ class Learner:
         """Leave the gradients of a global batch in the parameters.
 
         The weight of its samples is known behind the last chunk only. Until then a chunk's share of the loss is its
-        weighted sum over the number of valid samples of all ranks, and the wrapper, which averages over ranks, is given
-        the share times their number; the gradients are divided by the weight at the end.
+        weighted sum over the number of rows of all ranks, which all have as many, and the wrapper, which averages over
+        ranks, is given the share times their number; the gradients are divided by the weight at the end. So ranks meet
+        where gradients are exchanged, and once behind that.
 
         Raises:
             ValueError: See `step`.
         """
-        with clock.stage("forward"):
-            counts = torch.stack([(batch["index"] >= 0).sum(), batch["valid"].sum()])
-            num_samples, num_valid = sum_over_ranks(counts, self.world).unbind()
-            divisor = num_valid.clamp(min=1)
+        divisor = len(batch["valid"]) * self.world.size
         loss, weight = torch.zeros(2, device=self.device).unbind()
         sums, losses, source = Sums(), [], batch.source
         chunks = list(cut(batch, self.config.chunk_size))
@@ -158,9 +166,11 @@ class Learner:
             sums.add(scores, source)
         self._refuse_left_out(source)
         with clock.stage("optimizer"):
-            loss, weight = sum_over_ranks(torch.stack([loss, weight]), self.world).unbind()
+            counts = [(batch["index"] >= 0).sum(), batch["valid"].sum()]  # exact in f32 up to 16 million
+            totals = sum_over_ranks(torch.stack([loss, weight, *(count.float() for count in counts)]), self.world)
+            loss, weight, num_samples, num_valid = totals.unbind()
             counted = weight > 0
-            factor = torch.where(counted, num_valid / weight, 0)  # 1 where no sample has a weight of its own
+            factor = torch.where(counted, divisor / weight, 0)  # 1 where every sample counts as one
             self.scaler.unscale_(self.optimizer)
             torch._foreach_mul_([p.grad for p in self.objective.parameters() if p.grad is not None], factor)
         return Passes(
@@ -168,8 +178,8 @@ class Learner:
             counted=counted,
             sums=sums,
             sample_losses=torch.cat(losses),
-            num_samples=num_samples,
-            num_valid=num_valid,
+            num_samples=num_samples.long(),
+            num_valid=num_valid.long(),
         )
 
     def _gradients_exchanged(self, last: bool) -> contextlib.AbstractContextManager[object]:

@@ -101,8 +101,9 @@ class Trainer:
         self.config, self.optim, self.world = config, optim, world
         self.recipe = {**recipe, "train": dataclasses.asdict(config)}
         self.run_dir, self.report, self.loader = run_dir, report, loader
-        self.device = config.torch_device(world.local_rank)
-        self.learner = Learner(objective, config, optim, world, self.device)
+        self.accelerator = config.accelerator(world.local_rank)
+        self.device = self.accelerator.device
+        self.learner = Learner(objective, config, optim, world, self.accelerator)
         self.objective = self.learner.objective
         self.held_out = HeldOut(self.learner, validation, evaluations)
         self.step = 0
@@ -184,7 +185,7 @@ class Trainer:
         return self._summary(metrics.rows, last_saved, stopped and self.step < self.num_steps)
 
     def _window(self) -> Interval:
-        return Interval(self.device, self.loader.stats())
+        return Interval(self.accelerator, self.loader.stats())
 
     def _train_step(self, batch: Batch, window: Interval) -> None:
         if self._peak is not None:

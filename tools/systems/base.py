@@ -33,12 +33,17 @@ class DataConfig(LoaderConfig):
     Attributes:
         mix: where several data sets are trained on (`--data NAME=PATH` each): name -> its share of the batches, by
             weights that need not add up to 1. An epoch is one pass over the heaviest; the others begin anew as needed.
+        evaluation_batch_size: samples that a device takes at once in an evaluation, which reads them whole and does not
+            cut them into chunks; with a length budget it does not count. A held-out loss takes the batches of training.
     """
 
     mix: Mapping[str, float] | None = None
+    evaluation_batch_size: int = 32
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.evaluation_batch_size < 1:
+            raise ValueError(f"evaluation_batch_size must be at least 1, got {self.evaluation_batch_size}")
         weights = list((self.mix or {}).values())
         if self.mix is not None and (not all(0 <= weight < math.inf for weight in weights) or not any(weights)):
             raise ValueError(f"mix is {dict(self.mix)}; give each source a weight of 0 or more, and one more than 0")
