@@ -87,6 +87,7 @@ def make_trainer(
     world: World = World(),  # noqa: B008
     validation: ShardDataset | None = None,
     data: Mapping[str, Any] = MappingProxyType({}),
+    profile: int = 0,
     **train: Any,
 ) -> Trainer:
     settings: dict[str, Any] = {"device": "cpu", "log_every": 1, "checkpoint_every": 3, "steps": 8} | train
@@ -105,4 +106,5 @@ def make_trainer(
         world=world,
         validation=None if validation is None else make_loader(validation, **held_out),
         key_of=dataset.key,
+        profile=profile,
     )

@@ -45,6 +45,7 @@ class Job:
         world: which of how many ranks this is.
         report: takes each line meant for the terminal; called on rank 0 only.
         command: what the run was started with, for the record.
+        profile: steps of which a trace is written.
     """
 
     recipe: Recipe
@@ -57,6 +58,7 @@ class Job:
     world: World = World()  # noqa: RUF009  (frozen)
     report: Callable[[str], None] = print
     command: str = ""
+    profile: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,6 +125,7 @@ def _prepare(job: Job, accelerator: Accelerator, stack: contextlib.ExitStack) ->
         validation=validation,
         evaluations=at_checkpoints(recipe, job.evaluate, by_role, job.world),
         report=job.report,
+        profile=job.profile,
         key_of=next(iter(datasets.values())).key if len(datasets) == 1 else "sample {}".format,
     )
     return OpenJob(

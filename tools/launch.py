@@ -15,6 +15,7 @@ from tools.loaders import record_of, spell_batch
 from tools.recipe import save_resolved
 from tools.revision import git_revision, package_versions
 from tools.systems import system_of
+from training.compiling import why_not_compiled
 from training.loop import Trainer
 
 
@@ -66,9 +67,11 @@ def launch_lines(prepared: OpenJob) -> list[str]:
         *(line for name, dataset in prepared.datasets.items() for line in _data_lines(prepared, name, dataset)),
         f"held out {held_out.directory.resolve() if held_out else 'none; give one with --val'}",
         f"loader   reader {data.reader}, {data.num_threads(trainer.world)} threads, {data.slabs} slabs, "
-        f"seed {data.seed}, verify {data.verify}, on error {data.on_error} (at most {data.most_quarantined(num_samples):,} samples)",
+        f"seed {data.seed}, verify {data.verify}, on error {data.on_error} "
+        f"(at most {data.most_quarantined(num_samples):,} samples)",
         f"batch    {spell_batch(prepared.loader, recipe, trainer.world)}",
-        f"student  {system.name}, {num_parameters:,} parameters, {_precision(trainer)} on {_device(trainer)}",
+        f"student  {system.name}, {num_parameters:,} parameters, {_precision(trainer)} on {_device(trainer)}, "
+        f"{_compiled(trainer)}",
         *_halved(trainer),
         f"run      {trainer.num_steps:,} steps = {trainer.num_steps / len(trainer.loader):.1f} epochs, into "
         f"{trainer.run_dir}; {steps_left:,} to go, the expected time comes with each line",
@@ -97,6 +100,15 @@ def _halved(trainer: Trainer) -> list[str]:
     if trainer.config.precision != "auto" or trainer.learner.dtype is not torch.float16:
         return []
     return [f"precision {trainer.accelerator.name} has no bf16: auto takes fp16, and scales the loss"]
+
+
+def _compiled(trainer: Trainer) -> str:
+    """Whether the step is compiled; why not, where `auto` could have."""
+    mode, device = trainer.learner.compiled, trainer.device
+    if mode is not None:
+        return f"compiled ({mode})"
+    automatic = trainer.config.compile == "auto" and device.type == "cuda"
+    return f"not compiled{f': {why_not_compiled(device)}' if automatic else ''}"
 
 
 def _precision(trainer: Trainer) -> str:

@@ -8,9 +8,9 @@ from typing import Literal, get_args
 import torch
 
 from pipeline.accelerator import TWINS, Accelerator, accelerator_of
+from training.compiling import COMPILE, Compile
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 Tracker = Literal["wandb", "tensorboard"]
 BestMode = Literal["min", "max"]
 GRAPH_MODES = ("reduce-overhead", "max-autotune")
@@ -33,7 +33,7 @@ class TrainConfig:
             to those of the batch. None takes the batch whole; smaller chunks need less memory.
         recompute: keep no activations of a block but its input, and compute it again on the way back (gradient
             checkpointing): less memory, about a third more arithmetic.
-        compile: mode of `torch.compile`; None runs without it.
+        compile: mode of `torch.compile`, or None for none; "auto" is "default" on a GPU that it can be done for.
         max_nonfinite: steps in a row whose loss or gradient is not finite, and which are skipped, that end the run.
         log_every: steps between two lines of metrics.
         checkpoint_every: steps between two checkpoints, and two validations where there is data for them; the last
@@ -52,7 +52,7 @@ class TrainConfig:
     precision: Precision = "auto"
     chunk_size: int | None = None
     recompute: bool = False
-    compile: CompileMode | None = None
+    compile: Compile | None = "auto"
     max_nonfinite: int = 20
     log_every: int = 10
     checkpoint_every: int = 500
@@ -75,7 +75,7 @@ class TrainConfig:
         for name, value, allowed in (
             ("precision", self.precision, get_args(Precision)),
             ("best_mode", self.best_mode, get_args(BestMode)),
-            ("compile", self.compile, (None, *get_args(CompileMode))),
+            ("compile", self.compile, (None, *COMPILE)),
             *(("trackers", tracker, get_args(Tracker)) for tracker in self.trackers),
         ):
             if value not in allowed:

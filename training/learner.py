@@ -12,7 +12,9 @@ from model.blocks import recompute_blocks
 from pipeline.accelerator import Accelerator, accelerator_of
 from pipeline.batch.batch import Batch
 from pipeline.world import World
+from training.attention import FastestAttention
 from training.clock import StepClock
+from training.compiling import compile_mode
 from training.config import TrainConfig
 from training.distributed import sum_over_ranks
 from training.objective import declared
@@ -95,8 +97,10 @@ class Learner:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
         if config.recompute:
             recompute_blocks(objective)
-        if config.compile is not None:
-            objective.compile(mode=config.compile)  # in place: the names in a checkpoint stay the same
+        self.compiled = compile_mode(config.compile, device)
+        if self.compiled is not None:
+            objective.compile(mode=self.compiled)  # in place: the names in a checkpoint stay the same
+        self._attention = FastestAttention(self.accelerator)
         self.module: nn.Module = objective
         if world.size > 1:
             self.module = DistributedDataParallel(
@@ -151,19 +155,20 @@ class Learner:
         loss, weight = torch.zeros(2, device=self.device).unbind()
         sums, losses, source = Sums(), [], batch.source
         chunks = list(cut(batch, self.config.chunk_size))
-        for number, chunk in enumerate(chunks, start=1):
-            with self._gradients_exchanged(number == len(chunks)):
-                with clock.stage("forward"):
-                    with self.autocast():
+        self._choose_attention(batch)
+        with self.autocast():  # around all chunks: weights are cast once a step
+            for number, chunk in enumerate(chunks, start=1):
+                with self._gradients_exchanged(number == len(chunks)):
+                    with clock.stage("forward"), self._attention.used():
                         scores = score_batch(self.module, chunk)
-                    share = scores.loss_sum() / divisor
+                        share = scores.loss_sum() / divisor
                     if not share.requires_grad:
                         raise ValueError(f"the loss of a batch{_of(source)} depends on no parameter that is trained")
-                with clock.stage("backward"):
-                    self.scaler.scale(share * self.world.size).backward()  # type: ignore[no-untyped-call]
-            losses.append(scores.loss.detach().clone())  # a compiled forward may write over its outputs
-            loss, weight = loss + share.detach(), weight + scores.weight_sum()
-            sums.add(scores, source)
+                    with clock.stage("backward"), torch.autocast(self.device.type, enabled=False):
+                        self.scaler.scale(share * self.world.size).backward()  # type: ignore[no-untyped-call]
+                losses.append(scores.loss.detach().clone())  # a compiled forward may write over its outputs
+                loss, weight = loss + share.detach(), weight + scores.weight_sum()
+                sums.add(scores, source)
         self._refuse_left_out(source)
         with clock.stage("optimizer"):
             counts = [(batch["index"] >= 0).sum(), batch["valid"].sum()]  # exact in f32 up to 16 million
@@ -181,6 +186,12 @@ class Learner:
             num_samples=num_samples.long(),
             num_valid=num_valid.long(),
         )
+
+    def _choose_attention(self, batch: Batch) -> None:
+        """Measure attention on the first batch, where there is a choice."""
+        with self.autocast():
+            num_samples = min(self.config.chunk_size or len(batch["valid"]), len(batch["valid"]))
+            self._attention.choose(self.objective, batch, num_samples)
 
     def _gradients_exchanged(self, last: bool) -> contextlib.AbstractContextManager[object]:
         """Ranks exchange gradients once a step, with the last chunk."""
@@ -221,7 +232,7 @@ class Learner:
         self.objective.eval()
         for batch in batches:
             for chunk in cut(batch, self.config.chunk_size):
-                with self.autocast():
+                with self.autocast(), self._attention.used():
                     scores = score_batch(self.objective, chunk)
                 sums.add(scores, batch.source, with_loss=True)
         train_mode(self.objective, self.parts)

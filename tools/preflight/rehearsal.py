@@ -24,6 +24,7 @@ from tools.preflight.finding import Finding, Status, check
 from tools.preflight.shared_memory import SharedMemoryWatch
 from tools.systems import system_of
 from tools.systems.base import Recipe
+from training.compiling import compile_mode
 from training.learner import Learner
 from training.metrics import Interval
 from training.optim import refuse_long_warmup
@@ -168,7 +169,7 @@ class Rehearsal:
         precision = str(learner.dtype or "float32").removeprefix("torch.")
         what = f"{NUM_STEPS} steps in {precision}, loss {row['loss']:.4f}, gradient norm {row['grad_norm']:.3g}, "
         what += f"{row['clips_per_second']:,.0f} clips/s with the first step's preparations"
-        mode = self.recipe.train.compile
+        mode = compile_mode(self.recipe.train.compile, self.accelerator.device)
         return "pass", what if mode is None else f"{what}; torch.compile ({mode}) was not tried"
 
     def _memory(self) -> tuple[Status, str]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.reads import Reads
     from shards.builder import SampleKind, Source, Teacher
     from shards.dataset import ShardDataset
+    from shards.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +209,16 @@ class System(Protocol[R_contra]):
             ValueError: it is not one to train on.
         """
         del recipe, batch
+
+    def synthesize(self, recipe: R_contra, directory: Path, num_samples: int, progress: Progress) -> None:
+        """Write a data set to measure training on (`reelshard bench --train`): of the recipe's geometry.
+
+        Raises:
+            ValueError: the system makes none.
+        """
+        raise ValueError(
+            f"{self.title} makes no data set for a measurement; name one: reelshard bench DATASET --train ..."
+        )
 
     def rehearsals(self, recipe: R_contra) -> Mapping[str, Callable[[ShardDataset, int], str]]:
         """Further checks of `preflight`: name -> check of (data set, rows of a batch), which says what it found."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from evaluation.probe import ProbeConfig, probe
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.order.draws import Mask
     from shards.builder import SampleKind
     from shards.dataset import ShardDataset
+    from shards.progress import Progress
 
 
 class Masked(Protocol):
@@ -160,6 +162,12 @@ class ClipSystem(System[C_contra], Protocol[C_contra]):
     def encoder(self, objective: nn.Module) -> nn.Module:
         """The student's encoder."""
         return encoder_of(objective)
+
+    def synthesize(self, recipe: C_contra, directory: Path, num_samples: int, progress: Progress) -> None:
+        """Noise in the tubes layout, of the model's grid and width."""
+        from tools.bench.synthesize import synthesize
+
+        synthesize(directory, num_samples, grid=recipe.model, progress=progress)
 
     def check_batch(self, recipe: C_contra, batch: Mapping[str, Tensor]) -> None:
         """Whether the mask covers the clip.
