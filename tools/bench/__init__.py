@@ -152,6 +152,9 @@ def run_system(args: argparse.Namespace) -> int:
         if getattr(args, name) not in (None, (), False, defaults.get(name)):
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} has no meaning with --recipe, which measures how its own system reads")
+    for override in args.overrides:
+        if override.startswith(("--train.", "--optim.")):
+            raise ValueError(f"{override} has no effect on reading; --train RECIPE measures training")
     recipe = load_recipe(args.recipe, args.overrides)
     rates, draw = measure_reads(
         recipe,

@@ -118,11 +118,12 @@ class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def measure_peaks(accelerator: Accelerator, dtype: torch.dtype, size: int = 2048) -> Peaks:
+def measure_peaks(accelerator: Accelerator, dtype: torch.dtype) -> Peaks:
     """What the device reaches in a large matrix product and in a large copy, where no data sheet is at hand."""
     device = accelerator.device
+    size, num_bytes = (1024, 2**26) if device.type == "cpu" else (8192, 2**30)  # moments on either
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    source = torch.zeros(16 * size * size, dtype=torch.uint8, device=device)
+    source = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
 
     def best(run: Callable[[], object]) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import torch
+from torch import Tensor
 
 from model.blocks import ShortForm, use_short_form
 from pipeline.accelerator import Accelerator
@@ -31,6 +32,7 @@ from training.peaks import Peaks, peaks_of
 
 NUM_WARM_UP = 3  # steps in which kernels are chosen and compiled
 NUM_COPIES = 5
+NUM_LINK_BYTES = 2**27
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,7 @@ class StepRate:
         data_wait_share: of the time.
         copy_seconds: of a batch's way to the device, beside the steps; None where it stays where it was read.
         copy_bytes_per_second: likewise.
+        link_bytes_per_second: of one large page-locked copy, the most that the way there gives.
         memory_gib: the most, by name.
         mfu: share of the peak.
         work: of a step.
@@ -98,6 +101,7 @@ class StepRate:
     data_wait_share: float
     copy_seconds: float | None
     copy_bytes_per_second: float | None
+    link_bytes_per_second: float | None
     memory_gib: Mapping[str, float]
     mfu: float
     work: Work
@@ -142,6 +146,7 @@ def measure_step(
         memory = _memory(accelerator)
         batch = next(batches)
         copy_bytes, copy_seconds = _copy(loader, accelerator)
+        link = None if copy_seconds is None else _link(accelerator)
     size, step = len(batch["valid"]), window.seconds / window.num_steps
     fresh = system.make_objective(recipe).to(accelerator.device)
     work, forward_flops = count_step(fresh, batch, size, learner.autocast)
@@ -160,6 +165,7 @@ def measure_step(
         data_wait_share=row["data_wait_share"],
         copy_seconds=copy_seconds,
         copy_bytes_per_second=None if copy_seconds is None else copy_bytes / copy_seconds,
+        link_bytes_per_second=link,
         memory_gib=memory,
         mfu=model_flops_utilisation(forward_flops * row["clips_per_second"], peaks.flops_per_second),
         work=work,
@@ -200,15 +206,30 @@ def _copy(loader: TrainingLoader, accelerator: Accelerator) -> tuple[int, float 
         return 0, None
     batch = next(iter(next(iter(loader.sources.values()))))
     tensors = list(batch.values()) if batch.memory is None else [batch.memory]
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return num_bytes, _fastest_copy(tensors, accelerator)
+
+
+def _link(accelerator: Accelerator) -> float:
+    """Bytes a second of a large copy out of page-locked memory."""
+    locked = torch.zeros(NUM_LINK_BYTES, dtype=torch.uint8, pin_memory=accelerator.device.type == "cuda")
+    return NUM_LINK_BYTES / _fastest_copy([locked], accelerator)
+
+
+def _fastest_copy(tensors: list[Tensor], accelerator: Accelerator) -> float:
+    """Seconds until tensors of the host are on the device, with nothing beside it."""
     times = []
     for _ in range(NUM_COPIES):
         begin = accelerator.stamp()
-        _, mark = accelerator.copy(tensors)
+        copies, mark = accelerator.copy(tensors)
         accelerator.wait_for(mark)
         end = accelerator.stamp()
         accelerator.synchronize()
         times.append(accelerator.seconds_between(begin, end))
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors), min(times)
+        for copy in copies:
+            accelerator.keep(copy)
+        del copies
+    return min(times)
 
 
 def _forget_peaks(device: torch.device) -> None:

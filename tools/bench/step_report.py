@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from tools.bench.roofline import Kind
+from tools.bench.step_rate import VARIANTS, StepRate
 from tools.systems import system_of
 
 if TYPE_CHECKING:
-    from tools.bench.step_rate import StepRate
     from tools.systems.base import Recipe
 
+WIDTH = 110  # of the tables, whatever the terminal's
 DATA_WAIT = 0.05  # shares of a step above which something is in the way
 OPTIMISER = 0.25
 LAUNCHES = 3.0  # times the roofline, from where the device waits for the host rather than for itself
@@ -23,33 +24,48 @@ STAGES = ("data", "forward", "backward", "optimizer", "other")
 
 def print_rates(recipe: Recipe, rates: Sequence[StepRate], machine: str) -> None:
     """Print all of it."""
-    console = Console()
-    console.print(_table(recipe, rates, machine))
-    for rate in rates:
-        if rate.out_of_memory:
-            console.print(
-                f"{_name(rate)}: {rate.batch_size} at once do not fit into memory; "
-                f"--train.chunk_size {rate.chunk_size} does, and was measured"
-            )
+    console = Console(width=max(Console().width, WIDTH))
+    console.print(f"{system_of(recipe).title} trains on {rates[0].device}; {machine}", highlight=False)
+    console.print(_speeds(rates))
+    console.print(_stages(rates))
+    for line in report_lines(rates):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def report_lines(rates: Sequence[StepRate]) -> list[str]:
+    """What follows from the numbers, of the fastest measurement."""
     best = max(rates, key=lambda rate: rate.clips_per_second)
-    for line in roofline_lines(best):
-        console.print(line)
+    short = [
+        f"{_name(rate)}: {rate.batch_size} at once do not fit into memory; --train.chunk_size {rate.chunk_size} does, "
+        "and was measured"
+        for rate in rates
+        if rate.out_of_memory
+    ]
     what, advice = bottleneck(best)
-    console.print(f"bottleneck of {_name(best)}, the fastest: {what}. {advice}")
+    return [
+        *short,
+        *roofline_lines(best),
+        f"bottleneck of {_name(best)}, the fastest: {what}. {advice}",
+        *_gain(rates, best),
+    ]
+
+
+def _gain(rates: Sequence[StepRate], best: StepRate) -> Iterator[str]:
+    """By how much the fastest is ahead of the recipe, and how to have it."""
+    for rate in rates:
+        if rate.variant == "recipe" and rate is not best and rate.batch_size == best.batch_size:
+            gain = best.clips_per_second / rate.clips_per_second
+            flags = " ".join(f"--train.{key} {value}" for key, value in VARIANTS[best.variant].train.items())
+            yield f"{_name(best)} is {gain:.2f} times as fast as the recipe{f': {flags}' if flags else ''}"
 
 
 def _name(rate: StepRate) -> str:
     return f"{rate.variant} at {rate.batch_size}"
 
 
-def _table(recipe: Recipe, rates: Sequence[StepRate], machine: str) -> Table:
-    """A row a measurement; times are milliseconds of a step."""
-    title = f"{system_of(recipe).title} trains on {rates[0].device}, {machine}; ms a step by stage"
-    names = [name.removesuffix("_gib").removeprefix("gpu_") for name in rates[0].memory_gib]
-    memory = [f"{name}, GiB" for name in names]
-    table = Table("variant", "batch", "precision", "compiled", "clips/s", *STAGES, "copy beside", title=title)
-    for column in ("data wait", "MFU", *memory):
-        table.add_column(column)
+def _speeds(rates: Sequence[StepRate]) -> Table:
+    memory = [f"{name.removesuffix('_gib').removeprefix('gpu_')}, GiB" for name in rates[0].memory_gib]
+    table = Table("variant", "batch", "precision", "compiled", "clips/s", "data wait", "MFU", *memory)
     for rate in rates:
         table.add_row(
             rate.variant,
@@ -57,8 +73,6 @@ def _table(recipe: Recipe, rates: Sequence[StepRate], machine: str) -> Table:
             rate.precision,
             rate.compiled or "no",
             f"{rate.clips_per_second:,.1f}",
-            *(f"{1e3 * rate.seconds[stage]:.1f}" for stage in STAGES),
-            "none" if rate.copy_seconds is None else _copy(rate),
             f"{rate.data_wait_share:.1%}",
             f"{rate.mfu:.1%}",
             *(f"{gib:.2f}" for gib in rate.memory_gib.values()),
@@ -66,10 +80,20 @@ def _table(recipe: Recipe, rates: Sequence[StepRate], machine: str) -> Table:
     return table
 
 
-def _copy(rate: StepRate) -> str:
-    assert rate.copy_seconds is not None
-    assert rate.copy_bytes_per_second is not None
-    return f"{1e3 * rate.copy_seconds:.1f} ({rate.copy_bytes_per_second / 1e9:.1f} GB/s)"
+def _stages(rates: Sequence[StepRate]) -> Table:
+    table = Table("variant", "batch", *STAGES, "step", "copy beside it", title="milliseconds of a step, by stage")
+    for rate in rates:
+        copy = "none"
+        if rate.copy_seconds is not None and rate.copy_bytes_per_second is not None:
+            copy = f"{1e3 * rate.copy_seconds:.1f}, {rate.copy_bytes_per_second / 1e9:.1f} GB/s"
+            copy += "" if rate.link_bytes_per_second is None else f", {_share(rate):.0%} of the link"
+        stages = (f"{1e3 * rate.seconds[stage]:.1f}" for stage in (*STAGES, "step"))
+        table.add_row(rate.variant, str(rate.batch_size), *stages, copy)
+    return table
+
+
+def _share(rate: StepRate) -> float:
+    return (rate.copy_bytes_per_second or 0.0) / (rate.link_bytes_per_second or 1.0)
 
 
 def roofline_lines(rate: StepRate) -> list[str]:
@@ -101,7 +125,7 @@ def bottleneck(rate: StepRate) -> tuple[str, str]:
         return "the optimiser, whose work does not grow with the batch", "Raise data.global_batch_size"
     kind = max(least, key=lambda name: least[name])
     what = f"{_WORDS[kind]}{' in f32' if rate.precision == 'float32' else ''}"
-    if step > LAUNCHES * sum(least.values()):
+    if rate.copy_seconds is not None and step > LAUNCHES * sum(least.values()):  # a device that a host gives work to
         what = f"the host: the device could be done in {sum(least.values()) / step:.0%} of the time"
         if rate.compiled is not None:
             return what, "Raise data.global_batch_size or train.chunk_size; or set train.compile reduce-overhead"
