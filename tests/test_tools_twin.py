@@ -74,6 +74,16 @@ def test_salts_recipes_refuse_such_a_card_and_name_both(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_device_that_nobody_knows_is_answered_with_those_there_are(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(place, tmp_path / "run", "--train.device", "twinn") == 1
+    assert "train.device is 'twinn'; give auto, cpu, cuda, " in capsys.readouterr().err
+    assert train(place, tmp_path / "run", "--data.pin_memory", "true") == 1
+    assert "pin_memory is true, but batches go to no GPU" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_evaluation_takes_batches_of_its_own_size_from_page_locked_slabs(place: Workplace) -> None:
     overrides = ["--data.global_batch_size=16", "--data.evaluation_batch_size=3"]
     recipe, dataset, twin = load_recipe(place.recipe, overrides), ShardDataset.open(place.val), Twin()
