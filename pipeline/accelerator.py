@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pipeline.cuda import Cuda
 from pipeline.twin import Twin
+from shards.format.errors import ShardError
 
 TWINS = {"twin": True, "twin:fp16": False}  # name -> whether the card that is played has bf16
 Stamp = Any  # a point in the work of a device, as its accelerator knows it
@@ -87,7 +88,7 @@ class Accelerator(Protocol):
         """Page-lock memory, so that copies of it run beside all else; its address, for `unlock`.
 
         Raises:
-            RuntimeError: It cannot be.
+            ShardError: It cannot be.
         """
         ...
 
@@ -155,12 +156,9 @@ class Host:
         """Refuse: nobody copies from there.
 
         Raises:
-            RuntimeError: Always.
+            ShardError: Always.
         """
-        raise RuntimeError(
-            f"pin_memory is true, but there is no GPU to page-lock {len(memory)} bytes for: leave pin_memory out, or "
-            "set it to false"
-        )
+        raise ShardError(f"{self.name} is no GPU to page-lock {len(memory)} bytes for")
 
     def unlock(self, address: int) -> None:
         """Nothing was locked."""

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shards.format.errors import ShardError
+
 
 class Cuda:
     """A GPU."""
@@ -46,13 +48,13 @@ class Cuda:
         """By `cudaHostRegister`.
 
         Raises:
-            RuntimeError: It says no.
+            ShardError: It says no.
         """
         address = np.frombuffer(memory, np.uint8).ctypes.data
         cudart = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         error = cudart.cudaHostRegister(address, len(memory), 0)
         if int(error) != 0:
-            raise RuntimeError(
+            raise ShardError(
                 f"cudaHostRegister could not page-lock {len(memory)} bytes (error {int(error)}): raise the "
                 "limit `ulimit -l`, use fewer slabs, or set pin_memory to false"
             )

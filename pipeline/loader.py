@@ -88,11 +88,12 @@ class ShardLoader(IterableDataset[Batch]):
         self._make_own()
 
     def _who_locks(self, accelerator: Accelerator | None) -> Accelerator | None:
-        if self.config.pin_memory is None:
-            return accelerator if accelerator is not None and accelerator.travels else None
-        if not self.config.pin_memory:
-            return None
-        return accelerator or accelerator_of("cuda" if torch.cuda.is_available() else "cpu")
+        if self.config.pin_memory and accelerator is None:
+            accelerator = accelerator_of("cuda" if torch.cuda.is_available() else "cpu")
+        travels = accelerator is not None and accelerator.travels
+        if self.config.pin_memory and not travels:
+            raise ValueError("pin_memory is true, but batches go to no GPU: leave it out, or set it to false")
+        return accelerator if travels and self.config.pin_memory is not False else None
 
     def _make_own(self) -> None:
         """All that belongs to one process: threads, files, memory, counts, and the locks around them.

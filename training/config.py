@@ -95,9 +95,18 @@ class TrainConfig:
         return sum(num_batches(epoch) for epoch in range(self.epochs or 0))
 
     def torch_device(self, local_rank: int = 0) -> torch.device:
-        """The device this process trains on; of several GPUs, each rank of a machine has its own."""
+        """The device this process trains on; of several GPUs, each rank of a machine has its own.
+
+        Raises:
+            ValueError: There is no device of that name.
+        """
         name = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        device = torch.device("cpu" if name in TWINS else name)
+        try:
+            device = torch.device("cpu" if name in TWINS else name)
+        except RuntimeError:
+            raise ValueError(
+                f"train.device is {name!r}; give auto, cpu, cuda, one GPU such as cuda:1, or {' or '.join(TWINS)}"
+            ) from None
         return torch.device("cuda", local_rank) if device.type == "cuda" and device.index is None else device
 
     def accelerator(self, local_rank: int = 0) -> Accelerator:

@@ -92,7 +92,7 @@ class Slab:
         """Allocate; pages are touched when they are first written, or page-locked for the `accelerator`.
 
         Raises:
-            RuntimeError: the memory cannot be page-locked.
+            ShardError: the machine does not give so much, or it cannot be page-locked.
         """
         self.memory = anonymous_memory(num_bytes)
         if accelerator is not None:
