@@ -87,6 +87,13 @@ class Iteration:
             self.check()  # ended meanwhile by another thread?
             raise
 
+    def ready(self) -> bool:
+        """Whether `fill` would not wait; an error is not what anybody asks for before its turn."""
+        return bool(self._pending) and all(
+            future.done() and not future.cancelled() and future.exception() is None
+            for future in self._pending[0].futures
+        )
+
     def take(self) -> tuple[BatchPlan, Tally]:
         """The batch that `fill` waited for, and what was done for it."""
         self.position = self._after(self.position)
@@ -139,12 +146,17 @@ class Iteration:
                 plan = self._planner.plan(draft, memory)
                 size, step = len(plan.samples), DECODED_ROWS_PER_TASK if plan.keys else ROWS_PER_TASK
                 futures = [
-                    self._pool.submit(self._fetcher.fill, plan, start, min(start + step, size), self._clock)
+                    self._pool.submit(self._fill, plan, start, min(start + step, size))
                     for start in range(0, size, step)
                 ]
                 self._pending.append(_Pending(plan, futures))
         self.check()
         self._clock.add("plan", perf_counter() - began)
+
+    def _fill(self, plan: BatchPlan, start: int, stop: int) -> Tally:
+        """Draw what is read of some rows, and read it: what a thread does."""
+        self._planner.draw(plan, start, stop)
+        return self._fetcher.fill(plan, start, stop, self._clock)
 
     def _next_draft(self) -> Draft | None:
         """The next batch to be read; None where its epoch is not to be begun yet."""
