@@ -26,7 +26,7 @@ from shards.builder.decode.stream_facts import read_stream_facts
 from shards.builder.decode.view import ViewSpec
 from shards.builder.failure import BuildFailure
 from shards.builder.samples.frames import FramesKind
-from shards.builder.sources.locate import FoundVideo, VideoFinder
+from shards.builder.sources.locate import OpenVideo, VideoFinder
 from shards.dataset import ShardDataset
 from shards.format.errors import ShardError
 from shards.format.layout import tubes_to_clip
@@ -34,7 +34,7 @@ from shards.progress import Progress, untold
 
 Clip = NDArray[np.uint8]  # [T, H, W, 3], or one frame of it
 
-_Compare = Callable[[ShardDataset, int, Mapping[str, Any], FoundVideo, ViewSpec], str | None]
+_Compare = Callable[[ShardDataset, int, Mapping[str, Any], OpenVideo, ViewSpec], str | None]
 
 SEED = 0  # of which samples are taken
 _TIME_SECONDS = 1e-3
@@ -176,9 +176,10 @@ def _check(dataset: ShardDataset, number: int, finder: VideoFinder, view: ViewSp
         if not video.is_same:
             was = f"{about['source_bytes']} bytes, digest {about['source_xxh3_128']}"
             now = f"{video.source.num_bytes} bytes, digest {video.source.xxh3_128}"
-            line = f"sample {key}: {video.path} has changed since the build: it had {was}, has {now}"
+            line = f"sample {key}: {video.root / video.path} has changed since the build: it had {was}, has {now}"
             return _Verdict("changed", decoder, line)
-        problem = compare(dataset, number, about, video, view)
+        with video.opened() as opened:
+            problem = compare(dataset, number, about, opened, view)
     except BuildFailure as failure:
         problem = f"its video is refused today ({failure})"
     except ShardError as error:
@@ -197,7 +198,7 @@ def _stored_clip(dataset: ShardDataset, number: int, view: ViewSpec) -> Clip:
 
 
 def _compare_frames(
-    dataset: ShardDataset, number: int, about: Mapping[str, Any], video: FoundVideo, view: ViewSpec
+    dataset: ShardDataset, number: int, about: Mapping[str, Any], video: OpenVideo, view: ViewSpec
 ) -> str | None:
     """Return what is wrong with a sample of JPEG frames, or None; JPEGs are compared by what they look like."""
     kind = FramesKind(view=view, quality=_quality(dataset))
@@ -232,7 +233,7 @@ def _look_alike(held: bytes, expected: bytes) -> bool:
 
 
 def _compare_clip(
-    dataset: ShardDataset, number: int, about: Mapping[str, Any], video: FoundVideo, view: ViewSpec
+    dataset: ShardDataset, number: int, about: Mapping[str, Any], video: OpenVideo, view: ViewSpec
 ) -> str | None:
     """Return what is wrong with a sample that is a clip, or None."""
     stored = _stored_clip(dataset, number, view)

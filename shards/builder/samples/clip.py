@@ -11,6 +11,7 @@ from shards.builder.config import BuildConfig, TeacherFacts
 from shards.builder.decode.decoders import VideoDecoder, decode_source, decoder_facts
 from shards.builder.decode.stream_facts import read_source_file
 from shards.builder.decode.view import ViewSpec
+from shards.builder.decode.zipped import local_file
 from shards.builder.item import Item
 from shards.builder.samples.base import Array, Prepared, Rows, blame
 from shards.format.layout import clip_to_tubes, target_to_tubes
@@ -105,9 +106,10 @@ class ClipKind:
         Raises:
             BuildFailure: with the reason, when the file cannot give this view.
         """
-        source = read_source_file(root / item.path)
-        with blame(source):
-            clip = decode_source(root / item.path, source, self.view, self.decoder)
+        with local_file(root, item.path) as path:
+            source = read_source_file(path)
+            with blame(source):
+                clip = decode_source(path, source, self.view, self.decoder)
         facts = {
             "frame_indices": clip.frame_indices,
             "timestamps": clip.timestamps_seconds,
@@ -136,18 +138,20 @@ class ClipKind:
 
 
 def about(item: Item, prepared: Prepared, view: ViewSpec) -> dict[str, Any]:
-    """Return the JSON of a sample that was cut out of a video."""
-    source = prepared.source
+    """Return the JSON of a sample that was cut out of a video; captions, where the item has a list, beside `text`."""
+    source, extra = prepared.source, dict(item.extra)
     assert source is not None
+    captions = {"captions": extra.pop("captions")} if "captions" in extra else {}
     return {
         "video_id": item.id,
         "path": item.path,
         "label": item.label,
         "label_name": item.label_name,
         "text": item.text,
+        **captions,
         **prepared.facts,
         "view_hash": view.hash,
         "source_bytes": source.num_bytes,
         "source_xxh3_128": source.xxh3_128,
-        **({"extra": dict(item.extra)} if item.extra else {}),
+        **({"extra": extra} if extra else {}),
     }

@@ -16,6 +16,7 @@ from shards.builder.config import TeacherFacts
 from shards.builder.decode.decoders import VideoDecoder, decoder_facts, take_frames
 from shards.builder.decode.stream_facts import read_source_file
 from shards.builder.decode.view import ViewSpec
+from shards.builder.decode.zipped import local_file
 from shards.builder.item import Item
 from shards.builder.samples.base import Array, Prepared, blame
 from shards.builder.samples.clip import about
@@ -95,9 +96,10 @@ class FramesKind:
         Raises:
             BuildFailure: with the reason, when the file cannot give this view.
         """
-        source = read_source_file(root / item.path)
-        with blame(source):
-            taken = take_frames(root / item.path, source, self.view, self.decoder, self.encode)
+        with local_file(root, item.path) as path:
+            source = read_source_file(path)
+            with blame(source):
+                taken = take_frames(path, source, self.view, self.decoder, self.encode)
         facts = {
             "frame_indices": taken.frame_indices,
             "num_source_frames": taken.num_source_frames,
