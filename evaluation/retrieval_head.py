@@ -2,7 +2,9 @@
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -17,7 +19,8 @@ class RetrievalConfig:
     """Training of the projection head, and the intervals; features and embeddings stay as they are.
 
     Attributes:
-        epochs: passes over the training videos, each with one of its captions, drawn anew in every pass.
+        steps: of the optimiser, over passes of the training videos, each with one of its captions, drawn anew in every
+            pass.
         batch_size: videos in a step, each the wrong answer to the others.
         hidden: width of the head's one hidden layer.
         lr: peak learning rate of AdamW, cosine to zero.
@@ -27,7 +30,7 @@ class RetrievalConfig:
         seed: of the head's first weights, of order, captions and bootstrap.
     """
 
-    epochs: int = 60
+    steps: int = 2000
     batch_size: int = 256
     hidden: int = 512
     lr: float = 1e-3
@@ -37,10 +40,10 @@ class RetrievalConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.hidden, self.num_draws) < 1 or self.batch_size < 2:
+        if min(self.steps, self.hidden, self.num_draws) < 1 or self.batch_size < 2:
             raise ValueError(
-                f"epochs={self.epochs}, hidden={self.hidden}, num_draws={self.num_draws}, batch_size={self.batch_size};"
-                " the first three have to be at least 1, batch_size at least 2 (others in a batch are the wrong answers)"
+                f"steps={self.steps}, hidden={self.hidden}, num_draws={self.num_draws}, batch_size={self.batch_size};"
+                " the first three have to be at least 1, batch_size at least 2 (the others are the wrong answers)"
             )
         if self.lr <= 0 or self.weight_decay < 0 or not 0.01 <= self.temperature <= 1:
             raise ValueError(
@@ -72,7 +75,7 @@ class ProjectionHead(nn.Module):
     Videos are standardised, and the mean caption is taken off, by what the training videos and captions are like.
     """
 
-    def __init__(self, train: Pairs, hidden: int) -> None:
+    def __init__(self, train: Pairs, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
         self.mean: Tensor
         self.scale: Tensor
@@ -80,8 +83,8 @@ class ProjectionHead(nn.Module):
         self.register_buffer("mean", train.video.mean(dim=0))
         self.register_buffer("scale", train.video.std(dim=0, correction=0).clamp(min=1e-6))
         self.register_buffer("centre", train.text.mean(dim=0))
-        self.inner = nn.Linear(train.video.shape[1], hidden)
-        self.outer = nn.Linear(hidden, train.text.shape[1])
+        self.inner = _linear(train.video.shape[1], hidden, generator)
+        self.outer = _linear(hidden, train.text.shape[1], generator)
 
     def forward(self, video: Tensor) -> Tensor:
         """Features `[n, D]` to unit vectors `[n, E]`."""
@@ -101,31 +104,23 @@ def train_head(train: Pairs, config: RetrievalConfig, device: torch.device) -> P
     Raises:
         ValueError: fewer than two videos have captions.
     """
-    counts = train.owner.bincount(minlength=len(train.video))
-    captioned = counts.nonzero()[:, 0]
-    if len(captioned) < 2:
-        raise ValueError(f"{len(captioned)} training videos have captions; contrastive training needs at least two")
-    starts = counts.cumsum(0) - counts
+    if (num_captioned := len(train.owner.unique())) < 2:  # type: ignore[no-untyped-call]
+        raise ValueError(f"{num_captioned} training videos have captions; contrastive training needs at least two")
     generator = torch.Generator().manual_seed(config.seed)
-    head = _first_head(train, config, generator).to(device)
+    head = ProjectionHead(train, config.hidden, generator).to(device)
     log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature), device=device))
     groups: list[dict[str, Any]] = [{"params": list(head.parameters())}, {"params": [log_scale], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
-    num_steps = config.epochs * len(_batches(captioned, config.batch_size))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     video, text = train.video.to(device), head.embed(train.text.to(device))
-    for _ in range(config.epochs):
-        order = captioned[torch.randperm(len(captioned), generator=generator)]
-        drawn = (torch.rand(len(order), generator=generator, dtype=torch.float64) * counts[order]).long()
-        captions = starts[order] + drawn
-        for rows in _batches(torch.arange(len(order)), config.batch_size):
-            logits = log_scale.clamp(max=MAX_SCALE).exp() * head(video[order[rows]]) @ text[captions[rows]].T
-            right = torch.arange(len(rows), device=device)
-            loss = (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
+    for rows, captions in islice(_steps(train, config.batch_size, generator), config.steps):
+        logits = log_scale.clamp(max=MAX_SCALE).exp() * head(video[rows]) @ text[captions].T
+        right = torch.arange(len(rows), device=device)
+        loss = (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
     return head.eval()
 
 
@@ -140,14 +135,23 @@ def similarity(head: ProjectionHead, pairs: Pairs, device: torch.device) -> Tens
     return cosines.cpu().round(decimals=6)
 
 
-def _first_head(train: Pairs, config: RetrievalConfig, generator: torch.Generator) -> ProjectionHead:
-    head = ProjectionHead(train, config.hidden)
-    for layer in (head.inner, head.outer):
-        nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5, generator=generator)
-        nn.init.zeros_(layer.bias)
-    return head
+def _linear(width: int, out: int, generator: torch.Generator) -> nn.Linear:
+    """A layer from this generator alone: the global one stays where it is."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, width, out)  # type: ignore[no-untyped-call]
+    nn.init.trunc_normal_(layer.weight, std=width**-0.5, generator=generator)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
-def _batches(rows: Tensor, size: int) -> list[Tensor]:
-    """Cut rows in parts of nearly one length, at most `size`: a short last part would have few wrong answers."""
-    return list(rows.tensor_split(math.ceil(len(rows) / size)))
+def _steps(train: Pairs, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of `video` and of `text` of one step after the other, without end: pass after pass over what has captions.
+
+    Batches of a pass are of nearly one length, at most `size`: a short last one would have few wrong answers.
+    """
+    counts = train.owner.bincount(minlength=len(train.video))
+    starts, captioned = counts.cumsum(0) - counts, counts.nonzero()[:, 0]
+    while True:
+        order = captioned[torch.randperm(len(captioned), generator=generator)]
+        drawn = (torch.rand(len(order), generator=generator, dtype=torch.float64) * counts[order]).long()
+        batches = [part.tensor_split(math.ceil(len(order) / size)) for part in (order, starts[order] + drawn)]
+        yield from zip(*batches, strict=True)
