@@ -252,9 +252,12 @@ def _unit(kind: SampleKind) -> str:
 def describe(summary: BuildSummary, out: str, unit: str = "clips") -> str:
     """Return the summary as lines for people."""
     name = f"data set {summary.digest[:12]}" if summary.digest else "one partition; --finalize completes the data set"
+    made = f"{summary.num_samples} of {summary.num_planned} {unit}"
+    if summary.samples_per_item > 1:
+        videos = f"{summary.num_planned - summary.num_failed} of {summary.num_planned} videos"
+        made, unit = f"{summary.num_samples} {unit}, {summary.samples_per_item} of each of {videos},", "videos"
     lines = [
-        f"{out}: {summary.num_samples} of {summary.num_planned} {unit} in {summary.num_shards} shards, "
-        f"{spell_bytes(summary.num_bytes)}, {name}",
+        f"{out}: {made} in {summary.num_shards} shards, {spell_bytes(summary.num_bytes)}, {name}",
         f"{summary.num_planned - summary.num_resumed} {unit} in {summary.seconds:.1f} s "
         f"({summary.clips_per_second:.1f} {unit}/s), {summary.num_resumed} were there already",
     ]

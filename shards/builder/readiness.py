@@ -89,7 +89,7 @@ def look_ahead(plan: Plan, out: Path, bytes_per_sample: int | None = None) -> Re
         absent=dict(sorted(Counter(problem for problem in problems if problem).items())),
         num_sampled=len(tries),
         broken=dict(sorted(Counter(failure.reason for failure in failures).items())),
-        bytes_needed=len(plan.items) * each,
+        bytes_needed=len(plan.items) * plan.samples_per_item * each,
         bytes_free=shutil.disk_usage(folder).free,
         is_measured=is_measured,
     )

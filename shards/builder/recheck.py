@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from shards.builder.decode.decoders import DecodedClip, decode_source, take_frames
+from shards.builder.decode.decoders import DecodedClip, decode_views, take_frames
 from shards.builder.decode.pyav_reader import RGB, decode_frames
 from shards.builder.decode.stream_facts import read_stream_facts
 from shards.builder.decode.view import ViewSpec
@@ -237,9 +237,16 @@ def _compare_clip(
 ) -> str | None:
     """Return what is wrong with a sample that is a clip, or None."""
     stored = _stored_clip(dataset, number, view)
-    clip = decode_source(video.path, video.source, view)
+    clips, number_of_view = decode_views(video.path, video.source, view), about.get("view_index", 0)
+    if number_of_view not in range(len(clips)):
+        return f"it says that it is view {number_of_view!r} of {len(clips)}"
+    clip = clips[number_of_view]
     due = list(clip.frame_indices)
-    held = due if np.array_equal(stored, clip.frames) else _recognise(stored, clip, video.path, view)
+    held = (
+        due
+        if np.array_equal(stored, clip.frames)
+        else _recognise(stored, clip, video.path, lambda frame: view.cut(frame)[number_of_view % view.crops])
+    )
     if not held == due == about.get("frame_indices"):
         says = _listed(about.get("frame_indices"))
         return f"it says frames {says}, holds {_listed(held)}, its view takes {_listed(due)}"
@@ -249,7 +256,7 @@ def _compare_clip(
     return None
 
 
-def _recognise(stored: Clip, clip: DecodedClip, path: Path, view: ViewSpec) -> list[int | None]:
+def _recognise(stored: Clip, clip: DecodedClip, path: Path, cut: Callable[[Clip], Clip]) -> list[int | None]:
     """Return which frame of its video each stored frame is; None for one that looks like none of them."""
     distances = [_distance(ours, theirs) for ours, theirs in zip(stored, clip.frames, strict=True)]
     nearest: list[tuple[float, int]] = [(math.inf, -1)] * len(stored)
@@ -258,7 +265,7 @@ def _recognise(stored: Clip, clip: DecodedClip, path: Path, view: ViewSpec) -> l
     with closing(decode_frames(path, timeline)) as frames:
         for packet, frame in frames:
             decoded.append(packet)
-            picture = view.resize(rgb.convert(frame))
+            picture = cut(rgb.convert(frame))
             for place in np.flatnonzero(distances):
                 nearest[place] = min(nearest[place], (_distance(stored[place], picture), packet))
     numbers = {packet: number for number, packet in enumerate(timeline.settle(decoded).packets)}

@@ -47,7 +47,7 @@ class FramesKind:
         quality: of the JPEGs, from 1 to 95.
 
     Raises:
-        ValueError: the quality is out of range.
+        ValueError: the quality is out of range, or there are several views.
     """
 
     view: ViewSpec
@@ -56,6 +56,11 @@ class FramesKind:
 
     def __post_init__(self) -> None:
         check_quality(self.quality, "the quality of the frames")
+        if self.view.num_views > 1:
+            raise ValueError(
+                f"view.clips is {self.view.clips} and view.crops {self.view.crops}, but JPEG frames are of one view: "
+                "leave them out"
+            )
 
     @property
     def name(self) -> str:
