@@ -1,0 +1,94 @@
+"""Plots as SVG inside a page: its own inks and letters, so that they turn dark with it."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from tools.pages.elements import figure
+from tools.pages.html import Html
+
+# Colours that matplotlib is given, and what stands in the page for each.
+_INKS = {
+    "#010101": "var(--ink)",
+    "#020202": "var(--faint)",
+    "#030303": "var(--line)",
+    "#040404": "var(--accent)",
+    "#050505": "var(--second)",
+    "#060606": "var(--third)",
+    "#070707": "var(--mute)",
+}
+INK, FAINT, LINE, *SERIES = _INKS
+WIDTH, HEIGHT = 4.6, 2.7  # inches; at 420 pixels the letters are still 11 pixels high
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A curve, or a level that others are to be seen against.
+
+    Attributes:
+        name: in the legend.
+        points: (x, y); a single one is a level over all of the plot.
+        dashed: as what is compared with is drawn.
+    """
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    dashed: bool = False
+
+
+def plot(title: str, lines: Sequence[Line], *, x: str, y: str, caption: str = "") -> Html:
+    """Curves on an axis that begins at zero, so that a change looks as large as it is.
+
+    Args:
+        title: above the plot; no two plots of a page have the same.
+        lines: the curves.
+        x: what the horizontal axis is.
+        y: what the vertical axis is, with its unit.
+        caption: below.
+    """
+    made = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+    axes = made.subplots()
+    for color, line in zip(SERIES, lines, strict=False):
+        style = {"color": color, "label": line.name, "linestyle": "--" if line.dashed else "-", "linewidth": 1.8}
+        if len(line.points) == 1:
+            axes.axhline(line.points[0][1], **style)
+        else:
+            axes.plot(*zip(*line.points, strict=True), **style)
+    lowest = min((value for line in lines for _, value in line.points), default=0.0)
+    axes.set_ylim(bottom=min(0.0, lowest))
+    axes.set_title(title, fontsize=11, color=INK, loc="left", parse_math=False)
+    axes.set_xlabel(x, fontsize=10, color=FAINT)
+    axes.set_ylabel(y, fontsize=10, color=FAINT)
+    axes.tick_params(labelsize=10, labelcolor=FAINT, color=LINE)
+    axes.grid(color=LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(LINE)
+    if len(lines) > 1:
+        axes.legend(fontsize=10, labelcolor=INK, frameon=False)
+    return figure(_svg(made, title), caption=caption)
+
+
+def _svg(made: Figure, title: str) -> Html:
+    """A figure as an SVG element with the page's colours and letters, and no name that another one has too."""
+    buffer = io.StringIO()
+    unsaid = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        made.savefig(buffer, format="svg", transparent=True, metadata=unsaid)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].strip()
+    for color, ink in _INKS.items():
+        svg = svg.replace(color, ink)
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"font-family: [^;\"]*; ?", "", svg)
+    svg = re.sub(r' id="\w+_[0-9]+"| id="matplotlib[^"]*"', "", svg)
+    return Html(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1))
