@@ -60,7 +60,7 @@ def test_what_is_html_already_is_not_escaped_twice() -> None:
 @pytest.mark.parametrize(
     "element",
     [
-        tiles([(HOSTILE, HOSTILE, HOSTILE)]),
+        tiles([(HOSTILE, HOSTILE, [HOSTILE])]),
         table([[HOSTILE, HOSTILE]], head=[HOSTILE, HOSTILE], numbers=[1]),
         shares([Share(name=HOSTILE, value=0.5, interval=(0.4, 0.6), note=HOSTILE)], chance=0.1),
         confusion([HOSTILE, "b"], [[1, 2], [0, 0]]),

@@ -51,7 +51,7 @@ def strips_of(guess: Guess, colours: TokenColours) -> dict[str, bytes]:
 
 
 def _side_of(frames: NDArray[np.uint8]) -> int:
-    return max(LEAST_SIDE, frames.shape[1])
+    return max(LEAST_SIDE, len(frames[0]))
 
 
 def _rgba(colours: NDArray[np.floating], opaque: NDArray[np.integer]) -> NDArray[np.uint8]:
