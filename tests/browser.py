@@ -15,8 +15,11 @@ from typing import Literal
 
 from playwright.sync_api import Browser, sync_playwright
 
+Scheme = Literal["light", "dark"]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HEIGHT = 900
+# A telephone and a desk, by day and by night.
+VIEWS: tuple[tuple[int, Scheme], ...] = ((420, "light"), (420, "dark"), (1200, "light"), (1200, "dark"))
 
 SCRIPT = Path(__file__).with_suffix(".js")
 
@@ -38,6 +41,11 @@ class Seen:
     errors: list[str]
     requests: list[str]
     picture: bytes
+
+    @property
+    def problems(self) -> list[str]:
+        """All that is wrong with it."""
+        return [*self.overflows, *self.faint, *self.errors, *(f"it asks for {url}" for url in self.requests)]
 
 
 @cache
@@ -63,7 +71,7 @@ def open_browser(path: str) -> Iterator[Browser]:
             browser.close()
 
 
-def look(browser: Browser, page: Path, width: int, scheme: Literal["light", "dark"]) -> Seen:
+def look(browser: Browser, page: Path, width: int, scheme: Scheme) -> Seen:
     """Open a file in a window so many pixels wide."""
     errors: list[str] = []
     requests: list[str] = []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from shards.words import spell_bytes, spell_seconds
 from tools.demo.pictures import colours_of, strips_of
-from tools.demo.student import SPEAKERS, Guess
+from tools.demo.student import Guess
 from tools.pages.elements import (
     Share,
     callout,
@@ -15,6 +15,7 @@ from tools.pages.elements import (
     facts,
     figures,
     heading,
+    more,
     paragraph,
     picture,
     shares,
@@ -39,11 +40,11 @@ _EYES = """The first held-out clip of each class, not the best ones. One set of 
 principal components of the teacher's tokens of these clips, as red, green and blue; where teacher and student have the
 same colour, the student is right. The teacher's tokens are faint where the student was shown the clip, and is asked
 nothing. Each frame stands for {frames} frames of the clip."""
-_COSINES = {
-    "trained": "this student",
-    "untrained": "the same student, untrained",
-    "mean": "the mean of the training clips",
-}
+_OTHER_CURVES = (
+    ("grad_norm", "gradient norm before clipping", "norm"),
+    ("clips_per_second", "speed", "clips/s"),
+)
+_SPEAKERS = {"trained": "the trained student", "untrained": "the untrained student", "mean": "the mean token"}
 
 
 def verdicts(report: Report) -> Iterator[Html]:
@@ -136,8 +137,12 @@ def student(report: Report, guesses: Sequence[Guess]) -> Iterator[Html]:
     )
     yield figures(*(_eye(guess, strips_of(guess, colours)) for guess in guesses), narrow=True)
     yield tag("h3", "Over all held-out clips")
-    yield paragraph("How near what is said of the hidden tokens comes to what the teacher says.", class_="small")
-    yield table(_held_out(report), head=["", *_COSINES.values()], numbers=(1, 2, 3))
+    yield paragraph(
+        "What is said of the hidden tokens beside what the teacher says: the mean cosine, and the loss that the "
+        "student was trained on. Always saying the mean of the training clips at each place is what to beat.",
+        class_="small",
+    )
+    yield figures(*(_held_out(found) for found in report["held_out"].values()))
 
 
 def _eye(guess: Guess, rows: Mapping[str, bytes]) -> Html:
@@ -145,7 +150,7 @@ def _eye(guess: Guess, rows: Mapping[str, bytes]) -> Html:
     title = guess.sample.title.rpartition(" · ")[2]
     about = f"{title}, clip {guess.sample.key}"
     cosine = {name: spell_number(value) for name, value in guess.cosine.items()}
-    below = f"Cosine to the teacher's tokens {cosine['trained']}; of the mean token {cosine['mean']}."
+    below = f"cosine {cosine['trained']}; the mean token's {cosine['mean']}"
     return tag(
         "figure",
         tag("figcaption", tag("b", title)),
@@ -154,46 +159,38 @@ def _eye(guess: Guess, rows: Mapping[str, bytes]) -> Html:
     )
 
 
-def _held_out(report: Report) -> list[list[str]]:
-    rows = []
-    for found in report["held_out"].values():
-        for what in ("cosine", "loss"):
-            title = f"{found['title']}, {'cosine' if what == 'cosine' else 'loss (' + found['about'] + ')'}"
-            rows.append([title, *(spell_number(found[what][name], 3) for name in SPEAKERS)])
-    return rows
+def _held_out(found: Report) -> Html:
+    rows = [
+        [words, spell_number(found["cosine"][name], 3), spell_number(found["loss"][name], 3)]
+        for name, words in _SPEAKERS.items()
+    ]
+    caption = tag("figcaption", tag("b", found["title"]), f" (loss: {found['about']})")
+    return tag("figure", caption, table(rows, head=["", "cosine", "loss"], numbers=(1, 2)))
 
 
 def training(report: Report, courses: Mapping[str, Course]) -> Iterator[Html]:
     """How the students trained, on axes that begin at zero."""
     yield heading("Training")
-    made = []
+    yield paragraph("All axes begin at zero. A point is the mean of the steps since the one before it.", class_="small")
+    losses, others = [], []
     for name, course in courses.items():
         held_out = report["held_out"][name]["loss"]
-        steps = report[f"train_{name}" if name else "train"]["steps"]
-        loss = [(row["step"], row["loss"]) for row in course.rows]
-        made.append(
-            plot(
-                f"{course.title}: loss",
-                [
-                    Line(name="training clips", points=loss),
-                    Line(name="held-out clips", points=[(steps, held_out["trained"])], dashed=True),
-                    Line(name="the mean token", points=[(steps, held_out["mean"])], dashed=True),
-                ],
-                x="step",
-                y="loss",
-                caption=f"{course.loss[0].upper()}{course.loss[1:]}. Dashed: the student on held-out clips, and "
-                "what always saying the mean of the training clips gives there.",
-            )
-        )
-        for metric, title, unit in (
-            ("grad_norm", "gradient norm before clipping", "norm"),
-            ("clips_per_second", "speed", "clips/s"),
-        ):
-            points = [(row["step"], row[metric]) for row in course.rows if metric in row]
-            if len(points) > 1:
-                made.append(plot(f"{course.title}: {title}", [Line(name=title, points=points)], x="step", y=unit))
-    yield paragraph("All axes begin at zero. A point is the mean of the steps since the one before it.", class_="small")
-    yield figures(*made)
+        points = [(row["step"], row["loss"]) for row in course.rows]
+        lines = [
+            Line(name="training clips", points=points),
+            Line(name="held-out clips", level=held_out["trained"]),
+            Line(name="the mean token", level=held_out["mean"]),
+        ]
+        caption = f"{course.loss[0].upper()}{course.loss[1:]}. Dashed: the trained student on held-out clips, and what "
+        caption += "always saying the mean of the training clips gives there."
+        losses.append(plot(f"{course.title}: loss", lines, x="step", y="loss", caption=caption))
+        others += [
+            plot(f"{course.title}: {title}", [Line(name=title, points=points)], x="step", y=unit)
+            for metric, title, unit in _OTHER_CURVES
+            if (points := [(row["step"], row[metric]) for row in course.rows if metric in row])
+        ]
+    yield figures(*losses)
+    yield more("Gradient norms and speed", figures(*others))
 
 
 def speed(report: Report) -> Iterator[Html]:

@@ -127,11 +127,15 @@ def shares(entries: Sequence[Share], *, chance: float | None = None) -> Html:
             low, high = entry.interval
             inside.append(tag("span", class_="whisker", style=f"left: {_css(low)}; width: {_css(high - low)}"))
         label = f"{entry.name}: {', '.join([spelled, *notes])}"
-        parts += [
-            tag("span", entry.name, class_="name"),
-            tag("span", *inside, class_="track", role="img", aria_label=label),
-            tag("span", tag("b", spelled), *(tag("small", " ", note) for note in notes), class_="amount"),
-        ]
+        parts.append(
+            tag(
+                "div",
+                tag("span", entry.name, class_="name"),
+                tag("span", *inside, class_="track", role="img", aria_label=label),
+                tag("span", tag("b", spelled), *(tag("small", " ", note) for note in notes), class_="amount"),
+                class_="share",
+            )
+        )
     return tag("div", *parts, class_="shares")
 
 

@@ -32,21 +32,21 @@ WIDTH, HEIGHT = 4.6, 2.7  # inches; at 420 pixels the letters are still 11 pixel
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A curve, or a level that others are to be seen against.
+    """A curve, or a level that curves are to be seen against.
 
     Attributes:
         name: in the legend.
-        points: (x, y); a single one is a level over all of the plot.
-        dashed: as what is compared with is drawn.
+        points: (x, y) of a curve.
+        level: y of a level, dashed over all of the plot.
     """
 
     name: str
-    points: Sequence[tuple[float, float]]
-    dashed: bool = False
+    points: Sequence[tuple[float, float]] = ()
+    level: float | None = None
 
 
 def plot(title: str, lines: Sequence[Line], *, x: str, y: str, caption: str = "") -> Html:
-    """Curves on an axis that begins at zero, so that a change looks as large as it is.
+    """Curves on axes that begin at zero, so that a change looks as large as it is.
 
     Args:
         title: above the plot; no two plots of a page have the same.
@@ -59,13 +59,14 @@ def plot(title: str, lines: Sequence[Line], *, x: str, y: str, caption: str = ""
     axes = made.subplots()
     for color, line in zip(SERIES, lines, strict=False):
         style: dict[str, Any] = {"color": color, "label": line.name, "linewidth": 1.8}
-        style["linestyle"] = "--" if line.dashed else "-"
-        if len(line.points) == 1:
-            axes.axhline(line.points[0][1], **style)
-        else:
-            axes.plot(*zip(*line.points, strict=True), **style)
+        if line.level is not None:
+            axes.axhline(line.level, linestyle="--", **style)
+        if line.points:
+            marker = "o" if len(line.points) == 1 else ""
+            axes.plot(*zip(*line.points, strict=True), marker=marker, **style)
     lowest = min((value for line in lines for _, value in line.points), default=0.0)
     axes.set_ylim(bottom=min(0.0, lowest))
+    axes.set_xlim(left=0)
     axes.set_title(title, fontsize=11, color=INK, loc="left", parse_math=False)
     axes.set_xlabel(x, fontsize=10, color=FAINT)
     axes.set_ylabel(y, fontsize=10, color=FAINT)
