@@ -40,6 +40,11 @@ def spell_interval(interval: Interval | None) -> str:
     return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %" if interval else ""
 
 
+def spell_number(value: float, digits: int = 2) -> str:
+    """A number with so many digits after the point; what rounds to zero has no sign."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
 def heading(text: str, level: int = 2) -> Html:
     """A heading that can be linked to by its words."""
     name = "-".join("".join(sign if sign.isalnum() else " " for sign in text.lower()).split())
@@ -56,19 +61,15 @@ def callout(*parts: str, kind: str = "") -> Html:
     return tag("div", *parts, class_=f"callout {kind}".strip(), role="note")
 
 
-def tiles(entries: Iterable[tuple[str, str, str]]) -> Html:
-    """Name, value and a note each: what a reader sees first."""
-    return tag(
-        "div",
-        *(
-            tag("div", *(tag("div", part, class_=kind) for part, kind in zip(entry, _TILE, strict=True)), class_="tile")
-            for entry in entries
-        ),
-        class_="tiles",
-    )
-
-
-_TILE = ("name", "value", "note")
+def tiles(entries: Iterable[tuple[str, str, Sequence[str]]]) -> Html:
+    """Name, value and a few notes each: what a reader sees first."""
+    made = []
+    for name, value, notes in entries:
+        lines = (tag("div", note, class_="note") for note in notes)
+        made.append(
+            tag("div", tag("div", name, class_="name"), tag("div", value, class_="value"), *lines, class_="tile")
+        )
+    return tag("div", *made, class_="tiles")
 
 
 def table(
@@ -126,11 +127,15 @@ def shares(entries: Sequence[Share], *, chance: float | None = None) -> Html:
             low, high = entry.interval
             inside.append(tag("span", class_="whisker", style=f"left: {_css(low)}; width: {_css(high - low)}"))
         label = f"{entry.name}: {', '.join([spelled, *notes])}"
-        parts += [
-            tag("span", entry.name, class_="name"),
-            tag("span", *inside, class_="track", role="img", aria_label=label),
-            tag("span", tag("b", spelled), *(tag("small", " ", note) for note in notes), class_="amount"),
-        ]
+        parts.append(
+            tag(
+                "div",
+                tag("span", entry.name, class_="name"),
+                tag("span", *inside, class_="track", role="img", aria_label=label),
+                tag("span", tag("b", spelled), *(tag("small", " ", note) for note in notes), class_="amount"),
+                class_="share",
+            )
+        )
     return tag("div", *parts, class_="shares")
 
 
@@ -180,6 +185,12 @@ def picture(png: bytes, description: str, *, caption: str = "", cells: bool = Fa
     data = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     image = tag("img", src=data, alt=description, class_="cells" if cells else None)
     return figure(image, caption=caption, wide=wide)
+
+
+def strips(rows: Iterable[tuple[str, Html]]) -> Html:
+    """Pictures below each other, each with its name beside it."""
+    cells = (part for name, row in rows for part in (tag("span", name, class_="name"), row))
+    return tag("div", *cells, class_="strips")
 
 
 def figure(*parts: str, caption: str | Html = "", wide: bool = False) -> Html:
