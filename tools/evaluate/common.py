@@ -149,13 +149,12 @@ class Passes:
 
 
 @contextlib.contextmanager
-def opened(args: argparse.Namespace, roles: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Bench]:
+def opened(args: argparse.Namespace, roles: Sequence[str]) -> Iterator[Bench]:
     """Join the ranks, load the encoder that the arguments name, and open the data sets of these roles.
 
     Args:
         args: of `add_encoder_arguments`, a path for each role, and the command's name as `name`.
         roles: the data sets that have to be given.
-        optional: those that may be.
 
     Raises:
         ValueError: a role has no data set, the encoder does not load, or cannot take the clips.
@@ -167,7 +166,7 @@ def opened(args: argparse.Namespace, roles: Sequence[str], optional: Sequence[st
     from training.distributed import process_group, use_device
 
     refuse_small_numbers(args)
-    given = {role: getattr(args, role) for role in (*roles, *optional)}
+    given = {role: getattr(args, role) for role in roles}
     paths = {role: path for role, path in given.items() if path is not None}
     if not set(roles) <= set(paths):
         wanted = " and ".join(f"--{role} SET" for role in roles)
