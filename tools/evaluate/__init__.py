@@ -18,6 +18,8 @@ EVALUATIONS = {
     "probe": "tools.evaluate.probe",
     "features": "tools.evaluate.features",
     "retrieval": "tools.evaluate.retrieval",
+    "ucf101": "tools.evaluate.ucf101",
+    "classify": "tools.evaluate.classify",
 }
 
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tools.evaluate.common import add_encoder_arguments, add_result_arguments
 
 if TYPE_CHECKING:
     from evaluation.encoder import Encoder
-    from evaluation.saved_probe import SavedProbe
+    from evaluation.heads import Head, HeadFacts
     from tools.evaluate.guesses import Guess
     from tools.evaluate.videos import Video
 
+PROBE = "probe.safetensors"
+BATCH_SIZE = 8  # decoded clips held at once
 HELP = "say what ordinary videos show, by a trained probe"
 
 _DESCRIPTION = """Predict the classes of a video file, or of all videos in a folder and its subfolders.
@@ -40,14 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--probe", type=Path, required=True, metavar="PATH", help="a probe.safetensors, or its folder")
     parser.add_argument("--top", type=int, default=5, help="classes named for each video (default 5)")
     parser.add_argument("--workers", type=int, help="decoders at work at once (default: one per CPU)")
-    add_encoder_arguments(parser)
+    add_encoder_arguments(parser, reading=False)
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help=f"clips in a batch (default {BATCH_SIZE})")
     add_result_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Classify, print, and write where the arguments say."""
-    from evaluation.saved_probe import load_probe
     from tools.encoders import load_encoder
+    from tools.evaluate.guesses import MAX_DRAWN
     from tools.evaluate.sets import view_of
     from tools.evaluate.videos import find_videos, read_videos
     from tools.progress import track
@@ -56,9 +59,10 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give at least 1")
     source = find_videos(args.videos)
-    probe = load_probe(args.probe)
+    head, facts = _load_probe(args.probe)
     encoder = load_encoder(args.checkpoint, device=args.device, dtype=args.dtype, overrides=args.overrides)
-    probe.refuse_other(encoder)
+    _refuse_other_encoder(facts, encoder)
+    head.to(encoder.device)
     guesses: list[Guess] = []
     problems: list[dict[str, str]] = []
     with track("classifying", total=len(source.items), unit="videos") as advance:
@@ -66,38 +70,62 @@ def run(args: argparse.Namespace) -> int:
         while batch := list(islice(videos, args.batch_size)):
             found = [video for video in batch if video.clip is not None]
             problems += [{"path": video.path, "problem": video.problem} for video in batch if video.clip is None]
-            guesses += _guess(encoder, probe, found, args.top, len(guesses))
+            if found:
+                guesses += _guess(encoder, (head, facts), found, top=args.top, num_drawn=MAX_DRAWN - len(guesses))
             advance(len(batch), len(batch) - len(found))
-    _publish(args, encoder, probe, guesses, problems)
+    _publish(args, encoder, facts, guesses, problems)
     return 0 if guesses else 1
 
 
-def _guess(encoder: Encoder, probe: SavedProbe, videos: list[Video], top: int, num_before: int) -> Iterator[Guess]:
-    """The guesses for a batch; only the first videos of all keep frames to be drawn."""
+def _load_probe(path: Path) -> tuple[Head, HeadFacts]:
+    from evaluation.heads import load_head
+
+    file = path / PROBE if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(
+            f"there is no probe {file}; `evaluate probe --out DIR` and `evaluate ucf101 --out DIR` leave one"
+        )
+    return load_head(file)
+
+
+def _refuse_other_encoder(facts: HeadFacts, encoder: Encoder) -> None:
+    if facts.encoder_digest != encoder.digest:
+        raise ValueError(
+            f"the probe was trained on {facts.encoder} (weights {facts.encoder_digest[:12]}), given is {encoder.name} "
+            f"(weights {encoder.digest[:12]}): give that encoder, or train a probe on this one"
+        )
+
+
+def _guess(
+    encoder: Encoder, probe: tuple[Head, HeadFacts], videos: Sequence[Video], *, top: int, num_drawn: int
+) -> Iterator[Guess]:
+    """The guesses for a batch; only the first `num_drawn` videos keep frames to be drawn."""
     import numpy as np
     import torch
 
-    from tools.evaluate.guesses import MAX_DRAWN, Guess, some_frames
+    from evaluation.encoder import dense_clip
+    from tools.evaluate.guesses import Guess, some_frames
 
-    if not videos:
-        return
+    head, facts = probe
     clips = [video.clip for video in videos if video.clip is not None]
     batch = torch.from_numpy(np.stack(clips)).to(encoder.device)
-    probabilities, classes = probe(encoder, batch).topk(min(top, len(probe.classes)))
+    with torch.no_grad():
+        logits = head(encoder.layer(dense_clip(batch, encoder), facts.layer)).float()
+    probabilities, classes = logits.softmax(dim=1).cpu().topk(min(top, len(facts.label_names)))
     for number, (video, clip) in enumerate(zip(videos, clips, strict=True)):
-        names = [probe.classes[index] for index in classes[number].tolist()]
+        names = [facts.label_names[index] for index in classes[number].tolist()]
         yield Guess(
             path=video.path,
             top=list(zip(names, probabilities[number].tolist(), strict=True)),
-            known=video.folder if video.folder in probe.classes else None,
-            frames=some_frames(clip) if num_before + number < MAX_DRAWN else None,
+            known=video.folder if video.folder in facts.label_names else None,
+            frames=some_frames(clip) if number < num_drawn else None,
         )
 
 
 def _publish(
     args: argparse.Namespace,
     encoder: Encoder,
-    probe: SavedProbe,
+    facts: HeadFacts,
     guesses: list[Guess],
     problems: list[dict[str, str]],
 ) -> None:
@@ -105,13 +133,13 @@ def _publish(
     from tools.evaluate.guesses import draw, spell_hits, spell_table, write_guesses_page
     from tools.terminal import clean
 
-    about = {"encoder": encoder.name, "encoder digest": encoder.digest, "probe": str(args.probe), **probe.describe()}
-    record: dict[str, Any] = {
-        "evaluation": args.name,
-        **about,
-        "videos": [guess.to_json() for guess in guesses],
-        "problems": problems,
+    about = {
+        "encoder": encoder.name,
+        "encoder_digest": encoder.digest,
+        "probe": f"{facts.kind} on layer {facts.layer}, {len(facts.label_names)} classes, {args.probe}",
     }
+    videos = [guess.to_json() for guess in guesses]
+    record = {"evaluation": args.name, **about, "videos": videos, "problems": problems}
     lines = spell_table(guesses)
     lines += [f"{clean(problem['path'])}  could not be read: {clean(problem['problem'])}" for problem in problems]
     lines += [hits] if (hits := spell_hits(guesses)) else []
