@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from evaluation.encoder import Encoder
     from evaluation.result import Result, Split
-    from pipeline.config import LoaderConfig
     from pipeline.world import World
     from shards.dataset import ShardDataset
     from tools.systems.base import Recipe
@@ -44,8 +42,8 @@ def add_encoder_arguments(parser: argparse.ArgumentParser, *, required: bool = T
     parser.add_argument("--dtype", default="auto", help="of the encoder's arithmetic (auto: bfloat16 on a GPU)")
     if not reading:
         return
-    parser.add_argument("--batch-size", type=int, help=f"clips in a batch (default: the recipe's, or {BATCH_SIZE})")
-    parser.add_argument("--threads", type=int, help="that read clips (default: the recipe's, or 2)")
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help=f"clips in a batch (default {BATCH_SIZE})")
+    parser.add_argument("--threads", type=int, default=2, help="that read clips (default 2)")
 
 
 def add_result_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,17 +65,19 @@ class Bench:
         encoder: on its device.
         datasets: by role.
         world: the ranks.
-        data: how they are read.
-        recipe: of the run or the weights; None of a published model.
+        batch_size: clips in a batch of all ranks.
+        threads: that read clips.
         views: what was found when the views were compared, for the terminal.
+        recipe: of the run or the weights; None of a published model.
     """
 
     encoder: Encoder
     datasets: Mapping[str, ShardDataset]
     world: World
-    data: LoaderConfig
-    recipe: Recipe | None
+    batch_size: int
+    threads: int
     views: str
+    recipe: Recipe | None = None
 
     @contextlib.contextmanager
     def splits(
@@ -105,12 +105,20 @@ class Bench:
         self, dataset: ShardDataset, fields: Sequence[str], seed: int | None, advance: Progress
     ) -> Iterator[Split]:
         from evaluation.result import Split
+        from pipeline.config import LoaderConfig
         from pipeline.device import DeviceLoader
         from pipeline.loader import ShardLoader
         from pipeline.reads import Reads
         from shards.format.views import view_hash
 
-        config = dataclasses.replace(self.data, shuffle=seed is not None, seed=seed or 0)
+        config = LoaderConfig(
+            global_batch_size=max(self.batch_size - self.batch_size % self.world.size, self.world.size),
+            shuffle=seed is not None,
+            seed=seed or 0,
+            drop_last=False,
+            threads=self.threads,
+            pin_memory=self.encoder.device.type == "cuda",
+        )
         reads = Reads(fields=tuple(fields), held_out=seed is None)
         loader = DeviceLoader(ShardLoader(dataset, config, world=self.world, reads=reads), self.encoder.device)
         with contextlib.closing(loader):
@@ -176,38 +184,32 @@ def joined(args: argparse.Namespace, find: FindSets) -> Iterator[Bench]:
     from tools.encoders import load_encoder, recipe_behind
     from training.distributed import process_group, use_device
 
+    refuse_small_numbers(args)
     world, recipe = World.from_env(), recipe_behind(args.checkpoint, args.overrides)
     train = None if recipe is None else recipe.train
     dtype = args.dtype if train is None or args.dtype != "auto" else PRECISIONS[train.precision]
     device = choose_device(args.device if train is None or args.device != "auto" else train.device, world)
     use_device(device)
     with process_group(world, device):
-        data = _loading(args, recipe, world, device)
         encoder = load_encoder(args.checkpoint, device=device, dtype=dtype, overrides=args.overrides)
         datasets = {role: ShardDataset.open(path) for role, path in find(encoder, world).items()}
         for dataset in datasets.values():
             refuse_other_clips(encoder, dataset)
         views = compare_views(encoder, datasets.values())
-        yield Bench(encoder, datasets, world, data, recipe, views)
+        yield Bench(encoder, datasets, world, args.batch_size, args.threads, views, recipe)
 
 
-def _loading(args: argparse.Namespace, recipe: Recipe | None, world: World, device: torch.device) -> LoaderConfig:
-    """How clips are read: as the arguments say, or the recipe, whole batches for every rank.
+def refuse_small_numbers(args: argparse.Namespace) -> None:
+    """Refuse a batch or a number of threads below 1, and values of the recipe that these arguments stand for.
 
     Raises:
-        ValueError: a number is too small.
+        ValueError: it says which.
     """
-    from pipeline.config import LoaderConfig
-
-    data = LoaderConfig(global_batch_size=BATCH_SIZE, threads=2) if recipe is None else recipe.data
-    given = {"global_batch_size": args.batch_size, "threads": args.threads}
-    for name, value in given.items():
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.removeprefix('global_').replace('_', '-')} is {value}; give at least 1")
-    data = dataclasses.replace(data, **{name: value for name, value in given.items() if value is not None})
-    size = max(data.global_batch_size - data.global_batch_size % world.size, world.size)
-    pinned = data.pin_memory or device.type == "cuda"
-    return dataclasses.replace(data, global_batch_size=size, drop_last=False, pin_memory=pinned, length_budget=None)
+    for name in ("batch_size", "threads"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give at least 1")
+    if unused := [each for each in args.overrides if each.startswith("--data.")]:
+        raise ValueError(f"{unused[0]} has no effect here: give --batch-size and --threads")
 
 
 def choose_device(name: str, world: World) -> torch.device:
