@@ -22,6 +22,7 @@ from shards.dataset import ShardDataset
 from shards.format.layout import tubes_to_clip
 from shards.format.views import single_view_hash, view_hash
 from shards.progress import Progress
+from shards.verify import verify_dataset
 from tests.builds import CONFIG, VIEW, build, contents, failures, listed
 from tests.teachers import MeanTeacher
 from tests.videos import moving_square, write_video
@@ -120,6 +121,7 @@ def test_every_view_is_a_sample_with_the_id_of_its_video_and_its_own_frames(vide
         expected = teacher(clip.frames[None])[0].reshape(2, 4, -1).swapaxes(0, 1)
         assert np.array_equal(targets, expected)
     assert seen == {(f"v{number}", view) for number in range(3) for view in range(6)}
+    assert verify_dataset(tmp_path).problems == ()
 
 
 def test_the_views_of_a_video_are_what_single_views_would_show(videos: Path) -> None:
