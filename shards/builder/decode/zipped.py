@@ -71,10 +71,9 @@ def local_file(root: Path, path: str) -> Iterator[Path]:
 
 def enter_zip(root: Path, path: str) -> tuple[Path, str] | None:
     """Return the zip that a path leads into and the name in it; None where it leads through folders only."""
-    parts = PurePosixPath(path).parts
+    parts = path.split("/")
     for number, part in enumerate(parts[:-1], start=1):
-        archive = root.joinpath(*parts[:number])
-        if part.lower().endswith(".zip") and archive.is_file():
+        if part.lower().endswith(".zip") and (archive := root / "/".join(parts[:number])).is_file():
             return archive, "/".join(parts[number:])
     return None
 
@@ -179,6 +178,8 @@ def _copy(archive: Path, name: str, file: IO[bytes]) -> None:
         with _open(archive).open(info) as member:
             while chunk := member.read(_COPY_BYTES):
                 file.write(chunk)
+        if file.tell() != info.file_size:
+            raise EOFError(f"it has {file.tell()} of {info.file_size} bytes")
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         found = " ".join(str(error).split()) or type(error).__name__
         raise BuildFailure("open_error", f"its bytes in {archive.name} cannot be read: {found}") from None
