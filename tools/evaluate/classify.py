@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
     with track("classifying", total=len(source.items), unit="videos") as advance:
         videos = read_videos(source, view_of(encoder), args.workers)
         while batch := list(islice(videos, args.batch_size)):
-            found = [video for video in batch if video.clip is not None]
-            problems += [{"path": video.path, "problem": video.problem} for video in batch if video.clip is None]
+            found = [video for video in batch if video.clips is not None]
+            problems += [{"path": video.path, "problem": video.problem} for video in batch if video.clips is None]
             if found:
                 guesses += _guess(encoder, (head, facts), found, top=args.top, num_drawn=MAX_DRAWN - len(guesses))
             advance(len(batch), len(batch) - len(found))
@@ -107,18 +107,19 @@ def _guess(
     from tools.evaluate.guesses import Guess, some_frames
 
     head, facts = probe
-    clips = [video.clip for video in videos if video.clip is not None]
-    batch = torch.from_numpy(np.stack(clips)).to(encoder.device)
+    clips = [video.clips for video in videos if video.clips is not None]
+    batch = torch.from_numpy(np.concatenate(clips)).to(encoder.device)  # [B * V, T, H, W, 3]
     with torch.no_grad():
-        logits = head(encoder.layer(dense_clip(batch, encoder), facts.layer)).float()
-    probabilities, classes = logits.softmax(dim=1).cpu().topk(min(top, len(facts.label_names)))
-    for number, (video, clip) in enumerate(zip(videos, clips, strict=True)):
+        scores = head(encoder.layer(dense_clip(batch, encoder), facts.layer)).float().softmax(dim=1).cpu()
+    averaged = scores.view(len(clips), -1, scores.shape[1]).mean(dim=1)  # over a video's clips
+    probabilities, classes = averaged.topk(min(top, len(facts.label_names)))
+    for number, (video, shown) in enumerate(zip(videos, clips, strict=True)):
         names = [facts.label_names[index] for index in classes[number].tolist()]
         yield Guess(
             path=video.path,
             top=list(zip(names, probabilities[number].tolist(), strict=True)),
             known=video.folder if video.folder in facts.label_names else None,
-            frames=some_frames(clip) if number < num_drawn else None,
+            frames=some_frames(shown[0]) if number < num_drawn else None,
         )
 
 
