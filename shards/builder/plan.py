@@ -19,7 +19,7 @@ import xxhash
 from shards.builder.config import BuildConfig, TeacherDescription, TeacherFacts
 from shards.builder.decode.view import ViewSpec
 from shards.builder.item import Item, Source, items_digest
-from shards.builder.samples.base import SampleKind
+from shards.builder.samples.base import SampleKind, samples_per_item
 from shards.builder.samples.clip import ClipKind
 from shards.format.beside import FAILURES_NAME, PLAN_NAME, read_plan
 from shards.format.beside_group import beside_group, read_group_plan
@@ -60,6 +60,11 @@ class Plan:
     config: BuildConfig
     fingerprint: Mapping[str, Any]
     group: str = ""
+
+    @property
+    def samples_per_item(self) -> int:
+        """Samples that each item becomes."""
+        return samples_per_item(self.kind)
 
     @property
     def num_shards(self) -> int:
@@ -132,6 +137,7 @@ def make_plan(
     origin = {"kind": source.kind, **source.provenance, "items": len(items), "digest": items_digest(items)}
     kind = ClipKind.of(kind, config) if isinstance(kind, ViewSpec) else kind
     schema, size = kind.schema(teacher), config.samples_per_shard
+    num_items = max(1, size // samples_per_item(kind))  # all samples of an item are in one shard
     fingerprint = {
         **fingerprint_of(split, kind, schema, teacher, config),
         "source": origin | ({"limit_order": limit_order} if takes_first else {}),
@@ -143,7 +149,7 @@ def make_plan(
         split=split,
         root=source.root,
         items=items,
-        shard_sizes=tuple(min(size, len(items) - start) for start in range(0, len(items), size)),
+        shard_sizes=tuple(min(num_items, len(items) - start) for start in range(0, len(items), num_items)),
         schema=schema,
         kind=kind,
         config=config,
