@@ -14,7 +14,9 @@ from tools.evaluate.system import run as run
 
 HELP = "measure what a trained student has learned"
 # Name -> its module, with HELP, add_arguments and run as every command has them.
-EVALUATIONS: dict[str, str] = {
+EVALUATIONS = {
+    "probe": "tools.evaluate.probe",
+    "features": "tools.evaluate.features",
     "retrieval": "tools.evaluate.retrieval",
 }
 

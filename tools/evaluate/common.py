@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from shards.progress import Progress, untold
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
     from evaluation.encoder import Encoder
     from evaluation.result import Result, Split
-    from pipeline.reads import Reads
     from pipeline.world import World
     from shards.dataset import ShardDataset
+    from tools.systems.base import Recipe
 
 BATCH_SIZE = 32  # clips in a batch of all ranks; no number depends on it
+PRECISIONS = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # as recipes spell them
 
 
-def add_encoder_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Declare which encoder is measured, and on what device."""
+def add_encoder_arguments(parser: argparse.ArgumentParser, *, required: bool = True, reading: bool = True) -> None:
+    """Declare which encoder is measured, on what device, and, with `reading`, how clips are read."""
     parser.add_argument(
         "--checkpoint",
         "--run",
@@ -37,6 +38,8 @@ def add_encoder_arguments(parser: argparse.ArgumentParser, *, required: bool = T
     )
     parser.add_argument("--device", default="auto", help="such as cuda:0 (default: the first GPU, or the CPU)")
     parser.add_argument("--dtype", default="auto", help="of the encoder's arithmetic (auto: bfloat16 on a GPU)")
+    if not reading:
+        return
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help=f"clips in a batch (default {BATCH_SIZE})")
     parser.add_argument("--threads", type=int, default=2, help="that read clips (default 2)")
 
@@ -63,6 +66,7 @@ class Bench:
         batch_size: clips in a batch of all ranks.
         threads: that read clips.
         views: what was found when the views were compared, for the terminal.
+        recipe: of the run or the weights; None of a published model.
     """
 
     encoder: Encoder
@@ -71,48 +75,49 @@ class Bench:
     batch_size: int
     threads: int
     views: str
+    recipe: Recipe | None = None
 
     @contextlib.contextmanager
     def splits(
         self,
         fields: Sequence[str] = ("clip", "label"),
         *,
-        roles: Sequence[str] | None = None,
         advance: Progress = untold,
+        shuffled: Mapping[str, int] = MappingProxyType({}),
     ) -> Iterator[dict[str, Split]]:
-        """The data as evaluators read it: every sample once and in order, u8, on the encoder's device.
+        """The data as evaluators read it: u8, on the encoder's device, every sample once and in order.
 
         Args:
             fields: what is read of a sample.
-            roles: of the data sets; None for all.
             advance: told the number of samples after every batch.
+            shuffled: role -> seed of a data set that every pass reads in another order.
         """
-        from pipeline.reads import Reads
-
         with contextlib.ExitStack() as stack:
-            found = {}
-            for role in roles or self.datasets:
-                found[role] = stack.enter_context(
-                    self._split(self.datasets[role], Reads(fields=tuple(fields)), advance)
-                )
-            yield found
+            yield {
+                role: stack.enter_context(self._split(dataset, fields, shuffled.get(role), advance))
+                for role, dataset in self.datasets.items()
+            }
 
     @contextlib.contextmanager
-    def _split(self, dataset: ShardDataset, reads: Reads, advance: Progress) -> Iterator[Split]:
+    def _split(
+        self, dataset: ShardDataset, fields: Sequence[str], seed: int | None, advance: Progress
+    ) -> Iterator[Split]:
         from evaluation.result import Split
         from pipeline.config import LoaderConfig
         from pipeline.device import DeviceLoader
         from pipeline.loader import ShardLoader
+        from pipeline.reads import Reads
         from shards.format.views import view_hash
 
         config = LoaderConfig(
             global_batch_size=max(self.batch_size - self.batch_size % self.world.size, self.world.size),
-            shuffle=False,
+            shuffle=seed is not None,
+            seed=seed or 0,
             drop_last=False,
             threads=self.threads,
             pin_memory=self.encoder.device.type == "cuda",
         )
-        reads = dataclasses.replace(reads, held_out=True)
+        reads = Reads(fields=tuple(fields), held_out=seed is None)
         loader = DeviceLoader(ShardLoader(dataset, config, world=self.world, reads=reads), self.encoder.device)
         with contextlib.closing(loader):
             yield Split(
@@ -122,6 +127,7 @@ class Bench:
                 key_of=dataset.key,
                 view_hash=view_hash(dataset.manifest),
                 about=dataset.metadata,
+                num_samples=len(dataset),
             )
 
 
@@ -130,6 +136,9 @@ class Passes:
 
     def __init__(self, loader: Any, advance: Progress) -> None:
         self._loader, self._advance = loader, advance
+
+    def __len__(self) -> int:
+        return len(self._loader)
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         for batch in self._loader:
@@ -153,27 +162,40 @@ def opened(args: argparse.Namespace, roles: Sequence[str], optional: Sequence[st
     """
     from pipeline.world import World
     from shards.dataset import ShardDataset
-    from tools.encoders import load_encoder
+    from tools.encoders import load_encoder, recipe_behind
     from training.distributed import process_group, use_device
 
-    for name in ("batch_size", "threads"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give at least 1")
+    refuse_small_numbers(args)
     given = {role: getattr(args, role) for role in (*roles, *optional)}
     paths = {role: path for role, path in given.items() if path is not None}
     if not set(roles) <= set(paths):
         wanted = " and ".join(f"--{role} SET" for role in roles)
         raise ValueError(f"`evaluate {args.name}` needs {wanted}, given is {' and '.join(paths) or 'none'}")
-    world = World.from_env()
-    device = choose_device(args.device, world)
+    world, recipe = World.from_env(), recipe_behind(args.checkpoint, args.overrides)
+    train = None if recipe is None else recipe.train
+    dtype = args.dtype if train is None or args.dtype != "auto" else PRECISIONS[train.precision]
+    device = choose_device(args.device if train is None or args.device != "auto" else train.device, world)
     use_device(device)
     with process_group(world, device):
-        encoder = load_encoder(args.checkpoint, device=device, dtype=args.dtype, overrides=args.overrides)
+        encoder = load_encoder(args.checkpoint, device=device, dtype=dtype, overrides=args.overrides)
         datasets = {role: ShardDataset.open(path) for role, path in paths.items()}
         for dataset in datasets.values():
             refuse_other_clips(encoder, dataset)
         views = compare_views(encoder, datasets.values())
-        yield Bench(encoder, datasets, world, args.batch_size, args.threads, views)
+        yield Bench(encoder, datasets, world, args.batch_size, args.threads, views, recipe)
+
+
+def refuse_small_numbers(args: argparse.Namespace) -> None:
+    """Refuse a batch or a number of threads below 1, and values of the recipe that these arguments stand for.
+
+    Raises:
+        ValueError: it says which.
+    """
+    for name in ("batch_size", "threads"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give at least 1")
+    if unused := [each for each in args.overrides if each.startswith("--data.")]:
+        raise ValueError(f"{unused[0]} has no effect here: give --batch-size and --threads")
 
 
 def choose_device(name: str, world: World) -> torch.device:
@@ -218,7 +240,13 @@ def compare_views(encoder: Encoder, datasets: Any) -> str:
 
 
 def publish(
-    args: argparse.Namespace, world: World, results: Mapping[str, Result], *, title: str, lines: Sequence[str]
+    args: argparse.Namespace,
+    world: World,
+    results: Mapping[str, Result],
+    *,
+    title: str,
+    lines: Sequence[str],
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Print results and write them where the arguments say; one rank speaks for all.
 
@@ -228,12 +256,13 @@ def publish(
         results: by what they are called, the one that it is about first.
         title: of the page.
         lines: for the terminal.
+        more: further entries of the JSON.
     """
     from tools.terminal import clean
 
     if world.rank != 0:
         return
-    record = as_record(args.name, title, results)
+    record = {**more, **as_record(args.name, title, results)}
     written = [] if args.out is None else write_results(args.out, args.name, record)
     if args.json:
         print(json.dumps(record))
