@@ -111,7 +111,7 @@ def _table(title: str, results: Mapping[str, Result]) -> list[str]:
         f"{title}: {protocol['num_captions']:,} captions of {protocol['num_videos']:,} videos, "
         f"by {protocol['encoder']}; 95 % intervals in brackets"
     ]
-    head = "".join(f"{name:>22}" for name in ("R@1", "R@5", "R@10", "median rank", "mean rank"))
+    head = "".join(f"{name:>24}" for name in ("R@1", "R@5", "R@10", "median rank", "mean rank"))
     for way, what in (("t2v", "text to video"), ("v2t", "video to text")):
         lines.append(f"  {what:<14}{head}")
         for name, result in results.items():
@@ -122,5 +122,5 @@ def _table(title: str, results: Mapping[str, Result]) -> list[str]:
 def _cell(result: Result, name: str) -> str:
     value, (low, high) = result.metrics[name], result.intervals[name]
     if name.endswith("rank"):
-        return f"{f'{value:,.1f} [{low:,.1f}, {high:,.1f}]':>22}"
-    return f"{f'{value:.1%} [{low:.1%}, {high:.1%}]':>22}"
+        return f"{f'{value:,.1f} [{low:,.1f}, {high:,.1f}]':>24}"
+    return f"{f'{value:.1%} [{low:.1%}, {high:.1%}]':>24}"
