@@ -23,7 +23,7 @@ from shards.format.errors import ShardError
 from shards.format.publish import publish_json
 from shards.verify import verify_dataset
 from tools.bench import machine
-from tools.demo.evaluations import evaluate_student
+from tools.demo.evaluations import embed_captions, evaluate_student, measures
 from tools.demo.motion_teacher import TeacherPlan, make_teacher
 from tools.demo.page import Course, Shown, write_html
 from tools.demo.readback import Readback, read_back
@@ -214,10 +214,18 @@ def _verify(out: Path) -> None:
 
 
 def _evaluate(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
-    total = 2 * (plan.videos.num_train + plan.videos.num_validation)
+    paths = {"train": out / "train", "val": out / "validation"}
+    embed_captions(paths, out / "text_encoder")
+    total = 2 * len(measures(recipe.evaluate)) * (plan.videos.num_train + plan.videos.num_validation)
     with track("encoding for the evaluations", total=total, unit="clips") as progress:
-        paths = {"train": out / "train", "val": out / "validation"}
-        return evaluate_student(recipe, out / "run", paths, progress)
+        return evaluate_student(
+            _run_dir(out, ""),
+            paths,
+            recipe.evaluate,
+            seed=recipe.train.seed,
+            threads=recipe.data.threads,
+            advance=progress,
+        )
 
 
 def _describe(build: BuildSummary) -> dict[str, Any]:
