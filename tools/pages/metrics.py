@@ -9,7 +9,7 @@ from tools.pages.elements import Interval, Share, spell_percent
 DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
 _NAME = re.compile(r"(?:(?P<way>t2v|v2t)_)?(?P<what>.+)")
 _COUNTED = re.compile(r"(?P<what>top|r)(?P<number>[0-9]+)")
-NO_SHARES = ("rank", "loss", "seconds", "num")
+NO_SHARES = ("rank", "loss", "seconds", "num", "count", "layer", "lr", "decay", "temperature")
 
 
 def title_of(metric: str) -> str:
