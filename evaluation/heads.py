@@ -1,25 +1,14 @@
-"""Classifiers on frozen tokens, and the files that they are kept in."""
+"""Classifiers on frozen tokens: linear on their mean, or a query that looks at all of them."""
 
-import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Literal
 
-import safetensors
-import safetensors.torch
 import torch
 from einops import rearrange
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.blocks import NORM_EPS, Block, Mlp
-from shards.format.publish import publish_bytes
 
-HeadKind = Literal["linear", "attentive"]
-HEADER = "reelshard_probe"
 MLP_RATIO = 4.0
 
 
@@ -106,71 +95,6 @@ class AttentiveHead(nn.Module):
             x = block(x)
         pooled = self.cross(self.query.expand(len(tokens), -1, -1), x[:, 0])
         return self.linear(pooled[:, 0])  # type: ignore[no-any-return]
-
-
-Head = LinearHead | AttentiveHead
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadFacts:
-    """What a kept head needs to be used again.
-
-    Attributes:
-        kind: of head.
-        width: of the tokens.
-        label_names: of the classes.
-        layer: of the encoder whose tokens it reads.
-        encoder: what it was called.
-        encoder_digest: of its weights; the head is of no use with others.
-        blocks: of an attentive head.
-        heads: of an attentive head.
-        view_hash: of the view that it was trained on; None where nobody wrote it down.
-    """
-
-    kind: HeadKind
-    width: int
-    label_names: Sequence[str]
-    layer: int
-    encoder: str
-    encoder_digest: str
-    blocks: int = 1
-    heads: int = 1
-    view_hash: str | None = None
-
-    def make(self, generator: torch.Generator | None = None) -> Head:
-        """A head of this kind with fresh weights."""
-        if self.kind == "linear":
-            return LinearHead(self.width, len(self.label_names), generator)
-        return AttentiveHead(
-            self.width, len(self.label_names), blocks=self.blocks, heads=self.heads, generator=generator
-        )
-
-
-def save_head(path: Path, head: Head, facts: HeadFacts) -> None:
-    """Write a head as safetensors, what it needs in the header."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
-    publish_bytes(path, safetensors.torch.save(tensors, {HEADER: json.dumps(asdict(facts), sort_keys=True)}))
-
-
-def load_head(path: Path) -> tuple[Head, HeadFacts]:
-    """Read a head that `save_head` wrote, in evaluation mode.
-
-    Raises:
-        ValueError: It is none, or damaged.
-    """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            record = json.loads((file.metadata() or {}).get(HEADER, "null"))
-        if not isinstance(record, dict):
-            raise ValueError("its header holds no probe")
-        facts = HeadFacts(**{**record, "label_names": tuple(record["label_names"])})
-        head = facts.make()
-        head.load_state_dict(safetensors.torch.load_file(path))
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is not a probe that `evaluate probe --out` wrote: {reason}") from error
-    head.eval().requires_grad_(False)
-    return head, facts
 
 
 def cosine(step: int, num_steps: int) -> float:

@@ -81,8 +81,18 @@ def choose(
     num_classes: int,
     config: ProbeConfig,
     device: torch.device,
+    *,
+    scored: Sequence[str] | None = None,
 ) -> Choice:
     """Choose layer and settings by top-1 on a part of the training videos, trained on the rest; the first of equals.
+
+    Args:
+        layers: features by layer.
+        videos: of each sample; those of one video are held out together.
+        num_classes: classes.
+        config: the training.
+        device: where it is done.
+        scored: whose scores are averaged, by sample; None for the videos.
 
     Raises:
         ValueError: There is something to choose, and one video only.
@@ -92,7 +102,8 @@ def choose(
         return Choice(numbers[0], settings[0], [])
     seed = config.seeds[0]
     out = held_out_part(videos, config.held_out, seed)
-    held = Held.of(layers[numbers[0]].labels[out], [video for video, is_out in zip(videos, out, strict=True) if is_out])
+    names = [name for name, is_out in zip(scored or videos, out.tolist(), strict=True) if is_out]
+    held = Held.of(layers[numbers[0]].labels[out], names)
     tried: list[dict[str, Any]] = []
     for layer, features in layers.items():
         rest, part = features.part(~out), features.part(out)

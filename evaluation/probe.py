@@ -118,16 +118,13 @@ def probe(model: nn.Module, data: Mapping[str, Split], config: ProbeConfig, worl
         ValueError: A split is not there, has no labels, or other classes than the other one.
     """
     refuse_other_splits(data)
-    if isinstance(model, Encoder):
-        layer, digest, about = model.num_layers, model.digest, model.protocol()
-    else:
-        layer, digest, about = 1, weights_digest(model.state_dict()), {"precision": _precision(model)}
-    with _in_eval(model):
+    layer = model.num_layers if isinstance(model, Encoder) else 1
+    with in_eval(model):
         found = {role: extract_features(model, data[role].batches, world=world) for role in ("train", "val")}
     train, val = (FeatureSet.of_features({layer: found[role]}, data[role]) for role in ("train", "val"))
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
     with torch.autocast(device.type, enabled=False):
-        return probe_features(train, val, config, device, about=about, digest=digest).result
+        return probe_features(train, val, config, device, about=protocol_of(model), digest=digest_of(model)).result
 
 
 def probe_features(
@@ -154,6 +151,7 @@ def probe_features(
     Raises:
         ValueError: Labels and classes do not fit together, or there is nothing to choose on.
     """
+    refuse_other_splits({"train": train.split, "val": val.split})
     names, seed = tuple(train.split.label_names), config.seeds[0]
     held = Held.of(val.labels, val.videos)
     if (highest := int(max(train.labels.max(), held.labels.max()))) >= len(names):
@@ -260,6 +258,16 @@ def _top1(scores: Tensor, labels: Tensor) -> float:
     return int((scores.argmax(dim=1) == labels).sum()) / len(labels)
 
 
+def digest_of(model: nn.Module) -> str:
+    """Of an encoder's weights."""
+    return model.digest if isinstance(model, Encoder) else weights_digest(model.state_dict())
+
+
+def protocol_of(model: nn.Module) -> dict[str, Any]:
+    """What the protocol says of an encoder."""
+    return model.protocol() if isinstance(model, Encoder) else {"precision": _precision(model)}
+
+
 def _precision(model: nn.Module) -> str:
     device = next(model.parameters()).device
     dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
@@ -267,7 +275,7 @@ def _precision(model: nn.Module) -> str:
 
 
 @contextlib.contextmanager
-def _in_eval(model: nn.Module) -> Iterator[None]:
+def in_eval(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and then each module's own again."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

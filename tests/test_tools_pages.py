@@ -147,5 +147,5 @@ def test_better_means_that_the_intervals_lie_apart(
 
 
 def test_metrics_have_the_titles_of_the_field() -> None:
-    titles = [title_of(name) for name in ("top1", "top5", "t2v_r10", "v2t_median_rank", "loss")]
-    assert titles == ["top-1", "top-5", "text to video R@10", "video to text median rank", "loss"]
+    titles = [title_of(name) for name in ("top1", "top5", "t2v_r10", "v2t_median_rank", "mean_class_top1", "loss")]
+    assert titles == ["top-1", "top-5", "text to video R@10", "video to text median rank", "mean class top-1", "loss"]

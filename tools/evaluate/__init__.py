@@ -16,8 +16,11 @@ HELP = "measure what a trained student has learned"
 # Name -> its module, with HELP, add_arguments and run as every command has them.
 EVALUATIONS = {
     "probe": "tools.evaluate.probe",
+    "knn": "tools.evaluate.knn",
+    "arrow": "tools.evaluate.arrow",
     "features": "tools.evaluate.features",
     "retrieval": "tools.evaluate.retrieval",
+    "compare": "tools.evaluate.compare",
 }
 
 

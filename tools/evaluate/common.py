@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from evaluation.result import Result, Split
     from pipeline.world import World
     from shards.dataset import ShardDataset
+    from tools.pages.results import Published
     from tools.systems.base import Recipe
 
 BATCH_SIZE = 32  # clips in a batch of all ranks; no number depends on it
@@ -247,6 +248,7 @@ def publish(
     title: str,
     lines: Sequence[str],
     more: Mapping[str, Any] = MappingProxyType({}),
+    published: Sequence[Published] = (),
 ) -> None:
     """Print results and write them where the arguments say; one rank speaks for all.
 
@@ -257,13 +259,14 @@ def publish(
         title: of the page.
         lines: for the terminal.
         more: further entries of the JSON.
+        published: numbers of others, for the page.
     """
     from tools.terminal import clean
 
     if world.rank != 0:
         return
     record = {**more, **as_record(args.name, title, results)}
-    written = [] if args.out is None else write_results(args.out, args.name, record)
+    written = [] if args.out is None else write_results(args.out, record, results, published)
     if args.json:
         print(json.dumps(record))
         return
@@ -284,10 +287,15 @@ def as_record(name: str, title: str, results: Mapping[str, Result]) -> dict[str,
     }
 
 
-def write_results(out: Path, name: str, record: Mapping[str, Any]) -> list[Path]:
-    """Write `NAME.json`; the result is which files were written."""
+def write_results(
+    out: Path, record: Mapping[str, Any], results: Mapping[str, Result], published: Sequence[Published] = ()
+) -> list[Path]:
+    """Write `NAME.json`, which is what `as_record` gave, and its page `NAME.html`; the result is the files."""
     from shards.format.publish import publish_json
+    from tools.pages.results import write_result_page
 
     out.mkdir(parents=True, exist_ok=True)
-    publish_json(out / f"{name}.json", record)
-    return [out / f"{name}.json"]
+    paths = [out / f"{record['evaluation']}.{suffix}" for suffix in ("json", "html")]
+    publish_json(paths[0], record)
+    write_result_page(paths[1], str(record["title"]), results, published)
+    return paths

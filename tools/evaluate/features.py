@@ -21,9 +21,9 @@ HELP = "keep frozen features, as a field group or as arrays"
 CLIPS_AT_ONCE = 16  # in one call of the encoder; it shapes the bits
 
 _DESCRIPTION = """Encode every clip of SET once and keep its features in f16: the mean of the tokens, or all of them
-with --tokens. --name adds them as a field group, on one device or on several (--devices), and `evaluate probe --features
-NAME` reads it. --arrays writes an .npy file a shard, shared out over the ranks of `torchrun`. What was stopped goes on
-when the same command is run again."""
+with --tokens. --name adds them as a field group, on one device or on several (--devices), and `evaluate probe
+--features NAME` reads it. --arrays writes an .npy file a shard, shared out over the ranks of `torchrun`. What was
+stopped goes on when the same command is run again."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

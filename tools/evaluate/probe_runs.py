@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from evaluation.attentive import AttentiveConfig, TokensOf, attentive_probe
-from evaluation.encoder import Encoder, dense_clip, pixel_encoder
-from evaluation.features import Features, Vectors, collect, layer_vectors
-from evaluation.heads import Head, HeadFacts, HeadKind, save_head
+from evaluation.encoder import Encoder, dense_clip
 from evaluation.linear import ProbeConfig
-from evaluation.probe import FeatureSet, probe_features
-from evaluation.result import Result, Split
+from evaluation.probe import Probed, probe_features
+from evaluation.result import Result
+from evaluation.saved_probe import FILE, SavedProbe, save_probe
+from tools.evaluate.beside import TRAINED, encode, with_baselines
 from tools.evaluate.common import Bench
 from tools.evaluate.stored import StoredField, stored_field
 from tools.progress import track
@@ -36,29 +35,23 @@ def run_probes(args: argparse.Namespace, bench: Bench) -> _Probes:
     Raises:
         ValueError: arguments, encoder and data sets do not fit together.
     """
-    encoders = {"trained": bench.encoder} | dict(_baselines(args, bench.encoder))
+    encoders = with_baselines(bench.encoder, _baselines(args), args.seed or 0)
     layers = {name: _layers(args.layers, encoder) for name, encoder in encoders.items()}
     stored = _stored(args, bench)
     if stored is not None:
-        layers["trained"] = (stored.layer,)
-    measure = _linear if args.kind == "linear" else _attentive
-    results, head, facts, lines = measure(args, bench, encoders, layers, stored)
-    if args.out is not None and bench.world.rank == 0:
-        args.out.mkdir(parents=True, exist_ok=True)
-        path = Path(args.out) / "probe.safetensors"
-        save_head(path, head, facts)
-        lines.append(f"classifier written to {path}")
+        layers[TRAINED] = (stored.layer,)
+    if args.kind == "linear":
+        results, lines = _linear(args, bench, encoders, layers, stored)
+    else:
+        results, lines = _attentive(args, bench, encoders, layers, stored), [spell_size(bench, stored)]
     return results, [*lines, f"views: {bench.views}"]
 
 
-def _baselines(args: argparse.Namespace, encoder: Encoder) -> Iterator[tuple[str, Encoder]]:
-    wanted = args.baselines
-    if wanted is None:
-        wanted = [] if args.features else ["untrained", "pixels"]
-    if "untrained" in wanted:
-        yield "untrained", encoder.untrained(args.seed or 0)
-    if "pixels" in wanted:
-        yield "pixels", pixel_encoder(encoder)
+def _baselines(args: argparse.Namespace) -> Sequence[str]:
+    if args.baselines is None:
+        return () if args.features else ("untrained", "pixels")
+    found: list[str] = args.baselines
+    return found
 
 
 def _layers(wanted: Sequence[str], encoder: Encoder) -> tuple[int, ...]:
@@ -90,22 +83,39 @@ def _linear(
     encoders: Mapping[str, Encoder],
     layers: Mapping[str, Sequence[int]],
     stored: StoredField | None,
-) -> tuple[dict[str, Result], Head, HeadFacts, list[str]]:
+) -> _Probes:
     config = _linear_config(args, bench)
-    train, val = _features(bench, encoders, layers, stored)
-    results, kept, layer = {}, None, 0
+    train, val = encode(bench, encoders, layers, stored)
+    results: dict[str, Result] = {}
+    lines: list[str] = []
     for name, encoder in encoders.items():
         for share in args.labels:
-            called = name if share == 1 else f"{name}, {share:.2%} of the labels"
+            called = name if share == 1 else f"{name}, {share:.3g} of the labels"
             about = encoder.protocol() | ({} if stored is None else {"stored_features": stored.name})
             found = probe_features(
                 train[name], val[name], config, encoder.device, about=about, digest=encoder.digest, share=share
             )
+            if not results and args.out is not None and bench.world.rank == 0:
+                save_probe(args.out / FILE, as_saved(found, encoder))
+                lines.append(f"classifier written to {args.out / FILE}")
             results[called] = found.result
-            if kept is None:
-                kept, layer = found.heads[0], found.layer
-    assert kept is not None
-    return results, kept, _facts(bench, "linear", layer, 1, 1), []
+    return results, lines
+
+
+def as_saved(found: Probed, encoder: Encoder) -> SavedProbe:
+    """The classifier of the first seed, as it is kept."""
+    head, result = found.heads[0], found.result
+    return SavedProbe(
+        mean=head.mean,
+        scale=head.scale,
+        weight=head.linear.weight,
+        bias=head.linear.bias,
+        classes=[str(row["class"]) for row in result.tables["per_class"]],
+        layer=found.layer,
+        encoder=encoder.name,
+        encoder_digest=encoder.digest,
+        about={"top1": result.metrics["top1"], "seed": result.seed, **result.digests},
+    )
 
 
 def _linear_config(args: argparse.Namespace, bench: Bench) -> ProbeConfig:
@@ -121,58 +131,20 @@ def _linear_config(args: argparse.Namespace, bench: Bench) -> ProbeConfig:
     return dataclasses.replace(config, lrs=tuple(lrs), weight_decays=tuple(dict.fromkeys(decays)))
 
 
-def _features(
-    bench: Bench, encoders: Mapping[str, Encoder], layers: Mapping[str, Sequence[int]], stored: StoredField | None
-) -> tuple[dict[str, FeatureSet], dict[str, FeatureSet]]:
-    """The features of both data sets, of all encoders in one pass over the clips."""
-    total = sum(len(dataset) for dataset in bench.datasets.values())
-    fields = ("clip", "label") if stored is None else (stored.name, "label", *(["clip"] if len(encoders) > 1 else []))
-    found = []
-    with (
-        track("encoding", total=total, unit="clips") as advance,
-        bench.splits(fields, advance=advance) as splits,
-    ):
-        for role in ("train", "val"):
-            found.append(_features_of(splits[role], encoders, layers, stored, bench))
-    return found[0], found[1]
-
-
-def _features_of(
-    split: Split,
-    encoders: Mapping[str, Encoder],
-    layers: Mapping[str, Sequence[int]],
-    stored: StoredField | None,
-    bench: Bench,
-) -> dict[str, FeatureSet]:
-    sources: list[tuple[str, int]] = [(name, layer) for name in encoders for layer in layers[name]]
-    vectors: list[Vectors] = [layer_vectors(encoder, layers[name]) for name, encoder in encoders.items()]
-
-    def all_vectors(batch: Mapping[str, Tensor]) -> list[Tensor]:
-        given = [] if stored is None else [stored.tokens(batch).mean(dim=1)]
-        encoded = vectors if stored is None else vectors[1:]
-        return given + [vector for each in encoded for vector in each(batch)]
-
-    found = collect(split.batches, all_vectors, world=bench.world)
-    by_name: dict[str, dict[int, Features]] = {}
-    for (name, layer), features in zip(sources, found, strict=True):
-        by_name.setdefault(name, {})[layer] = features
-    return {name: FeatureSet.of_features(features, split) for name, features in by_name.items()}
-
-
 def _attentive(
     args: argparse.Namespace,
     bench: Bench,
     encoders: Mapping[str, Encoder],
     layers: Mapping[str, Sequence[int]],
     stored: StoredField | None,
-) -> tuple[dict[str, Result], Head, HeadFacts, list[str]]:
-    results, kept, facts = {}, None, None
+) -> dict[str, Result]:
+    results = {}
     base = _attentive_config(args)
     for name, encoder in encoders.items():
         source = stored if encoder is bench.encoder else None
         heads = _heads(args, encoder.width)
         for share in args.labels:
-            called = name if share == 1 else f"{name}, {share:.2%} of the labels"
+            called = name if share == 1 else f"{name}, {share:.3g} of the labels"
             config = dataclasses.replace(base, heads=heads, label_share=share)
             total = len(bench.datasets["train"]) * config.epochs + len(bench.datasets["val"])
             fields = ("clip" if source is None else source.name, "label")
@@ -193,11 +165,7 @@ def _attentive(
                     digest=encoder.digest,
                 )
             results[called] = found.result
-            if kept is None:
-                kept, facts = found.head, _facts(bench, "attentive", found.layer, config.blocks, heads)
-    assert kept is not None
-    assert facts is not None
-    return results, kept, facts, [spell_size(bench, stored)]
+    return results
 
 
 def _attentive_config(args: argparse.Namespace) -> AttentiveConfig:
@@ -233,19 +201,4 @@ def spell_size(bench: Bench, stored: StoredField | None) -> str:
     return (
         f"tokens: {encoder.grid[0] * encoder.grid[1]} x {encoder.width} in f16 = {num_bytes / 1e6:.2f} MB a clip, "
         f"{count * num_bytes / 1e9:.2f} GB for the {count:,} training clips, {origin}"
-    )
-
-
-def _facts(bench: Bench, kind: HeadKind, layer: int, blocks: int, heads: int) -> HeadFacts:
-    encoder = bench.encoder
-    return HeadFacts(
-        kind=kind,
-        width=encoder.width,
-        label_names=tuple(bench.datasets["train"].manifest.label_names),
-        layer=layer,
-        encoder=encoder.name,
-        encoder_digest=encoder.digest,
-        blocks=blocks,
-        heads=heads,
-        view_hash=encoder.view_hash,
     )
