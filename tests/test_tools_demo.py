@@ -117,7 +117,7 @@ def test_the_report_shows_what_the_student_has_learned_and_whether_that_is_more_
     ran: tuple[Path, dict[str, Any]],
 ) -> None:
     out, report = ran
-    page = (out / "report.html").read_text()
+    page = (out / "report.html").read_text().replace("\u00a0", " ")
     for found in report["evaluations"].values():
         trained, untrained = (found["results"][which] for which in ("trained", "untrained"))
         value, (low, high) = (trained[key][found["metric"]] for key in ("metrics", "intervals"))
