@@ -65,9 +65,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         pooled = model(pixel_values=clips(scenes)).last_hidden_state.mean(dim=1)
         targets = torch.from_numpy(drawn)
-        loss = sum(F.cross_entropy(head(pooled), targets[:, number]) for number, head in enumerate(heads))
+        losses = [F.cross_entropy(head(pooled), targets[:, number]) for number, head in enumerate(heads)]
         optimizer.zero_grad()
-        loss.backward()
+        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     folder = tmp_path_factory.mktemp("model") / "videomae"
     model.save_pretrained(folder)

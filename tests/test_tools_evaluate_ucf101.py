@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from evaluation.heads import load_head
+from evaluation.saved_probe import load_probe
 from shards.dataset import ShardDataset
 from tests.captioned import save_videomae
 from tests.official import write_ucf101
@@ -169,9 +169,9 @@ def test_predictions_are_those_that_the_probe_was_scored_by(
     )
     record = json.loads((tmp_path / "classify.json").read_text())
     said = {Path(video["path"]).stem: video["predictions"][0]["class"] for video in record["videos"]}
-    _, facts = load_head(work / "report" / "probe.safetensors")
+    classes = load_probe(work / "report").classes
     for row in results(work / "report")["trained"]["rows"]:
-        assert facts.label_names[row["predicted"][0]] == said[row["key"]]
+        assert classes[row["predicted"][0]] == said[row["key"]]
 
 
 def test_an_attentive_probe_classifies_too(root: Path, videomae: Path, work: Path, tmp_path: Path) -> None:

@@ -17,11 +17,10 @@ from tools.evaluate.common import add_encoder_arguments, add_result_arguments
 
 if TYPE_CHECKING:
     from evaluation.encoder import Encoder
-    from evaluation.heads import Head, HeadFacts
+    from evaluation.saved_probe import SavedProbe
     from tools.evaluate.guesses import Guess
     from tools.evaluate.videos import Video
 
-PROBE = "probe.safetensors"
 BATCH_SIZE = 8  # decoded clips held at once
 HELP = "say what ordinary videos show, by a trained probe"
 
@@ -49,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Classify, print, and write where the arguments say."""
+    from evaluation.saved_probe import load_probe
     from tools.encoders import load_encoder
     from tools.evaluate.guesses import MAX_DRAWN
     from tools.evaluate.sets import view_of
@@ -59,10 +59,9 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give at least 1")
     source = find_videos(args.videos)
-    head, facts = _load_probe(args.probe)
+    probe = load_probe(args.probe)
     encoder = load_encoder(args.checkpoint, device=args.device, dtype=args.dtype, overrides=args.overrides)
-    _refuse_other_encoder(facts, encoder)
-    head.to(encoder.device)
+    probe.refuse_other(encoder)
     guesses: list[Guess] = []
     problems: list[dict[str, str]] = []
     with track("classifying", total=len(source.items), unit="videos") as advance:
@@ -71,54 +70,32 @@ def run(args: argparse.Namespace) -> int:
             found = [video for video in batch if video.clips is not None]
             problems += [{"path": video.path, "problem": video.problem} for video in batch if video.clips is None]
             if found:
-                guesses += _guess(encoder, (head, facts), found, top=args.top, num_drawn=MAX_DRAWN - len(guesses))
+                guesses += _guess(encoder, probe, found, top=args.top, num_drawn=MAX_DRAWN - len(guesses))
             advance(len(batch), len(batch) - len(found))
-    _publish(args, encoder, facts, guesses, problems)
+    _publish(args, encoder, probe, guesses, problems)
     return 0 if guesses else 1
 
 
-def _load_probe(path: Path) -> tuple[Head, HeadFacts]:
-    from evaluation.heads import load_head
-
-    file = path / PROBE if path.is_dir() else path
-    if not file.is_file():
-        raise ValueError(
-            f"there is no probe {file}; `evaluate probe --out DIR` and `evaluate ucf101 --out DIR` leave one"
-        )
-    return load_head(file)
-
-
-def _refuse_other_encoder(facts: HeadFacts, encoder: Encoder) -> None:
-    if facts.encoder_digest != encoder.digest:
-        raise ValueError(
-            f"the probe was trained on {facts.encoder} (weights {facts.encoder_digest[:12]}), given is {encoder.name} "
-            f"(weights {encoder.digest[:12]}): give that encoder, or train a probe on this one"
-        )
-
-
 def _guess(
-    encoder: Encoder, probe: tuple[Head, HeadFacts], videos: Sequence[Video], *, top: int, num_drawn: int
+    encoder: Encoder, probe: SavedProbe, videos: Sequence[Video], *, top: int, num_drawn: int
 ) -> Iterator[Guess]:
     """The guesses for a batch; only the first `num_drawn` videos keep frames to be drawn."""
     import numpy as np
     import torch
 
-    from evaluation.encoder import dense_clip
     from tools.evaluate.guesses import Guess, some_frames
 
-    head, facts = probe
     clips = [video.clips for video in videos if video.clips is not None]
     batch = torch.from_numpy(np.concatenate(clips)).to(encoder.device)  # [B * V, T, H, W, 3]
-    with torch.no_grad():
-        scores = head(encoder.layer(dense_clip(batch, encoder), facts.layer)).float().softmax(dim=1).cpu()
+    scores = probe(encoder, batch)
     averaged = scores.view(len(clips), -1, scores.shape[1]).mean(dim=1)  # over a video's clips
-    probabilities, classes = averaged.topk(min(top, len(facts.label_names)))
+    probabilities, classes = averaged.topk(min(top, len(probe.classes)))
     for number, (video, shown) in enumerate(zip(videos, clips, strict=True)):
-        names = [facts.label_names[index] for index in classes[number].tolist()]
+        names = [probe.classes[index] for index in classes[number].tolist()]
         yield Guess(
             path=video.path,
             top=list(zip(names, probabilities[number].tolist(), strict=True)),
-            known=video.folder if video.folder in facts.label_names else None,
+            known=video.folder if video.folder in probe.classes else None,
             frames=some_frames(shown[0]) if number < num_drawn else None,
         )
 
@@ -126,7 +103,7 @@ def _guess(
 def _publish(
     args: argparse.Namespace,
     encoder: Encoder,
-    facts: HeadFacts,
+    probe: SavedProbe,
     guesses: list[Guess],
     problems: list[dict[str, str]],
 ) -> None:
@@ -137,7 +114,7 @@ def _publish(
     about = {
         "encoder": encoder.name,
         "encoder_digest": encoder.digest,
-        "probe": f"{facts.kind} on layer {facts.layer}, {len(facts.label_names)} classes, {args.probe}",
+        "probe": f"{probe.kind} on layer {probe.layer}, {len(probe.classes)} classes, {args.probe}",
     }
     videos = [guess.to_json() for guess in guesses]
     record = {"evaluation": args.name, **about, "videos": videos, "problems": problems}
