@@ -117,8 +117,11 @@ def _read(header: dict[str, Any], tensors: dict[str, Tensor]) -> SavedProbe:
     width, blocks, heads, layer = (count(entry(header, name, "the header"), name, 1 << 16) for name in names)
     classes = [text(name, "a class") for name in sequence(said["classes"], "the classes")]
     held = tensors["linear.weight"].shape if "linear.weight" in tensors else None
-    if held != (len(classes), width):  # before a header can ask for more memory than the file has
-        raise ValueError(f"it says {len(classes)} classes of {width} values, and holds {held and list(held)}")
+    # Before a header can ask for more memory than the file has:
+    if held != (len(classes), width) or blocks > len(tensors):
+        raise ValueError(
+            f"it says {len(classes)} classes of {width} values and {blocks} blocks, and holds {held and list(held)}"
+        )
     head = (
         LinearHead(width, len(classes))
         if said["kind"] == "linear"
