@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from evaluation.saved_probe import load_probe
+from shards.builder import BuildConfig, ViewSpec, build_dataset, load_ucf101
 from shards.dataset import ShardDataset
 from tests.captioned import save_videomae
 from tests.official import write_ucf101
+from tests.runs import MODEL
+from tests.teachers import MeanTeacher
 from tools.cli import main
 
 CLASSES = ("SlideDown", "SlideLeft", "SlideRight")
@@ -108,6 +113,37 @@ def test_a_folder_that_is_no_download_is_answered_with_where_to_get_it(
     assert main(arguments(tmp_path, videomae, tmp_path / "sets", tmp_path / "out")) == 1
     assert "https://www.crcv.ucf.edu/data/UCF101.php" in capsys.readouterr().err
     assert not (tmp_path / "sets").exists()
+
+
+def test_weights_copied_anywhere_are_measured_on_clips_of_the_view_that_they_were_trained_on(
+    root: Path, tmp_path: Path
+) -> None:
+    view = ViewSpec(num_frames=4, size=32, sampling="stride", stride=1)
+    config = BuildConfig(time_limit_seconds=None, workers=1)
+    teacher = MeanTeacher(view.clip_shape)
+    build_dataset(load_ucf101(root, "train"), tmp_path / "train", view, config, teacher=teacher)
+    model = {**dataclasses.asdict(MODEL), "patch": 16, "target_dim": 3}
+    recipe = {
+        "data": {"global_batch_size": 6, "threads": 1},
+        "model": model,
+        "teacher": {"projection_dim": None},
+        "train": {"steps": 1, "device": "cpu"},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+    run = tmp_path / "run"
+    assert (
+        main(["train", *map(str, ("--recipe", tmp_path / "tiny.yaml", "--data", tmp_path / "train", "--out", run))])
+        == 0
+    )
+    (weights,) = run.glob("checkpoints/*/model.safetensors")
+    shutil.move(weights, tmp_path / "alone.safetensors")
+    shutil.rmtree(run)
+    assert main(arguments(root, tmp_path / "alone.safetensors", tmp_path / "sets", tmp_path, "--baselines")) == 0
+    result = results(tmp_path)["trained"]
+    assert result["digests"]["view"] == view.hash
+    assert (result["protocol"]["encoder_kind"], result["protocol"]["step"]) == ("weights", 1)
+    (test,) = (tmp_path / "sets").glob("ucf101-1-test-*")
+    assert ShardDataset.open(test).metadata(0)["frame_indices"] == view.frame_indices(8)
 
 
 @pytest.mark.slow
