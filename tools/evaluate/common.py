@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     FindSets = Callable[[Encoder, World], Mapping[str, Path]]
 
-BATCH_SIZE = 32  # clips in a batch of all ranks; no number depends on it
+BATCH_SIZE = 32  # clips in a batch of all ranks
 PRECISIONS = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # as recipes spell them
 
 
@@ -135,7 +135,7 @@ class Bench:
 
 
 class Passes:
-    """Batches of a loader, as often as they are asked for; each pass is the whole data set."""
+    """Batches of a loader, as often as they are asked for."""
 
     def __init__(self, loader: Any, advance: Progress) -> None:
         self._loader, self._advance = loader, advance
@@ -267,13 +267,12 @@ def publish(
     """Print results and write them where the arguments say; one rank speaks for all.
 
     Args:
-        args: of `add_result_arguments`, and the command's name as `name`.
+        args: of `add_result_arguments`, and the command's name.
         world: the ranks.
         results: by what they are called, the one that it is about first.
         title: of the page.
         lines: for the terminal.
-        more: further entries of the JSON.
-        published: numbers of others, for the page.
+        more, published: further entries of the JSON; numbers of others for the page.
     """
     from tools.terminal import clean
 
@@ -309,7 +308,7 @@ def write_results(
     from tools.pages.results import write_result_page
 
     out.mkdir(parents=True, exist_ok=True)
-    paths = [out / f"{record['evaluation']}.{suffix}" for suffix in ("json", "html")]
-    publish_json(paths[0], record)
-    write_result_page(paths[1], str(record["title"]), results, published)
-    return paths
+    json_path, page_path = (out / f"{record['evaluation']}.{suffix}" for suffix in ("json", "html"))
+    publish_json(json_path, record)
+    write_result_page(page_path, str(record["title"]), results, published)
+    return [json_path, page_path]
