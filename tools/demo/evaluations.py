@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,7 @@ def evaluate_student(
         "trained" and the "untrained" student without what they say of every sample.
     """
     trained = load_encoder(run_dir, device="cpu")
+    trained.facts = replace(trained.facts, name=f"the student, step {trained.facts.step}")  # wherever the demo lies
     encoders = {"trained": trained, "untrained": trained.untrained(seed)}
     for encoder in encoders.values():
         encoder.trunk = Remembered(encoder.trunk)
