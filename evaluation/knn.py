@@ -81,7 +81,7 @@ def nearest_neighbours(
         raise ValueError(f"label {highest} does not exist: there are {len(names)} classes")
     votes = _votes(features, val.layers[layer], len(names), config)
     found = classify([votes[config.ks[-1]]], held, names)
-    shares = {k: float(top_k(held.average(votes[k]), held.labels, 1).float().mean()) for k in config.ks}
+    shares = {k: int(top_k(held.average(votes[k]), held.labels, 1).sum()) / len(held.labels) for k in config.ks}
     most_frequent = train.labels.bincount().argmax()
     return Result(
         metrics={

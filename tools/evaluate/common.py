@@ -127,7 +127,7 @@ class Bench:
                 label_names=dataset.manifest.label_names,
                 key_of=dataset.key,
                 view_hash=view_hash(dataset.manifest),
-                about=dataset.metadata,
+                about=dataset.metadata if "json" in dataset.schema else lambda number: {},
                 num_samples=len(dataset),
             )
 

@@ -22,8 +22,8 @@ TASKS = ("ssv2", "ucf101", "msrvtt")
 NUM_CLASSES = {"ssv2": 174, "ucf101": 101}
 FIRST = ("trained", "untrained", "pixels")  # in this order they stand, others behind them
 
-_DESCRIPTION = """Compare results that other evaluations wrote with --out. They have to be of one evaluation, of one view, and
-scored on the same data. --published adds numbers of others, marked as such."""
+_DESCRIPTION = """Compare results that other evaluations wrote with --out. They have to be of one evaluation and one
+view, and scored on the same data. --published adds numbers of others, marked as such."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
