@@ -232,11 +232,11 @@ def compare_views(encoder: Encoder, datasets: Any) -> str:
     Raises:
         ShardError: they differ; both are named.
     """
-    from shards.format.views import refuse_other_views, view_hash
+    from shards.format.views import refuse_other_views, single_hash_of, single_view_hash
 
-    views = {str(dataset.directory): view_hash(dataset.manifest) for dataset in datasets}
-    if encoder.view_hash is not None:
-        views[f"the data of {encoder.name}"] = encoder.view_hash
+    views = {str(dataset.directory): single_view_hash(dataset.manifest) for dataset in datasets}
+    if (trained_on := single_hash_of(encoder.view) or encoder.view_hash) is not None:
+        views[f"the data of {encoder.name}"] = trained_on
     return refuse_other_views(views)
 
 
