@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tools.evaluate.common import Bench, choose_device, compare_views
+from tools.evaluate.common import Bench, joined
 
 if TYPE_CHECKING:
     from evaluation.encoder import Encoder
@@ -72,27 +72,17 @@ def built(
         MissingDataError: a download is not there.
         ShardError: a data set cannot be built, or is another than before.
     """
-    from pipeline.world import World
-    from shards.dataset import ShardDataset
-    from tools.encoders import load_encoder
-    from training.distributed import process_group, use_device
 
-    for name in ("batch_size", "threads"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give at least 1")
-    world = World.from_env()
-    device = choose_device(args.device, world)
-    use_device(device)
-    with process_group(world, device):
-        encoder = load_encoder(args.checkpoint, device=device, dtype=args.dtype, overrides=args.overrides)
+    def find(encoder: Encoder, world: World) -> dict[str, Path]:
         paths = {role: args.work / f"{each.name}-{view_of(encoder).hash[:8]}" for role, each in wanted.items()}
         with rank_zero_first(world) as builds:
             if builds:
                 build_sets(encoder, wanted, paths, args.workers)
                 finish(paths)
-        datasets = {role: ShardDataset.open(path) for role, path in paths.items()}
-        views = compare_views(encoder, datasets.values())
-        yield Bench(encoder, datasets, world, args.batch_size, args.threads, views)
+        return paths
+
+    with joined(args, find) as bench:
+        yield bench
 
 
 def view_of(encoder: Encoder) -> ViewSpec:
@@ -100,13 +90,20 @@ def view_of(encoder: Encoder) -> ViewSpec:
 
     Raises:
         ShardError: it is another version's.
+        ValueError: only its hash was written down, and it is another view than this.
     """
     from shards.builder import ViewSpec
 
     _, frames, height, _ = encoder.clip_shape
     if encoder.view_hash is not None and encoder.view is not None:
         return ViewSpec.from_json(encoder.view)
-    return ViewSpec(num_frames=frames, size=height)
+    view = ViewSpec(num_frames=frames, size=height)
+    if encoder.view_hash not in (None, view.hash):
+        raise ValueError(
+            f"{encoder.name} says of its view only the hash {str(encoder.view_hash)[:8]}, as runs of earlier versions "
+            "do, so no clips can be cut for it; build sets by its recipe and use `evaluate probe`"
+        )
+    return view
 
 
 def build_sets(encoder: Encoder, wanted: Mapping[str, Wanted], paths: Mapping[str, Path], workers: int | None) -> None:
