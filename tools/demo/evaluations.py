@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import xxhash
 from torch import Tensor, nn
 
+from evaluation.knn import KNNConfig, knn
 from evaluation.linear import ProbeConfig
 from evaluation.probe import probe
 from evaluation.result import Result, Split
@@ -24,6 +25,7 @@ from tools.evaluate.common import BATCH_SIZE, Bench
 from tools.evaluate.sets import add_captions
 
 Data = Mapping[str, Split]
+NEIGHBOURS = 20
 HEAD = RetrievalConfig(steps=400, batch_size=128, hidden=128)
 
 
@@ -70,9 +72,10 @@ class Measure:
         return {**about, "metric": self.metrics[0], "metrics": list(self.metrics), "results": plain}
 
 
-def measures(config: ProbeConfig) -> dict[str, Measure]:
-    """The demo's evaluations by name; `config` is of the probe."""
+def measures(config: ProbeConfig, num_train: int) -> dict[str, Measure]:
+    """The demo's evaluations by name; `config` is of the probe, and there are so many training clips."""
     alone = World()
+    voters = min(NEIGHBOURS, num_train)
     return {
         "probe": Measure(
             title="Linear probe, top-1",
@@ -82,6 +85,15 @@ def measures(config: ProbeConfig) -> dict[str, Measure]:
             metrics=("top1",),
             fields=("clip", "label"),
             evaluate=lambda encoder, data: probe(encoder, data, config, alone),
+        ),
+        "knn": Measure(
+            title="Nearest neighbours, top-1",
+            short="k-NN, top-1",
+            about=f"Nothing is trained: the {voters} training clips whose mean-pooled tokens are nearest, by cosine, "
+            "vote on a held-out clip.",
+            metrics=("top1",),
+            fields=("clip", "label"),
+            evaluate=lambda encoder, data: knn(encoder, data, KNNConfig(ks=(voters,)), alone),
         ),
         "retrieval": Measure(
             title="Retrieval, R@1",
@@ -142,12 +154,13 @@ def evaluate_student(
         "trained" and the "untrained" student without what they say of every sample.
     """
     trained = load_encoder(run_dir, device="cpu")
+    trained.facts = replace(trained.facts, name=f"the student, step {trained.facts.step}")  # wherever the demo lies
     encoders = {"trained": trained, "untrained": trained.untrained(seed)}
     for encoder in encoders.values():
         encoder.trunk = Remembered(encoder.trunk)
     datasets = {role: ShardDataset.open(path) for role, path in paths.items()}
     found = {}
-    for name, measure in measures(config).items():
+    for name, measure in measures(config, len(datasets["train"])).items():
         results = {}
         for which, encoder in encoders.items():
             bench = Bench(encoder, datasets, World(), BATCH_SIZE, threads, "")

@@ -216,7 +216,8 @@ def _verify(out: Path) -> None:
 def _evaluate(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
     paths = {"train": out / "train", "val": out / "validation"}
     embed_captions(paths, out / "text_encoder")
-    total = 2 * len(measures(recipe.evaluate)) * (plan.videos.num_train + plan.videos.num_validation)
+    videos = plan.videos
+    total = 2 * len(measures(recipe.evaluate, videos.num_train)) * (videos.num_train + videos.num_validation)
     with track("encoding for the evaluations", total=total, unit="clips") as progress:
         return evaluate_student(
             _run_dir(out, ""),
