@@ -1,12 +1,13 @@
 """Text-video retrieval by a frozen encoder: a projection head learns on one data set, and is measured on others."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
 
 from evaluation.encoder import Encoder, dense_clip
+from evaluation.features import video_name
 from evaluation.ranks import gather_rows
 from evaluation.result import Result, Split
 from evaluation.retrieval_head import Pairs, ProjectionHead, RetrievalConfig, similarity, train_head
@@ -17,7 +18,7 @@ CAPTIONS = "captions"  # the field with the embeddings of a video's captions, f1
 DIRECTIONS = {"t2v": text_to_video, "v2t": video_to_text}
 PROTOCOL = {
     "evaluator": "retrieval",
-    "features": "mean of the tokens of a whole clip, standardised by those of train",
+    "features": "mean of the tokens of a whole clip, and of the views of a video, standardised by those of train",
     "head": "linear, GELU, linear on the video's side; captions frozen, centred by the mean of train's",
     "loss": "symmetric InfoNCE, one caption of each video drawn anew in every pass; the last state is scored",
     "t2v": "every caption is a query among all videos",
@@ -82,8 +83,7 @@ def encode_pairs(encoder: Encoder, split: Split, role: str, world: World) -> Pai
             raise ValueError(f"the data {role} has no field {CAPTIONS!r}; add it with `reelshard add-field`")
         keep = batch["valid"].cpu()
         pooled = encoder(dense_clip(batch["clip"], encoder)).float().mean(dim=1).cpu()  # [B, D]
-        number, length = batch["index"].cpu()[keep], batch[f"{CAPTIONS}_length"].cpu()[keep]
-        rows = batch[CAPTIONS].cpu()[keep]  # [B, longest, E]
+        number, (rows, length) = batch["index"].cpu()[keep], _captions_of(batch, keep)
         videos.append(pooled[keep])
         numbers.append(number)
         texts.append(rows[torch.arange(rows.shape[1]) < length[:, None]].float())
@@ -97,7 +97,33 @@ def encode_pairs(encoder: Encoder, split: Split, role: str, world: World) -> Pai
         raise ValueError(f"no video of the data {role} has a caption; build it from annotations with captions")
     order, by_owner = number.argsort(), owner.argsort(stable=True)
     number = number[order]
-    return Pairs(video[order], text[by_owner], torch.searchsorted(number, owner[by_owner]), number)
+    found = Pairs(video[order], text[by_owner], torch.searchsorted(number, owner[by_owner]), number)
+    return average_views(found, [video_name(each, split.about, split.key_of) for each in number.tolist()])
+
+
+def average_views(pairs: Pairs, videos: Sequence[str]) -> Pairs:
+    """Put the samples of one video together: the mean of their features, with the captions of the first of them.
+
+    Args:
+        pairs: of samples.
+        videos: that each sample is of.
+    """
+    first: dict[str, int] = {}
+    leader = torch.tensor([first.setdefault(name, row) for row, name in enumerate(videos)])  # [n]
+    kept, group, count = torch.unique(leader, return_inverse=True, return_counts=True)
+    if len(kept) == len(videos):
+        return pairs
+    total = pairs.video.new_zeros(len(kept), pairs.video.shape[1]).index_add_(0, group, pairs.video)
+    leads = leader[pairs.owner] == pairs.owner
+    return Pairs(total / count[:, None], pairs.text[leads], group[pairs.owner[leads]], pairs.index[kept])
+
+
+def _captions_of(batch: Mapping[str, Tensor], keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings `[B, longest, E]` and how many each sample has; of a field with one a sample, `[B, 1, E]`."""
+    rows = batch[CAPTIONS].cpu()[keep]
+    if f"{CAPTIONS}_length" not in batch:
+        return rows[:, None], torch.ones(len(rows), dtype=torch.long)
+    return rows, batch[f"{CAPTIONS}_length"].cpu()[keep]
 
 
 def _measure(

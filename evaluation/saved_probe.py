@@ -1,7 +1,4 @@
-"""A trained probe as a file: safetensors with the classifier, and in its header which encoder it belongs to.
-
-A probe reads the mean of the tokens of one layer. Of the classifiers of several seeds the first one is kept.
-"""
+"""A trained probe as a file: safetensors with the classifier, and in its header which encoder it belongs to."""
 
 from __future__ import annotations
 
@@ -11,52 +8,52 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from evaluation.encoder import Encoder, dense_clip
-from shards.format.parse import count, mapping, parse_json, sequence, text
+from evaluation.heads import AttentiveHead, LinearHead
+from shards.format.parse import count, entry, mapping, parse_json, sequence, text
 from shards.format.publish import publish_bytes
 
 FILE = "probe.safetensors"
 FORMAT = 1
 HEADER = "reelshard_probe"
-TENSORS = ("mean", "scale", "weight", "bias")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedProbe:
-    """A linear classifier on standardised features, and what it belongs to.
+    """A classifier on frozen tokens, and what it belongs to.
 
     Attributes:
-        mean: f32 `[D]`, of the training features.
-        scale: f32 `[D]`, their deviation.
-        weight: f32 `[C, D]`.
-        bias: f32 `[C]`.
-        classes: names of the C classes.
+        head: the classifier, in evaluation mode.
+        classes: names of its classes.
         layer: of the encoder, from 1 on, whose tokens it reads.
         encoder: the encoder's name, for people.
-        encoder_digest: of the encoder's weights.
+        encoder_digest: of the encoder's weights; with others the classifier is of no use.
         about: what else is worth knowing: data, accuracy, in the types of JSON.
     """
 
-    mean: Tensor
-    scale: Tensor
-    weight: Tensor
-    bias: Tensor
+    head: LinearHead | AttentiveHead
     classes: Sequence[str]
     layer: int
     encoder: str
     encoder_digest: str
     about: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def kind(self) -> str:
+        """Of classifier."""
+        return "linear" if isinstance(self.head, LinearHead) else "attentive"
+
     def __call__(self, encoder: Encoder, clip: Tensor) -> Tensor:
         """Probabilities f32 `[B, C]`, on the CPU, of clips as a loader gives them, on the encoder's device."""
-        with torch.inference_mode():
-            features = encoder.layer(dense_clip(clip, encoder), self.layer).mean(dim=1).cpu()
-            return torch.softmax((features - self.mean) / self.scale @ self.weight.T + self.bias, dim=1)
+        with torch.no_grad():
+            logits = self.head.to(encoder.device)(encoder.layer(dense_clip(clip, encoder), self.layer))
+            return torch.softmax(logits.float(), dim=1).cpu()
 
     def refuse_other(self, encoder: Encoder) -> None:
         """Compare an encoder with the one that the probe was trained on.
@@ -70,26 +67,23 @@ class SavedProbe:
                 f"{encoder.name} (weights {encoder.digest[:12]}): give that encoder, or train a probe on this one"
             )
 
-    def describe(self) -> dict[str, str]:
-        """What it is, in words."""
-        return {
-            "trained on": self.encoder,
-            "classes": f"{len(self.classes)}",
-            **{name: str(value) for name, value in self.about.items()},
-        }
-
 
 def save_probe(path: Path, probe: SavedProbe) -> None:
     """Write a probe; the file appears whole or not at all, and the same probe gives the same bytes."""
+    head = probe.head
     header = {
         "format": FORMAT,
+        "kind": probe.kind,
+        "width": head.linear.in_features,
+        "blocks": 1 + len(head.blocks) if isinstance(head, AttentiveHead) else 1,
+        "heads": head.cross.num_heads if isinstance(head, AttentiveHead) else 1,
         "classes": list(probe.classes),
         "layer": probe.layer,
         "encoder": probe.encoder,
         "encoder_digest": probe.encoder_digest,
         "about": dict(probe.about),
     }
-    tensors = {name: getattr(probe, name).detach().cpu().float().contiguous() for name in TENSORS}
+    tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in head.state_dict().items()}
     data = safetensors.torch.save(tensors, {HEADER: json.dumps(header, sort_keys=True)})
     path.parent.mkdir(parents=True, exist_ok=True)
     publish_bytes(path, data)
@@ -103,32 +97,42 @@ def load_probe(path: Path) -> SavedProbe:
     """
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
-        raise ValueError(f"there is no probe {file}; `reelshard evaluate probe --out DIR` leaves {FILE} in DIR")
+        raise ValueError(f"there is no probe {file}; `evaluate probe --out DIR` and `evaluate ucf101` leave one in DIR")
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
             header = (opened.metadata() or {}).get(HEADER)
-            tensors = {name: opened.get_tensor(name) for name in TENSORS}
         if header is None:
-            raise ValueError("it has no header of a probe")
-        return _read(mapping(parse_json(header.encode()), "the header"), tensors)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ValueError(f"{file} is no probe of this version ({error}); make it again by `evaluate probe`") from None
+            raise ValueError("its header holds no probe")
+        return _read(mapping(parse_json(header.encode()), "the header"), safetensors.torch.load_file(file))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{file} is not a probe of this version ({reason}); make it by `evaluate probe`") from None
 
 
-def _read(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SavedProbe:
-    if header["format"] != FORMAT:
-        raise ValueError(f"its format is {header['format']}, this version reads {FORMAT}")
-    classes = [text(name, "a class") for name in sequence(header["classes"], "the classes")]
-    width = tensors["weight"].shape[-1]
-    shapes = {"mean": (width,), "scale": (width,), "weight": (len(classes), width), "bias": (len(classes),)}
-    for name, shape in shapes.items():
-        if tuple(tensors[name].shape) != shape or tensors[name].dtype != torch.float32:
-            raise ValueError(f"{name} is {tensors[name].dtype} {list(tensors[name].shape)}, expected f32 {list(shape)}")
+def _read(header: dict[str, Any], tensors: dict[str, Tensor]) -> SavedProbe:
+    said = {name: entry(header, name, "the header") for name in ("format", "kind", "classes", "encoder", "about")}
+    if said["format"] != FORMAT or said["kind"] not in ("linear", "attentive"):
+        raise ValueError(f"its format is {said['format']!r} and its kind {said['kind']!r}, read are {FORMAT} and both")
+    names = ("width", "blocks", "heads", "layer")
+    width, blocks, heads, layer = (count(entry(header, name, "the header"), name, 1 << 16) for name in names)
+    classes = [text(name, "a class") for name in sequence(said["classes"], "the classes")]
+    held = tensors["linear.weight"].shape if "linear.weight" in tensors else None
+    # Before a header can ask for more memory than the file has:
+    if held != (len(classes), width) or blocks > len(tensors):
+        raise ValueError(
+            f"it says {len(classes)} classes of {width} values and {blocks} blocks, and holds {held and list(held)}"
+        )
+    head = (
+        LinearHead(width, len(classes))
+        if said["kind"] == "linear"
+        else AttentiveHead(width, len(classes), blocks=blocks, heads=heads)
+    )
+    head.load_state_dict(tensors)
     return SavedProbe(
-        **{name: tensors[name] for name in TENSORS},
+        head=head.eval().requires_grad_(False),
         classes=classes,
-        layer=count(header["layer"], "the layer"),
-        encoder=text(header["encoder"], "the encoder"),
-        encoder_digest=text(header["encoder_digest"], "the encoder's digest"),
-        about=mapping(header["about"], "what it says of itself"),
+        layer=layer,
+        encoder=text(said["encoder"], "the encoder"),
+        encoder_digest=text(entry(header, "encoder_digest", "the header"), "the encoder's digest"),
+        about=mapping(said["about"], "what it says of itself"),
     )

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from transformers import VideoMAEModel
+
 from tests.clip_text import save_text_encoder
 from tests.official import COLOURS, MOTIONS, Scene, write_msrvtt, write_msvd
-from tests.test_model_teacher import save_backbone
+from tests.test_model_teacher import make_config
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,15 @@ def make_downloads(root: Path, *, num_train: int, num_test: int, num_frames: int
         msvd=write_msvd(root / "msvd", num_train=3, num_test=3, num_frames=num_frames),
         msvd_unpacked=write_msvd(root / "msvd_unpacked", num_train=3, num_test=3, zipped=False, num_frames=num_frames),
         clip=save_text_encoder(root / "clip", words=caption_words()),
-        videomae=save_backbone(root / "videomae"),
+        videomae=save_videomae(root / "videomae"),
     )
+
+
+def save_videomae(folder: Path, *, seed: int = 7) -> Path:
+    """A random VideoMAE, saved as transformers saves it."""
+    torch.manual_seed(seed)
+    VideoMAEModel(make_config()).save_pretrained(folder)
+    return folder
 
 
 def caption_words() -> list[str]:

@@ -175,6 +175,25 @@ def test_the_size_of_a_batch_decides_nothing() -> None:
     torch.testing.assert_close(asdict(by_two), asdict(by_seven))
 
 
+def test_the_views_of_a_video_are_one_video_with_its_captions_once() -> None:
+    views = split([0, 1, 0, 2], [2, 1, 2, 3], batch_size=3)
+    named = replace(views, about=lambda number: {"video_id": "abac"[number]})
+    apart, together = (encode_pairs(encoder(), each, "val", ALONE) for each in (views, named))
+    assert together.index.tolist() == [0, 1, 3]
+    torch.testing.assert_close(together.video[0], (apart.video[0] + apart.video[2]) / 2)
+    torch.testing.assert_close(together.video[1:], apart.video[[1, 3]])
+    assert together.owner.tolist() == [0, 0, 1, 2, 2, 2]
+    torch.testing.assert_close(together.text, apart.text[[0, 1, 2, 5, 6, 7]])
+
+
+def test_a_field_with_one_caption_a_sample_is_taken_too() -> None:
+    rows = split([0, 1, 2], batch_size=3)
+    (batch,) = rows.batches
+    single = {name: value for name, value in batch.items() if name != f"{CAPTIONS}_length"}
+    found = encode_pairs(encoder(), Split(batches=[{**single, CAPTIONS: batch[CAPTIONS][:, 0]}]), "val", ALONE)
+    torch.testing.assert_close(asdict(found), asdict(encode_pairs(encoder(), rows, "val", ALONE)))
+
+
 def test_one_video_to_find_is_always_found_and_one_to_train_on_is_refused() -> None:
     found = retrieval(encoder(), {"train": split(EACH), "val": split([3])}, FAST, ALONE)
     assert (found.metrics["t2v_r1"], found.metrics["v2t_r1"], found.metrics["chance"]) == (1.0, 1.0, 1.0)

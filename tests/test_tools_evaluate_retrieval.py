@@ -57,7 +57,7 @@ def results(folder: Path, name: str) -> dict[str, Any]:
 def test_one_command_goes_from_download_folders_and_a_published_model_to_a_report(work: Path) -> None:
     for name, videos, captions in (("msrvtt", NUM_TEST, NUM_TEST), ("msvd", NUM_MSVD, 5 + 6 + 7)):
         found = results(work / "report", name)
-        assert list(found) == ["trained", "untrained"]
+        assert set(found) == {"trained", "untrained"}
         for result in found.values():
             protocol = result["protocol"]
             assert (protocol["num_videos"], protocol["num_captions"]) == (videos, captions)
@@ -107,6 +107,15 @@ def test_another_text_encoder_is_not_mixed_with_what_is_stored(
     assert "as clip embeds them, asked for is other_clip with other weights" in error
     assert "reelshard drop-field" in error
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_clip_is_refused_before_anything_is_built(
+    downloads: Downloads, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text, said in ((downloads.videomae, "is no CLIP"), (tmp_path / "absent", "there is no such folder")):
+        assert main(arguments(downloads, tmp_path / "sets", tmp_path / "out", "--text", str(text))) == 1
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "sets").exists()
 
 
 def test_a_folder_that_is_no_download_is_answered_with_where_to_get_it(

@@ -200,6 +200,7 @@ def _build(
     args: argparse.Namespace, recipe: Recipe, source: Source, partition: Partition | None, remote: RemoteFolder | None
 ) -> BuildSummary:
     from shards.builder import build_dataset, finalize_dataset
+    from shards.builder.samples.base import items_per_shard
     from tools.progress import track
     from tools.systems import system_of
 
@@ -209,8 +210,8 @@ def _build(
     else:
         total = min(args.limit or len(source.items), len(source.items))
         if partition is not None:
-            shards = partition.shards(-(-total // recipe.build.samples_per_shard))
-            total = min(total, len(shards) * recipe.build.samples_per_shard)
+            each = items_per_shard(kind, recipe.build.samples_per_shard)
+            total = min(total, len(partition.shards(-(-total // each))) * each)
         deliver = remote.push_shard if remote else None
         with (
             open_engine(args, partial(system_of(recipe).make_teacher, recipe), deliver) as engine,

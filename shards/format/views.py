@@ -34,9 +34,13 @@ def single_view_hash(manifest: Manifest) -> str | None:
     Of a data set with one view a video it is that view's own. What was trained on such clips may be tested on several
     of a video: sets belong together whose hashes by this function are the same.
     """
-    view = manifest.provenance.get("view")
-    if not isinstance(view, dict) or not {"clips", "crops"} & view.keys():
-        return view_hash(manifest)
+    return single_hash_of(view_of(manifest))
+
+
+def single_hash_of(view: Mapping[str, Any] | None) -> str | None:
+    """The same of a view as it was written down."""
+    if view is None or not {"clips", "crops"} & view.keys():
+        return hash_of(view)
     spec = {name: value for name, value in view.items() if name not in ("hash", "clips", "crops")}
     return hash_of_view(spec | ({"crop": "centre"} if "crop" in spec else {}))
 

@@ -10,7 +10,7 @@ from typing import Any
 from shards.words import spell_seconds
 from tools.demo.sections import data_sets, evaluations, machine, speed, student, training, verdicts
 from tools.demo.student import Guess
-from tools.pages.elements import paragraph, spell_interval, spell_number, spell_percent, tiles
+from tools.pages.elements import PERCENT, paragraph, spell_interval, spell_number, spell_percent, tiles
 from tools.pages.html import Html, tag, write_page
 from training.metrics import Row
 
@@ -60,7 +60,7 @@ def summary(report: Mapping[str, Any], out: Path) -> str:
         f"{'took':<14} {spell_seconds(report['seconds']['total'])}",
         f"{'report':<14} {out / 'report.html'}",
     ]
-    return "\n".join(lines)
+    return "\n".join(lines).replace(PERCENT, " %")
 
 
 def _spell_evaluations(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -112,12 +112,12 @@ def _tiles(report: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
         notes.append(f"chance {spell_percent(trained['metrics']['chance'])}")
         found.append((evaluation["title"], spell_percent(trained["metrics"][metric]), notes))
     cosine = {name: spell_number(value) for name, value in report["held_out"][""]["cosine"].items()}
-    notes = ["cosine to the teacher's tokens", f"untrained {cosine['untrained']}", f"the mean token {cosine['mean']}"]
-    found.append(("hidden tokens of held-out clips", cosine["trained"], notes))
+    notes = ["to the teacher's tokens", f"untrained {cosine['untrained']}", f"the mean token {cosine['mean']}"]
+    found.append(("Cosine, held-out clips", cosine["trained"], notes))
     equal, total = report["readback"]["num_equal"], report["datasets"]["train"]["num_samples"]
-    found.append(("read back", f"{equal} of {total}", ["samples are, to the bit, what stock webdataset reads"]))
+    found.append(("Read back", f"{equal} of {total}", ["samples, to the bit what stock webdataset reads"]))
     seconds = report["seconds"]["total"]
-    found.append(("took", spell_seconds(seconds), ["from nothing to this page"]))
+    found.append(("Took", spell_seconds(seconds), ["from nothing to this page"]))
     return found
 
 

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from model.teacher import TeacherConfig, load_videomae_teacher
-from shards.builder import BuildSummary, build_dataset, open_source
+from shards.builder import BuildSummary, Source, build_dataset, open_source
 from shards.dataset import ShardDataset
 from shards.format.errors import ShardError
 from shards.format.publish import publish_json
 from shards.verify import verify_dataset
 from tools.bench import machine
-from tools.demo.evaluations import evaluate_student
+from tools.demo.evaluations import embed_captions, evaluate_student, measures
 from tools.demo.motion_teacher import TeacherPlan, make_teacher
 from tools.demo.page import Course, Shown, write_html
 from tools.demo.readback import Readback, read_back
@@ -188,7 +188,7 @@ def _make_videos(videos: VideoSet, out: Path) -> None:
 
 def _build(recipe: Recipe, out: Path, split: str) -> BuildSummary:
     """Shards with targets; of the validation split too, as the student's guesses are compared with them."""
-    source = open_source(out / "videos", out / "labels", split)
+    source = _captioned(open_source(out / "videos", out / "labels", split))
     teacher = load_videomae_teacher(recipe.teacher, device="cpu")
     with track(f"building {split}", total=len(source.items), unit="clips") as progress:
         summary = build_dataset(
@@ -197,6 +197,12 @@ def _build(recipe: Recipe, out: Path, split: str) -> BuildSummary:
     if summary.num_failed:
         raise ShardError(f"{summary.num_failed} of the demo's own videos failed; see {out / split / 'failures.jsonl'}")
     return summary
+
+
+def _captioned(source: Source) -> Source:
+    """Each item's text as its only caption: what happens to which shapes, by the annotation's template."""
+    items = tuple(dataclasses.replace(item, extra={**item.extra, "captions": [item.text]}) for item in source.items)
+    return dataclasses.replace(source, items=items)
 
 
 def _verify(out: Path) -> None:
@@ -208,10 +214,19 @@ def _verify(out: Path) -> None:
 
 
 def _evaluate(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
-    total = 2 * (plan.videos.num_train + plan.videos.num_validation)
+    paths = {"train": out / "train", "val": out / "validation"}
+    embed_captions(paths, out / "text_encoder")
+    videos = plan.videos
+    total = 2 * len(measures(recipe.evaluate, videos.num_train)) * (videos.num_train + videos.num_validation)
     with track("encoding for the evaluations", total=total, unit="clips") as progress:
-        paths = {"train": out / "train", "val": out / "validation"}
-        return evaluate_student(recipe, out / "run", paths, progress)
+        return evaluate_student(
+            _run_dir(out, ""),
+            paths,
+            recipe.evaluate,
+            seed=recipe.train.seed,
+            threads=recipe.data.threads,
+            advance=progress,
+        )
 
 
 def _describe(build: BuildSummary) -> dict[str, Any]:

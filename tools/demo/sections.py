@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 Report = Mapping[str, Any]
 
-_INTERVALS = """Whiskers are 95 % intervals for the number of held-out clips, {count}: other clips of the same kind
-would move the numbers as far. Another processor rounds differently and so trains another student, whose numbers may lie
-some percent away."""
+_INTERVALS = """Whiskers and small numbers are 95 % intervals for the number of held-out clips, {count}: other clips of
+the same kind would move the numbers as far. Another processor rounds differently and so trains another student, whose
+numbers may lie some percent away."""
 _EYES = """The first held-out clip of each class, not the best ones. One set of colours for everything: the first three
 principal components of the teacher's tokens of these clips, as red, green and blue; where teacher and student have the
 same colour, the student is right. The teacher's tokens are faint where the student was shown the clip, and is asked
@@ -75,7 +75,7 @@ def evaluations(report: Report) -> Iterator[Html]:
     yield heading("What the student has learned")
     for found in report["evaluations"].values():
         trained = found["results"]["trained"]
-        yield tag("h3", found["title"])
+        yield heading(found["title"], 3)
         chance = trained["metrics"]["chance"]
         yield paragraph(found["about"], f" The dashed line is chance, {spell_percent(chance)}.", class_="small")
         yield shares([_share(found, which) for which in found["results"]], chance=chance)

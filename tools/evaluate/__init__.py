@@ -19,8 +19,10 @@ EVALUATIONS = {
     "knn": "tools.evaluate.knn",
     "arrow": "tools.evaluate.arrow",
     "features": "tools.evaluate.features",
-    "retrieval": "tools.evaluate.retrieval",
     "compare": "tools.evaluate.compare",
+    "retrieval": "tools.evaluate.retrieval",
+    "ucf101": "tools.evaluate.ucf101",
+    "classify": "tools.evaluate.classify",
 }
 
 

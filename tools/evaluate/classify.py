@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tools.evaluate.common import add_encoder_arguments, add_result_arguments
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tools.evaluate.guesses import Guess
     from tools.evaluate.videos import Video
 
+BATCH_SIZE = 8  # decoded clips held at once
 HELP = "say what ordinary videos show, by a trained probe"
 
 _DESCRIPTION = """Predict the classes of a video file, or of all videos in a folder and its subfolders.
@@ -40,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--probe", type=Path, required=True, metavar="PATH", help="a probe.safetensors, or its folder")
     parser.add_argument("--top", type=int, default=5, help="classes named for each video (default 5)")
     parser.add_argument("--workers", type=int, help="decoders at work at once (default: one per CPU)")
-    add_encoder_arguments(parser)
+    add_encoder_arguments(parser, reading=False)
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help=f"clips in a batch (default {BATCH_SIZE})")
     add_result_arguments(parser)
 
 
@@ -48,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     """Classify, print, and write where the arguments say."""
     from evaluation.saved_probe import load_probe
     from tools.encoders import load_encoder
+    from tools.evaluate.guesses import MAX_DRAWN
     from tools.evaluate.sets import view_of
     from tools.evaluate.videos import find_videos, read_videos
     from tools.progress import track
@@ -64,33 +67,36 @@ def run(args: argparse.Namespace) -> int:
     with track("classifying", total=len(source.items), unit="videos") as advance:
         videos = read_videos(source, view_of(encoder), args.workers)
         while batch := list(islice(videos, args.batch_size)):
-            found = [video for video in batch if video.clip is not None]
-            problems += [{"path": video.path, "problem": video.problem} for video in batch if video.clip is None]
-            guesses += _guess(encoder, probe, found, args.top, len(guesses))
+            found = [video for video in batch if video.clips is not None]
+            problems += [{"path": video.path, "problem": video.problem} for video in batch if video.clips is None]
+            if found:
+                guesses += _guess(encoder, probe, found, top=args.top, num_drawn=MAX_DRAWN - len(guesses))
             advance(len(batch), len(batch) - len(found))
     _publish(args, encoder, probe, guesses, problems)
     return 0 if guesses else 1
 
 
-def _guess(encoder: Encoder, probe: SavedProbe, videos: list[Video], top: int, num_before: int) -> Iterator[Guess]:
-    """The guesses for a batch; only the first videos of all keep frames to be drawn."""
+def _guess(
+    encoder: Encoder, probe: SavedProbe, videos: Sequence[Video], *, top: int, num_drawn: int
+) -> Iterator[Guess]:
+    """The guesses for a batch; only the first `num_drawn` videos keep frames to be drawn."""
     import numpy as np
     import torch
 
-    from tools.evaluate.guesses import MAX_DRAWN, Guess, some_frames
+    from tools.evaluate.guesses import Guess, some_frames
 
-    if not videos:
-        return
-    clips = [video.clip for video in videos if video.clip is not None]
-    batch = torch.from_numpy(np.stack(clips)).to(encoder.device)
-    probabilities, classes = probe(encoder, batch).topk(min(top, len(probe.classes)))
-    for number, (video, clip) in enumerate(zip(videos, clips, strict=True)):
+    clips = [video.clips for video in videos if video.clips is not None]
+    batch = torch.from_numpy(np.concatenate(clips)).to(encoder.device)  # [B * V, T, H, W, 3]
+    scores = probe(encoder, batch)
+    averaged = scores.view(len(clips), -1, scores.shape[1]).mean(dim=1)  # over a video's clips
+    probabilities, classes = averaged.topk(min(top, len(probe.classes)))
+    for number, (video, shown) in enumerate(zip(videos, clips, strict=True)):
         names = [probe.classes[index] for index in classes[number].tolist()]
         yield Guess(
             path=video.path,
             top=list(zip(names, probabilities[number].tolist(), strict=True)),
             known=video.folder if video.folder in probe.classes else None,
-            frames=some_frames(clip) if num_before + number < MAX_DRAWN else None,
+            frames=some_frames(shown[0]) if number < num_drawn else None,
         )
 
 
@@ -105,13 +111,13 @@ def _publish(
     from tools.evaluate.guesses import draw, spell_hits, spell_table, write_guesses_page
     from tools.terminal import clean
 
-    about = {"encoder": encoder.name, "encoder digest": encoder.digest, "probe": str(args.probe), **probe.describe()}
-    record: dict[str, Any] = {
-        "evaluation": args.name,
-        **about,
-        "videos": [guess.to_json() for guess in guesses],
-        "problems": problems,
+    about = {
+        "encoder": encoder.name,
+        "encoder_digest": encoder.digest,
+        "probe": f"{probe.kind} on layer {probe.layer}, {len(probe.classes)} classes, {args.probe}",
     }
+    videos = [guess.to_json() for guess in guesses]
+    record = {"evaluation": args.name, **about, "videos": videos, "problems": problems}
     lines = spell_table(guesses)
     lines += [f"{clean(problem['path'])}  could not be read: {clean(problem['problem'])}" for problem in problems]
     lines += [hits] if (hits := spell_hits(guesses)) else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from shards.dataset import ShardDataset
     from tools.pages.results import Published
     from tools.systems.base import Recipe
+
+    FindSets = Callable[[Encoder, World], Mapping[str, Path]]
 
 BATCH_SIZE = 32  # clips in a batch of all ranks
 PRECISIONS = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # as recipes spell them
@@ -160,17 +162,30 @@ def opened(args: argparse.Namespace, roles: Sequence[str]) -> Iterator[Bench]:
         ValueError: a role has no data set, the encoder does not load, or cannot take the clips.
         ShardError: the views of the data sets, or of what the encoder was trained on, differ.
     """
-    from pipeline.world import World
-    from shards.dataset import ShardDataset
-    from tools.encoders import load_encoder, recipe_behind
-    from training.distributed import process_group, use_device
-
-    refuse_small_numbers(args)
     given = {role: getattr(args, role) for role in roles}
     paths = {role: path for role, path in given.items() if path is not None}
     if not set(roles) <= set(paths):
         wanted = " and ".join(f"--{role} SET" for role in roles)
         raise ValueError(f"`evaluate {args.name}` needs {wanted}, given is {' and '.join(paths) or 'none'}")
+    with joined(args, lambda encoder, world: paths) as bench:
+        yield bench
+
+
+@contextlib.contextmanager
+def joined(args: argparse.Namespace, find: FindSets) -> Iterator[Bench]:
+    """As `opened`, with data sets that are found, or made, once the encoder is known.
+
+    Args:
+        args: of `add_encoder_arguments`.
+        find: gets the encoder and the ranks, and gives the folders of the data sets by role, on every rank the same.
+    """
+    from pipeline.world import World
+    from shards.dataset import ShardDataset
+    from tools.encoders import load_encoder, recipe_behind
+    from tools.evaluate.fits import compare_views, refuse_other_clips
+    from training.distributed import process_group, use_device
+
+    refuse_small_numbers(args)
     world, recipe = World.from_env(), recipe_behind(args.checkpoint, args.overrides)
     train = None if recipe is None else recipe.train
     dtype = args.dtype if train is None or args.dtype != "auto" else PRECISIONS[train.precision]
@@ -178,7 +193,7 @@ def opened(args: argparse.Namespace, roles: Sequence[str]) -> Iterator[Bench]:
     use_device(device)
     with process_group(world, device):
         encoder = load_encoder(args.checkpoint, device=device, dtype=dtype, overrides=args.overrides)
-        datasets = {role: ShardDataset.open(path) for role, path in paths.items()}
+        datasets = {role: ShardDataset.open(path) for role, path in find(encoder, world).items()}
         for dataset in datasets.values():
             refuse_other_clips(encoder, dataset)
         views = compare_views(encoder, datasets.values())
@@ -204,39 +219,6 @@ def choose_device(name: str, world: World) -> torch.device:
 
     place = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     return torch.device("cuda", world.local_rank) if place.type == "cuda" and place.index is None else place
-
-
-def refuse_other_clips(encoder: Encoder, dataset: ShardDataset) -> None:
-    """Compare the clips of a data set with those that an encoder takes.
-
-    Raises:
-        ValueError: it has none, or others.
-    """
-    from shards.builder.samples.stored import frames_shape
-
-    there = frames_shape(dataset.schema["clip"]) if "clip" in dataset.schema else None
-    _, frames, height, width = encoder.clip_shape
-    if there is None:
-        raise ValueError(f"{dataset.directory} has no clips; it has {', '.join(dataset.schema.names)}")
-    if there != (frames, height, width, 3):
-        raise ValueError(
-            f"the clips of {dataset.directory} are {list(there)} ([T, H, W, 3]), {encoder.name} takes "
-            f"{[frames, height, width, 3]}: build a set with its view"
-        )
-
-
-def compare_views(encoder: Encoder, datasets: Any) -> str:
-    """Compare the views of data sets, and of what an encoder was trained on, where it is known.
-
-    Raises:
-        ShardError: they differ; both are named.
-    """
-    from shards.format.views import refuse_other_views, view_hash
-
-    views = {str(dataset.directory): view_hash(dataset.manifest) for dataset in datasets}
-    if encoder.view_hash is not None:
-        views[f"the data of {encoder.name}"] = encoder.view_hash
-    return refuse_other_views(views)
 
 
 def publish(

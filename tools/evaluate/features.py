@@ -96,11 +96,11 @@ def _add_group(args: argparse.Namespace, dataset: ShardDataset, request: Teacher
 
 
 def _refuse_other_view(facts: object, dataset: ShardDataset) -> None:
-    from shards.format.views import refuse_other_views, view_hash
+    from shards.format.views import refuse_other_views, single_view_hash
 
     provenance = getattr(facts, "provenance", {})
     if provenance.get("view_hash"):
-        views = {str(dataset.directory): view_hash(dataset.manifest)}
+        views = {str(dataset.directory): single_view_hash(dataset.manifest)}
         refuse_other_views({**views, f"the data of {provenance['id']}": provenance["view_hash"]})
 
 

@@ -39,6 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_encoder_arguments(parser)
     parser.add_argument("--train", type=Path, metavar="SET", help="data set that the classifier is trained on")
     parser.add_argument("--val", type=Path, metavar="SET", help="data set that it is scored on")
+    add_head_arguments(parser)
+    parser.add_argument(
+        "--features", metavar="FIELD", help="read the features that `evaluate features` stored, encode nothing"
+    )
+    add_result_arguments(parser)
+
+
+def add_head_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare which classifier is trained on what part of the data, and what stands beside it."""
     parser.add_argument("--kind", choices=("linear", "attentive"), default="linear", help="of classifier")
     parser.add_argument(
         "--layers", nargs="+", default=["last"], metavar="N", help="to choose among: numbers, last, all"
@@ -51,15 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--blocks", type=int, default=1, help="attentive: 1 as V-JEPA, 4 as V-JEPA 2 (default 1)")
     parser.add_argument("--heads", type=int, help="attentive: heads of its attention (default: width / 64)")
     parser.add_argument(
-        "--features", metavar="FIELD", help="read the features that `evaluate features` stored, encode nothing"
-    )
-    parser.add_argument(
         "--baselines",
         nargs="*",
         choices=BASELINES,
         help="what stands beside the encoder (default: untrained and pixels; with --features nothing)",
     )
-    add_result_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

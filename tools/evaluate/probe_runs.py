@@ -10,8 +10,9 @@ from torch import Tensor
 
 from evaluation.attentive import AttentiveConfig, TokensOf, attentive_probe
 from evaluation.encoder import Encoder, dense_clip
+from evaluation.heads import AttentiveHead, LinearHead
 from evaluation.linear import ProbeConfig
-from evaluation.probe import Probed, probe_features
+from evaluation.probe import probe_features
 from evaluation.result import Result
 from evaluation.saved_probe import FILE, SavedProbe, save_probe
 from tools.evaluate.beside import TRAINED, encode, with_baselines
@@ -24,6 +25,7 @@ FACTORS = (1.0, 0.1, 10.0)
 V_JEPA_2_LRS = (1e-3, 1e-4, 3e-4, 3e-3)
 HEAD_WIDTH = 64
 
+Head = LinearHead | AttentiveHead
 _Probes = tuple[dict[str, Result], list[str]]
 
 
@@ -44,7 +46,7 @@ def run_probes(args: argparse.Namespace, bench: Bench) -> _Probes:
     if args.kind == "linear":
         results, lines = _linear(args, bench, encoders, layers, stored)
     else:
-        results, lines = _attentive(args, bench, encoders, layers, stored), [spell_size(bench, stored)]
+        results, lines = _attentive(args, bench, encoders, layers, stored)
     return results, [*lines, f"views: {bench.views}"]
 
 
@@ -96,27 +98,26 @@ def _linear(
             found = probe_features(
                 train[name], val[name], config, encoder.device, about=about, digest=encoder.digest, share=share
             )
-            if not results and args.out is not None and bench.world.rank == 0:
-                save_probe(args.out / FILE, as_saved(found, encoder))
-                lines.append(f"classifier written to {args.out / FILE}")
+            if not results:
+                lines += _keep(args, bench, found.heads[0], found.layer, found.result)
             results[called] = found.result
     return results, lines
 
 
-def as_saved(found: Probed, encoder: Encoder) -> SavedProbe:
-    """The classifier of the first seed, as it is kept."""
-    head, result = found.heads[0], found.result
-    return SavedProbe(
-        mean=head.mean,
-        scale=head.scale,
-        weight=head.linear.weight,
-        bias=head.linear.bias,
-        classes=[str(row["class"]) for row in result.tables["per_class"]],
-        layer=found.layer,
-        encoder=encoder.name,
-        encoder_digest=encoder.digest,
+def _keep(args: argparse.Namespace, bench: Bench, head: Head, layer: int, result: Result) -> list[str]:
+    """Write the classifier where the arguments say; a line that says so."""
+    if args.out is None or bench.world.rank != 0:
+        return []
+    probe = SavedProbe(
+        head=head,
+        classes=tuple(bench.datasets["train"].manifest.label_names),
+        layer=layer,
+        encoder=bench.encoder.name,
+        encoder_digest=bench.encoder.digest,
         about={"top1": result.metrics["top1"], "seed": result.seed, **result.digests},
     )
+    save_probe(args.out / FILE, probe)
+    return [f"classifier written to {args.out / FILE}"]
 
 
 def _linear_config(args: argparse.Namespace, bench: Bench) -> ProbeConfig:
@@ -138,8 +139,9 @@ def _attentive(
     encoders: Mapping[str, Encoder],
     layers: Mapping[str, Sequence[int]],
     stored: StoredField | None,
-) -> dict[str, Result]:
-    results = {}
+) -> _Probes:
+    results: dict[str, Result] = {}
+    lines = [spell_size(bench, stored)]
     base = _attentive_config(args)
     for name, encoder in encoders.items():
         source = stored if encoder is bench.encoder else None
@@ -165,8 +167,10 @@ def _attentive(
                     about=encoder.protocol() | ({} if source is None else {"stored_features": source.name}),
                     digest=encoder.digest,
                 )
+            if not results:
+                lines += _keep(args, bench, found.head, found.layer, found.result)
             results[called] = found.result
-    return results
+    return results, lines
 
 
 def _attentive_config(args: argparse.Namespace) -> AttentiveConfig:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tools.evaluate.common import Bench, choose_device, compare_views
+from tools.evaluate.common import Bench, joined
 
 if TYPE_CHECKING:
     from evaluation.encoder import Encoder
@@ -72,27 +72,17 @@ def built(
         MissingDataError: a download is not there.
         ShardError: a data set cannot be built, or is another than before.
     """
-    from pipeline.world import World
-    from shards.dataset import ShardDataset
-    from tools.encoders import load_encoder
-    from training.distributed import process_group, use_device
 
-    for name in ("batch_size", "threads"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give at least 1")
-    world = World.from_env()
-    device = choose_device(args.device, world)
-    use_device(device)
-    with process_group(world, device):
-        encoder = load_encoder(args.checkpoint, device=device, dtype=args.dtype, overrides=args.overrides)
+    def find(encoder: Encoder, world: World) -> dict[str, Path]:
         paths = {role: args.work / f"{each.name}-{view_of(encoder).hash[:8]}" for role, each in wanted.items()}
         with rank_zero_first(world) as builds:
             if builds:
                 build_sets(encoder, wanted, paths, args.workers)
                 finish(paths)
-        datasets = {role: ShardDataset.open(path) for role, path in paths.items()}
-        views = compare_views(encoder, datasets.values())
-        yield Bench(encoder, datasets, world, args.batch_size, args.threads, views)
+        return paths
+
+    with joined(args, find) as bench:
+        yield bench
 
 
 def view_of(encoder: Encoder) -> ViewSpec:
@@ -100,13 +90,20 @@ def view_of(encoder: Encoder) -> ViewSpec:
 
     Raises:
         ShardError: it is another version's.
+        ValueError: only its hash was written down, and it is another view than this.
     """
     from shards.builder import ViewSpec
 
     _, frames, height, _ = encoder.clip_shape
     if encoder.view_hash is not None and encoder.view is not None:
         return ViewSpec.from_json(encoder.view)
-    return ViewSpec(num_frames=frames, size=height)
+    view = ViewSpec(num_frames=frames, size=height)
+    if encoder.view_hash not in (None, view.hash):
+        raise ValueError(
+            f"{encoder.name} says of its view only the hash {str(encoder.view_hash)[:8]}, as runs of earlier versions "
+            "do, so no clips can be cut for it; build sets by its recipe and use `evaluate probe`"
+        )
+    return view
 
 
 def build_sets(encoder: Encoder, wanted: Mapping[str, Wanted], paths: Mapping[str, Path], workers: int | None) -> None:
@@ -172,6 +169,19 @@ def _build(source: Source, out: Path, split: str, view: ViewSpec, workers: int |
         raise ShardError(f"{out}: not one of {summary.num_planned} videos can be used; see failures.jsonl there")
 
 
+def refuse_no_clip(text: str) -> None:
+    """Look at the configuration of a CLIP, before anything is built for it.
+
+    Raises:
+        ValueError: there is none, or it is another kind of model.
+    """
+    from model.teacher import TeacherConfig
+    from model.teachers import teacher_sees
+
+    if teacher_sees(TeacherConfig(id=text, projection_dim=None)) != "text":
+        raise ValueError(f"--text {text} is no CLIP, which embeds captions; give its id on the Hub, or its folder")
+
+
 def add_captions(paths: Mapping[str, Path], field: str, text: str, device: str) -> None:
     """Embed all captions of data sets by one CLIP, as the field group `field`, where they are not yet.
 
@@ -180,11 +190,9 @@ def add_captions(paths: Mapping[str, Path], field: str, text: str, device: str) 
         ShardError: a data set holds the embeddings of another one.
     """
     from model.teacher import TeacherConfig
-    from model.teachers import load_teacher, teacher_sees
+    from model.teachers import load_teacher
 
-    config = TeacherConfig(id=text, projection_dim=None)
-    if teacher_sees(config) != "text":
-        raise ValueError(f"--text {text} is no CLIP, which embeds captions; give its id on the Hub, or its folder")
+    config = TeacherConfig(id=text, projection_dim=None, dtype="float32")  # in another one its digest is another
     teacher: Any = load_teacher(config, device)
     for path in paths.values():
         _add_captions(path, field, teacher)

@@ -31,13 +31,13 @@ class Video:
     Attributes:
         path: as the user finds it.
         folder: name of the folder that it lies in, which may be its class.
-        clip: u8 `[T, H, W, 3]`, the view; None where the file cannot give it.
+        clips: u8 `[V, T, H, W, 3]`, the clips that the view takes; None where the file cannot give them.
         problem: why not, in one line.
     """
 
     path: str
     folder: str
-    clip: NDArray[np.uint8] | None = None
+    clips: NDArray[np.uint8] | None = None
     problem: str = ""
 
 
@@ -57,7 +57,8 @@ def find_videos(path: Path) -> Source:
 def read_videos(source: Source, view: ViewSpec, workers: int | None) -> Iterator[Video]:
     """Decode videos, in the source's order, each in a process that may crash or hang without harm."""
     config = BuildConfig(layout="frames", workers=workers)
-    plan = make_plan(source, ClipKind.of(view, config), config, split="videos")
+    kind = ClipKind.of(view, config)
+    plan = make_plan(source, kind, config, split="videos")
     pool = DecodePool(plan, config.num_workers)
     items = iter(source.items)
     try:
@@ -67,15 +68,15 @@ def read_videos(source: Source, view: ViewSpec, workers: int | None) -> Iterator
         while ahead:
             outcome = ahead.popleft().result()
             ahead.extend(pool.submit(0, item) for item in islice(items, 1))
-            yield _video(source.root, outcome)
+            yield _video(source.root, kind, outcome)
     finally:
         pool.shutdown()
 
 
-def _video(root: Path, outcome: Outcome) -> Video:
+def _video(root: Path, kind: ClipKind, outcome: Outcome) -> Video:
     path = root / outcome.item.path
     if outcome.failure is not None:
         problem = f"{outcome.failure.reason}: {outcome.failure.message}"
         return Video(path=str(path), folder=path.parent.name, problem=problem)
     assert outcome.prepared is not None
-    return Video(path=str(path), folder=path.parent.name, clip=outcome.prepared.arrays["clip"])
+    return Video(path=str(path), folder=path.parent.name, clips=np.asarray(kind.teacher_rows(outcome.prepared)))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from tools.pages.html import Attribute, Html, join, tag
 
 Interval = tuple[float, float]
+PERCENT = "\u00a0%"  # with the space at which no line breaks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +32,13 @@ class Share:
 
 
 def spell_percent(value: float) -> str:
-    """A share such as `79.4 %`."""
-    return f"{100 * value:.1f} %"
+    """A share such as `79.4 %`, never broken between number and sign."""
+    return f"{100 * value:.1f}{PERCENT}"
 
 
 def spell_interval(interval: Interval | None) -> str:
     """An interval of shares such as `73.8 to 84.0 %`; "" for None."""
-    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %" if interval else ""
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}{PERCENT}" if interval else ""
 
 
 def spell_number(value: float, digits: int = 2) -> str:

@@ -9,7 +9,8 @@ from tools.pages.elements import Interval, Share, spell_percent
 DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
 _NAME = re.compile(r"(?:(?P<way>t2v|v2t)_)?(?P<what>.+)")
 _COUNTED = re.compile(r"(?P<what>top|r)(?P<number>[0-9]+)")
-NO_SHARES = ("rank", "loss", "seconds", "num")
+_TOP = re.compile(r"(?<![a-z0-9])top([0-9]+)(?![a-z0-9])")
+NO_SHARES = ("rank", "loss", "seconds", "num", "count", "layer", "lr", "decay", "temperature")
 
 
 def title_of(metric: str) -> str:
@@ -21,7 +22,7 @@ def title_of(metric: str) -> str:
     if counted:
         what = ("top-" if counted["what"] == "top" else "R@") + counted["number"]
     else:
-        what = parts["what"].replace("_", " ")
+        what = _TOP.sub(r"top-\1", parts["what"]).replace("_", " ")
     return f"{DIRECTIONS[parts['way']]} {what}" if parts["way"] else what
 
 

@@ -106,9 +106,10 @@ def made_with() -> dict[str, str]:
 
 
 def _metric_names(results: Mapping[str, Result]) -> list[str]:
-    """All metrics but chance, in the order in which they come; bounds and spreads stand with what they belong to."""
+    """All metrics but chance, in the order in which they come; ends of intervals stand with what they are of."""
     names = dict.fromkeys(name for result in results.values() for name in result.metrics)
-    return [name for name in names if name != CHANCE]
+    ends = {f"{name}_{end}" for name in names for end in ("low", "high")}
+    return [name for name in names if name != CHANCE and name not in ends]
 
 
 def _first_line(results: Mapping[str, Result]) -> str:
@@ -204,19 +205,21 @@ def _classes(name: str, result: Result) -> list[Html]:
             parts += [heading(f"Confusions: {name}"), confusion(classes, counts), paragraph(note, class_="small faint")]
         else:
             parts.append(paragraph(f"{name}: {len(classes)} classes; their confusions are in the JSON file."))
-    rows = result.tables.get("per_class")
-    if rows:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        cells = [[_class_cell(column, row.get(column, "")) for column in columns] for row in rows]
-        numbers = [number for number, column in enumerate(columns) if number and column != "class"]
-        made = table(cells, head=[title_of(column) for column in columns], numbers=numbers)
-        parts.append(more(f"{name}, class by class", made))
+    for table_name, rows in result.tables.items():
+        if table_name != "confusion" and rows:
+            parts.append(more(f"{name}: {title_of(table_name)}", _plain_table(rows)))
     return parts
 
 
-def _class_cell(column: str, value: Any) -> str:
+def _plain_table(rows: Sequence[Mapping[str, Any]]) -> Html:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[_cell_of_table(column, row.get(column)) for column in columns] for row in rows]
+    return table(cells, head=[title_of(column) for column in columns], numbers=range(1, len(columns)))
+
+
+def _cell_of_table(column: str, value: Any) -> str:
     if isinstance(value, float):
-        return spell_metric(column, value)
+        return spell_metric(column, value) if is_share(column) else f"{value:g}"
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
         return spell_metric_interval(column, (value[0], value[1]))
     return _plain(value)

@@ -63,18 +63,16 @@ def local_file(root: Path, path: str) -> Iterator[Path]:
     if inside is None:
         yield root / path
         return
-    with tempfile.TemporaryFile(prefix="reelshard-") as file:
+    with _scratch_file() as file:
         _copy(*inside, file)
-        file.flush()
         yield Path(f"/proc/self/fd/{file.fileno()}")
 
 
 def enter_zip(root: Path, path: str) -> tuple[Path, str] | None:
     """Return the zip that a path leads into and the name in it; None where it leads through folders only."""
-    parts = PurePosixPath(path).parts
+    parts = path.split("/")
     for number, part in enumerate(parts[:-1], start=1):
-        archive = root.joinpath(*parts[:number])
-        if part.lower().endswith(".zip") and archive.is_file():
+        if part.lower().endswith(".zip") and (archive := root / "/".join(parts[:number])).is_file():
             return archive, "/".join(parts[number:])
     return None
 
@@ -178,10 +176,33 @@ def _copy(archive: Path, name: str, file: IO[bytes]) -> None:
     try:
         with _open(archive).open(info) as member:
             while chunk := member.read(_COPY_BYTES):
-                file.write(chunk)
+                _write(file, chunk)
+        if file.tell() != info.file_size:
+            raise EOFError(f"it has {file.tell()} of {info.file_size} bytes")
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         found = " ".join(str(error).split()) or type(error).__name__
         raise BuildFailure("open_error", f"its bytes in {archive.name} cannot be read: {found}") from None
+
+
+def _scratch_file() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile(prefix="reelshard-", buffering=0)
+    except OSError as error:
+        raise _no_room(error) from None
+
+
+def _write(file: IO[bytes], chunk: bytes) -> None:
+    left = memoryview(chunk)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError as error:
+        raise _no_room(error) from None
+
+
+def _no_room(error: OSError) -> BuildFailure:
+    cure = "set TMPDIR to a folder with room, and build again with --retry-failures"
+    return BuildFailure("open_error", f"there is no room to take it out of its zip: {error.strerror}; {cure}")
 
 
 def _refuse_strange(archive: Path, info: zipfile.ZipInfo) -> None:

@@ -152,6 +152,11 @@ def samples_per_item(kind: SampleKind) -> int:
     return kind.samples_per_item if isinstance(kind, SeveralKind) else 1
 
 
+def items_per_shard(kind: SampleKind, samples_per_shard: int) -> int:
+    """How many items a shard of so many samples takes, one at least: all samples of an item are in one shard."""
+    return max(1, samples_per_shard // samples_per_item(kind))
+
+
 def sample_keys(kind: SampleKind, item: Item) -> list[str]:
     """Return the keys of an item's samples."""
     if isinstance(kind, SeveralKind):

@@ -54,6 +54,8 @@ class Download:
                 folders.clear()
                 continue
             seen.add(real)
+            links = {name for name in folders if Path(folder, name).is_symlink()}
+            folders.sort(key=lambda name: (name in links, name))  # what is there before what leads there
             for name in names:
                 path = Path(folder, name)
                 relative = path.relative_to(self.root).as_posix()
