@@ -17,7 +17,7 @@ from model.weights import load_encoder
 from pipeline.accelerator import Accelerator
 from pipeline.world import World
 from shards.dataset import ShardDataset
-from shards.format.views import refuse_other_views, view_hash
+from shards.format.views import refuse_other_views, single_view_hash, view_of
 from tools.datasets import refuse_other_mix
 from tools.loaders import TrainingLoader
 from tools.measure import at_checkpoints
@@ -127,6 +127,7 @@ def _prepare(job: Job, accelerator: Accelerator, stack: contextlib.ExitStack) ->
         report=job.report,
         profile=job.profile,
         key_of=next(iter(datasets.values())).key if len(datasets) == 1 else "sample {}".format,
+        view=_common_view(datasets),
     )
     return OpenJob(
         job=job,
@@ -139,6 +140,12 @@ def _prepare(job: Job, accelerator: Accelerator, stack: contextlib.ExitStack) ->
     )
 
 
+def _common_view(datasets: Mapping[str, ShardDataset]) -> dict[str, Any] | None:
+    """The view that all sources show; None where they differ, or nobody wrote it down."""
+    first, *others = (view_of(dataset.manifest) for dataset in datasets.values())
+    return first if all(other == first for other in others) else None
+
+
 def _open_held_out(
     job: Job, datasets: Mapping[str, ShardDataset], accelerator: Accelerator, stack: contextlib.ExitStack
 ) -> tuple[ShardDataset | None, TrainingLoader | None, list[str]]:
@@ -149,7 +156,8 @@ def _open_held_out(
     if name not in datasets:
         raise ValueError(f"--val {path} names no source; give NAME={path} with one of {', '.join(datasets)}")
     held_out = ShardDataset.open(path)
-    views = {str(job.data[name]): view_hash(datasets[name].manifest), str(path): view_hash(held_out.manifest)}
+    seen = {str(job.data[name]): datasets[name], str(path): held_out}
+    views = {place: single_view_hash(dataset.manifest) for place, dataset in seen.items()}
     note = f"views    {refuse_other_views(views)}"
     loader = TrainingLoader(job.recipe, {name: held_out}, accelerator, job.world, held_out=True)
     stack.enter_context(contextlib.closing(loader))

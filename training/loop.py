@@ -76,6 +76,7 @@ class Trainer:
         report: Callable[[str], None] = print,
         key_of: Callable[[int], str] = str,
         profile: int = 0,
+        view: Mapping[str, Any] | None = None,
     ) -> None:
         """Prepare a run; nothing is written before `run`.
 
@@ -92,6 +93,7 @@ class Trainer:
             report: takes each line meant for the terminal, on rank 0.
             key_of: names a sample by its number in the data set, for messages.
             profile: steps of which a trace is written into the folder of the run.
+            view: of the training data, kept with the weights.
 
         Raises:
             ValueError: If the loader has no batch, the warm-up is longer than the run, a tracker is not installed, the
@@ -109,6 +111,7 @@ class Trainer:
         self.accelerator = config.accelerator(world.local_rank)
         self.device = self.accelerator.device
         self.learner = Learner(objective, config, optim, world, self.accelerator)
+        self.view = None if view is None else dict(view)
         self.objective = self.learner.objective
         self.held_out = HeldOut(self.learner, validation, evaluations)
         self.step = 0
@@ -186,7 +189,8 @@ class Trainer:
                     row = self._row(window, last_saved, measure=saving and not stopped)
                     self._publish(row, window, metrics)
                     if saving:
-                        last_saved = self._save(row, metrics.rows, warn=not stopped)
+                        measured = not stopped and self.config.evaluates(self.step, self.num_steps)
+                        last_saved = self._save(row, metrics.rows, warn=measured)
                     window = self._window()
             stop.settle()
         return self._summary(metrics.rows, last_saved, stopped and self.step < self.num_steps)
@@ -226,7 +230,9 @@ class Trainer:
         if self._peak is not None:
             rate = window.forward_flops / window.seconds
             row["mfu"] = model_flops_utilisation(rate, self._peak, self.world.size)
-        return row | self.held_out.measure() if measure else row
+        if not measure:
+            return row
+        return row | self.held_out.measure(evaluate=self.config.evaluates(self.step, self.num_steps))
 
     def _publish(self, row: Row, window: Interval, metrics: MetricsFile) -> None:
         metrics.write(row)
@@ -253,6 +259,7 @@ class Trainer:
             scaler=self.learner.scaler.state_dict(),
             metrics=metrics_of(row, self.config, warn=warn),
             frozen_digest=self.learner.frozen_digest,
+            view=self.view,
         )
         draw_curves(rows, self.run_dir / "curves.png")
         config = self.config

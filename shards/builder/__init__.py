@@ -13,7 +13,15 @@ from shards.builder.partition import Partition
 from shards.builder.samples.base import Prepared, SampleKind
 from shards.builder.samples.clip import ClipKind
 from shards.builder.samples.frames import FramesKind
-from shards.builder.sources import load_folder, load_ssv2, load_table, open_source
+from shards.builder.sources import (
+    load_folder,
+    load_msrvtt,
+    load_msvd,
+    load_ssv2,
+    load_table,
+    load_ucf101,
+    open_source,
+)
 
 __all__ = [
     "REASONS",
@@ -39,7 +47,10 @@ __all__ = [
     "decode_clip",
     "finalize_dataset",
     "load_folder",
+    "load_msrvtt",
+    "load_msvd",
     "load_ssv2",
     "load_table",
+    "load_ucf101",
     "open_source",
 ]
