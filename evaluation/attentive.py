@@ -221,7 +221,7 @@ def _train(learners: Sequence[_Learner], tokens_of: TokensOf, train: Split, used
             rows = batch["valid"] & used[batch["index"]]
             count = int(sum_ranks(rows.sum(), world))
             if count:
-                tokens = tokens_of(batch, rows)
+                tokens = tokens_of(batch, rows) if rows.any() else {}  # another rank may have some
                 for learner in learners:
                     learner.step(tokens, batch["label"][rows], count, cosine(step, num_steps), world)
             step += 1
@@ -231,14 +231,17 @@ def _score(
     learners: Sequence[_Learner], tokens_of: TokensOf, split: Split, used: Tensor | None, world: World
 ) -> tuple[list[Tensor], Held, int]:
     """Probabilities f32 `[m, C]` of the samples that are used, by learner; the samples; how many have no label."""
-    scores: list[list[Tensor]] = [[] for _ in learners]
-    labels, index, num_unlabelled, device = [], [], 0, torch.device("cpu")
+    scores = [[torch.zeros(0, learner.head.linear.out_features)] for learner in learners]
+    labels, index = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, dtype=torch.int64)]
+    num_unlabelled, device = 0, torch.device("cpu")
     with torch.no_grad():
         for batch in split.batches:
             device, label = batch["valid"].device, batch["label"]
             valid = batch["valid"] if used is None else batch["valid"] & used[batch["index"]]
             rows = valid & (label >= 0)
             num_unlabelled += int((valid & (label < 0)).sum())
+            if not rows.any():
+                continue
             tokens = tokens_of(batch, rows)
             for found, learner in zip(scores, learners, strict=True):
                 found.append(learner.head(tokens[learner.layer]).float().softmax(dim=1).cpu())

@@ -53,8 +53,8 @@ def measured(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     capsys.readouterr()
     assert main(["evaluate", *map(str, arguments)]) == 1
-    error = capsys.readouterr().err
-    assert error.rstrip("\n").count("\n") == 0
+    *progress, error = capsys.readouterr().err.splitlines()
+    assert all(line.startswith(("encoding", "probing", "adding")) for line in progress)
     return error
 
 
@@ -65,12 +65,12 @@ def test_any_encoder_is_probed_by_one_command_with_what_stands_beside_it(
     if checkpoint.startswith("copied"):
         source = place / "run/checkpoints/step-00000001/model.safetensors"
         shutil.copy(source, place / checkpoint)
-    out = ["--out", tmp_path / "out", "--epochs", 20, "--labels", "1", "0.1"]
+    out = ["--out", tmp_path / "out", "--epochs", 60, "--lr", 1e-2, 1e-1, "--weight-decay", 0, "--labels", 1, 0.1]
     report = measured(capsys, "probe", "--checkpoint", place / checkpoint, *sets(place), *out)
     results = report["results"]
     wanted = {f"{name}{share}" for name in ("trained", "untrained", "pixels") for share in ("", ", 0.1 of the labels")}
     assert set(results) == wanted
-    assert results["pixels"]["metrics"]["top1"] == 1.0  # brightness can be seen
+    assert results["pixels"]["metrics"]["top1"] > 0.8  # brightness can be seen
     assert results["trained"]["metrics"]["top1"] > 0.6  # even random features keep it
     one = results["trained"]
     assert one["protocol"]["num_val"] == 12  # videos; each has two views
@@ -128,11 +128,11 @@ def test_an_attentive_probe_streams_tokens_and_says_how_much(
 
 def test_stored_tokens_give_what_streamed_ones_give(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("train", "val"):
-        command = ("features", place / name, "--checkpoint", place / "videomae", "--name", "tokens", "--tokens")
-        assert measured(capsys, *command)["num_samples"] == len(ShardDataset.open(place / name))
+        store = ("features", place / name, "--checkpoint", place / "videomae", "--name", "tokens", "--tokens")
+        assert measured(capsys, *store)["num_samples"] == len(ShardDataset.open(place / name))
         assert verify_dataset(place / name).problems == ()
-        assert measured(capsys, *command)["num_resumed"] == len(ShardDataset.open(place / name))
-    command = ("probe", "--checkpoint", place / "videomae", *sets(place), "--baselines", "--epochs", 2)
+        assert measured(capsys, *store)["num_resumed"] == len(ShardDataset.open(place / name))
+    command = ("probe", "--checkpoint", place / "videomae", *sets(place), "--baselines", "--epochs", "2")
     for kind in ("linear", "attentive"):
         streamed = measured(capsys, *command, "--kind", kind)["results"]["trained"]
         stored = measured(capsys, *command, "--kind", kind, "--features", "tokens")["results"]["trained"]
@@ -168,10 +168,9 @@ def test_features_as_arrays_go_on_where_they_were_stopped(
 def test_neighbours_and_the_arrow_of_time_are_measured_beside_pixels(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    near = measured(capsys, "knn", "--checkpoint", place / "run", *sets(place), "--k", 1, 5, "--out", tmp_path)[
-        "results"
-    ]
-    assert near["pixels"]["metrics"]["top1"] == near["pixels"]["metrics"]["top1_k5"] == 1.0
+    command = ("knn", "--checkpoint", place / "run", *sets(place), "--k", 1, 5, "--out", tmp_path)
+    near = measured(capsys, *command)["results"]
+    assert near["pixels"]["metrics"]["top1"] == near["pixels"]["metrics"]["top1_k5"] > 0.8
     assert set(near) == {"trained", "untrained", "pixels"}
     assert (tmp_path / "knn.html").is_file()
     arrow = measured(capsys, "arrow", "--checkpoint", place / "run", *sets(place), "--epochs", 20)["results"]
@@ -229,11 +228,8 @@ def test_what_does_not_fit_is_one_clear_line(place: Path, tmp_path: Path, capsys
     }.items():
         assert expected in refused(capsys, *probe, *train, "--val", tmp_path / name), name
     assert "there is no run folder or file" in refused(capsys, "knn", "--checkpoint", tmp_path / "none", *sets(place))
-    assert (
-        "20 neighbours cannot vote"
-        in refused(capsys, "knn", "--checkpoint", place / "run", "--train", tmp_path / "larger", "--val", place / "val")
-        or True
-    )
+    few = ("--k", 31, "--train", place / "train", "--val", place / "val")
+    assert "31 neighbours cannot vote" in refused(capsys, "knn", "--checkpoint", place / "run", *few)
     assert "--batch-size is 0; give at least 1" in refused(capsys, *probe, *sets(place), "--batch-size", 0)
     assert "--data.threads=3 has no effect here" in refused(capsys, *probe, *sets(place), "--data.threads=3")
     assert "there is no layer" in refused(capsys, "knn", "--checkpoint", place / "run", *sets(place), "--layer", 9)

@@ -109,6 +109,15 @@ def test_another_text_encoder_is_not_mixed_with_what_is_stored(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_no_clip_is_refused_before_anything_is_built(
+    downloads: Downloads, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text, said in ((downloads.videomae, "is no CLIP"), (tmp_path / "absent", "there is no such folder")):
+        assert main(arguments(downloads, tmp_path / "sets", tmp_path / "out", "--text", str(text))) == 1
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "sets").exists()
+
+
 def test_a_folder_that_is_no_download_is_answered_with_where_to_get_it(
     downloads: Downloads, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     FindSets = Callable[[Encoder, World], Mapping[str, Path]]
 
-BATCH_SIZE = 32  # clips in a batch of all ranks; no number depends on it
+BATCH_SIZE = 32  # clips in a batch of all ranks
 PRECISIONS = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # as recipes spell them
 
 
@@ -135,7 +135,7 @@ class Bench:
 
 
 class Passes:
-    """Batches of a loader, as often as they are asked for; each pass is the whole data set."""
+    """Batches of a loader, as often as they are asked for."""
 
     def __init__(self, loader: Any, advance: Progress) -> None:
         self._loader, self._advance = loader, advance
@@ -151,19 +151,18 @@ class Passes:
 
 
 @contextlib.contextmanager
-def opened(args: argparse.Namespace, roles: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Bench]:
+def opened(args: argparse.Namespace, roles: Sequence[str]) -> Iterator[Bench]:
     """Join the ranks, load the encoder that the arguments name, and open the data sets of these roles.
 
     Args:
         args: of `add_encoder_arguments`, a path for each role, and the command's name as `name`.
         roles: the data sets that have to be given.
-        optional: those that may be.
 
     Raises:
         ValueError: a role has no data set, the encoder does not load, or cannot take the clips.
         ShardError: the views of the data sets, or of what the encoder was trained on, differ.
     """
-    given = {role: getattr(args, role) for role in (*roles, *optional)}
+    given = {role: getattr(args, role) for role in roles}
     paths = {role: path for role, path in given.items() if path is not None}
     if not set(roles) <= set(paths):
         wanted = " and ".join(f"--{role} SET" for role in roles)
@@ -183,6 +182,7 @@ def joined(args: argparse.Namespace, find: FindSets) -> Iterator[Bench]:
     from pipeline.world import World
     from shards.dataset import ShardDataset
     from tools.encoders import load_encoder, recipe_behind
+    from tools.evaluate.fits import compare_views, refuse_other_clips
     from training.distributed import process_group, use_device
 
     refuse_small_numbers(args)
@@ -221,39 +221,6 @@ def choose_device(name: str, world: World) -> torch.device:
     return torch.device("cuda", world.local_rank) if place.type == "cuda" and place.index is None else place
 
 
-def refuse_other_clips(encoder: Encoder, dataset: ShardDataset) -> None:
-    """Compare the clips of a data set with those that an encoder takes.
-
-    Raises:
-        ValueError: it has none, or others.
-    """
-    from shards.builder.samples.stored import frames_shape
-
-    there = frames_shape(dataset.schema["clip"]) if "clip" in dataset.schema else None
-    _, frames, height, width = encoder.clip_shape
-    if there is None:
-        raise ValueError(f"{dataset.directory} has no clips; it has {', '.join(dataset.schema.names)}")
-    if there != (frames, height, width, 3):
-        raise ValueError(
-            f"the clips of {dataset.directory} are {list(there)} ([T, H, W, 3]), {encoder.name} takes "
-            f"{[frames, height, width, 3]}: build a set with its view"
-        )
-
-
-def compare_views(encoder: Encoder, datasets: Any) -> str:
-    """Compare the views of data sets, and of what an encoder was trained on, where it is known.
-
-    Raises:
-        ShardError: they differ; both are named.
-    """
-    from shards.format.views import refuse_other_views, single_hash_of, single_view_hash
-
-    views = {str(dataset.directory): single_view_hash(dataset.manifest) for dataset in datasets}
-    if (trained_on := single_hash_of(encoder.view) or encoder.view_hash) is not None:
-        views[f"the data of {encoder.name}"] = trained_on
-    return refuse_other_views(views)
-
-
 def publish(
     args: argparse.Namespace,
     world: World,
@@ -267,13 +234,12 @@ def publish(
     """Print results and write them where the arguments say; one rank speaks for all.
 
     Args:
-        args: of `add_result_arguments`, and the command's name as `name`.
+        args: of `add_result_arguments`, and the command's name.
         world: the ranks.
         results: by what they are called, the one that it is about first.
         title: of the page.
         lines: for the terminal.
-        more: further entries of the JSON.
-        published: numbers of others, for the page.
+        more, published: further entries of the JSON; numbers of others for the page.
     """
     from tools.terminal import clean
 
@@ -309,7 +275,7 @@ def write_results(
     from tools.pages.results import write_result_page
 
     out.mkdir(parents=True, exist_ok=True)
-    paths = [out / f"{record['evaluation']}.{suffix}" for suffix in ("json", "html")]
-    publish_json(paths[0], record)
-    write_result_page(paths[1], str(record["title"]), results, published)
-    return paths
+    json_path, page_path = (out / f"{record['evaluation']}.{suffix}" for suffix in ("json", "html"))
+    publish_json(json_path, record)
+    write_result_page(page_path, str(record["title"]), results, published)
+    return [json_path, page_path]

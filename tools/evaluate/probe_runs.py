@@ -20,8 +20,9 @@ from tools.evaluate.common import Bench
 from tools.evaluate.stored import StoredField, stored_field
 from tools.progress import track
 
-FACTORS = (0.1, 1.0, 10.0)  # of the learning rate and the weight decay, where nothing is said of what to choose among
-V_JEPA_2_LRS = (1e-4, 3e-4, 1e-3, 3e-3)
+# Of the recipe's learning rate and weight decay, to choose among where nothing else is said; the first of equals wins.
+FACTORS = (1.0, 0.1, 10.0)
+V_JEPA_2_LRS = (1e-3, 1e-4, 3e-4, 3e-3)
 HEAD_WIDTH = 64
 
 Head = LinearHead | AttentiveHead
@@ -174,7 +175,7 @@ def _attentive(
 
 def _attentive_config(args: argparse.Namespace) -> AttentiveConfig:
     four = args.blocks > 1
-    lrs = args.lr or (V_JEPA_2_LRS if four else (3e-4, 1e-3, 3e-3))
+    lrs = args.lr or (V_JEPA_2_LRS if four else (1e-3, 3e-4, 3e-3))
     decays = args.weight_decay or ((0.01, 0.1) if four else (0.01,))
     config = AttentiveConfig(blocks=args.blocks, lrs=tuple(lrs), weight_decays=tuple(decays), seed=args.seed or 0)
     return config if args.epochs is None else dataclasses.replace(config, epochs=args.epochs)

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools.evaluate.common import Bench, add_encoder_arguments, add_result_arguments, add_seed_argument, publish
-from tools.evaluate.sets import Wanted, add_captions, add_work_arguments, built, failures_of, text_encoder_of
+from tools.evaluate.sets import (
+    Wanted,
+    add_captions,
+    add_work_arguments,
+    built,
+    failures_of,
+    refuse_no_clip,
+    text_encoder_of,
+)
 
 if TYPE_CHECKING:
     from evaluation.result import Result
@@ -56,8 +64,9 @@ def run(args: argparse.Namespace) -> int:
     from evaluation.retrieval_head import RetrievalConfig
 
     config = RetrievalConfig(steps=args.steps, seed=args.seed)
-    device = "cpu" if args.device == "auto" else args.device
-    with built(args, wanted(args), partial(add_captions, field=CAPTIONS, text=args.text, device=device)) as bench:
+    refuse_no_clip(args.text)
+    embed = partial(add_captions, field=CAPTIONS, text=args.text, device=args.device)
+    with built(args, wanted(args), embed) as bench:
         found = _measure(bench, config)
         for role, results in found.items():
             lines = [*_table(TITLES[role], results), f"  {bench.views}"]

@@ -169,6 +169,19 @@ def _build(source: Source, out: Path, split: str, view: ViewSpec, workers: int |
         raise ShardError(f"{out}: not one of {summary.num_planned} videos can be used; see failures.jsonl there")
 
 
+def refuse_no_clip(text: str) -> None:
+    """Look at the configuration of a CLIP, before anything is built for it.
+
+    Raises:
+        ValueError: there is none, or it is another kind of model.
+    """
+    from model.teacher import TeacherConfig
+    from model.teachers import teacher_sees
+
+    if teacher_sees(TeacherConfig(id=text, projection_dim=None)) != "text":
+        raise ValueError(f"--text {text} is no CLIP, which embeds captions; give its id on the Hub, or its folder")
+
+
 def add_captions(paths: Mapping[str, Path], field: str, text: str, device: str) -> None:
     """Embed all captions of data sets by one CLIP, as the field group `field`, where they are not yet.
 
@@ -177,11 +190,9 @@ def add_captions(paths: Mapping[str, Path], field: str, text: str, device: str) 
         ShardError: a data set holds the embeddings of another one.
     """
     from model.teacher import TeacherConfig
-    from model.teachers import load_teacher, teacher_sees
+    from model.teachers import load_teacher
 
-    config = TeacherConfig(id=text, projection_dim=None)
-    if teacher_sees(config) != "text":
-        raise ValueError(f"--text {text} is no CLIP, which embeds captions; give its id on the Hub, or its folder")
+    config = TeacherConfig(id=text, projection_dim=None, dtype="float32")  # in another one its digest is another
     teacher: Any = load_teacher(config, device)
     for path in paths.values():
         _add_captions(path, field, teacher)
