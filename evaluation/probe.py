@@ -123,8 +123,9 @@ def probe(model: nn.Module, data: Mapping[str, Split], config: ProbeConfig, worl
         found = {role: extract_features(model, data[role].batches, world=world) for role in ("train", "val")}
     train, val = (FeatureSet.of_features({layer: found[role]}, data[role]) for role in ("train", "val"))
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+    about = protocol_of(model)  # in the caller's autocast, which it names
     with torch.autocast(device.type, enabled=False):
-        return probe_features(train, val, config, device, about=protocol_of(model), digest=digest_of(model)).result
+        return probe_features(train, val, config, device, about=about, digest=digest_of(model)).result
 
 
 def probe_features(

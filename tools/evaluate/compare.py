@@ -147,6 +147,7 @@ def _table(results: Mapping[str, Result], others: Sequence[PublishedNumber]) -> 
     for other in others:
         cells = [spell_metric(metric, other.metrics[metric]) if metric in other.metrics else "" for metric in metrics]
         rows.append([f"{other.model} (published)", *cells])
+    rows = [[cell.replace("\u00a0", " ") for cell in row] for row in rows]  # pages keep a number with its sign
     columns = [[row[place] for row in [head, *rows]] for place in range(len(head))]
     widths = [max(map(len, column)) for column in columns]
     lines = [
