@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         *_warning(args.published, results),
         *(citation(name, result) for name, result in results.items()),
     ]
+    lines = [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]  # pages need them, terminals do not
     page = [Published(name=o.model, metrics=o.metrics, protocol=o.protocol, source=o.source) for o in others]
     rows = [{"task": o.task, "model": o.model, **dict(o.metrics), "source": o.source} for o in others]
     publish(args, World(), results, title="Results compared", lines=lines, more={"published": rows}, published=page)
