@@ -129,9 +129,7 @@ def _look_into(dataset: ShardDataset, shard: int, expected: _Expected) -> tuple[
     return problems, num_frames, num_tokens
 
 
-def _frame_problems(
-    sample: Mapping[str, StoredValue], about: Mapping[str, Any], expected: _Expected
-) -> Iterator[str]:
+def _frame_problems(sample: Mapping[str, StoredValue], about: Mapping[str, Any], expected: _Expected) -> Iterator[str]:
     """What is wrong with a sample's frames, their number and their times."""
     if "frames" not in sample:
         return
@@ -154,9 +152,7 @@ def _frame_problems(
             yield f"frame {number} is {size[0]} x {size[1]} px, the view gives {expected.side} x {expected.side}"
 
 
-def _token_problems(
-    sample: Mapping[str, StoredValue], about: Mapping[str, Any], expected: _Expected
-) -> Iterator[str]:
+def _token_problems(sample: Mapping[str, StoredValue], about: Mapping[str, Any], expected: _Expected) -> Iterator[str]:
     """What is wrong with a sample's tokens, their number, and which of them are an answer."""
     if "tokens" not in sample:
         return

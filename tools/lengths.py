@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ def lengths_of(dataset: ShardDataset) -> dict[str, NDArray[np.int64]]:
 
 def bins(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """At most `MOST_BINS` bins of one whole width from the shortest to the longest: counts, and their borders."""
-    low, high = int(lengths.min(initial=0 if not len(lengths) else lengths[0])), int(lengths.max(initial=0))
+    low, high = (int(lengths.min()), int(lengths.max())) if len(lengths) else (0, 0)
     width = -(-(high - low + 1) // MOST_BINS)
     borders = np.arange(low, high + width + 1, width)
     return np.histogram(lengths, borders - 0.5)[0], borders
@@ -79,7 +80,7 @@ def describe(found: Lengths) -> str:
 
 
 def _bars(counts: Sequence[int], borders: Sequence[int]) -> list[str]:
-    names = [_spell(low, high - 1) for low, high in zip(borders[:-1], borders[1:], strict=True)]
+    names = [_spell(low, high - 1) for low, high in itertools.pairwise(borders)]
     width, most = max(map(len, names)), max(*counts, 1)
     return [
         f"  {name:>{width}} {count:>9,} {'█' * round(_WIDTH * count / most)}"
