@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.pretrained import load_pretrained
+from model.pretrained import load_pretrained, one_line, quiet
 
 ALLOWED = "Give a causal language model's id on the Hub, or a folder made by its save_pretrained"
 
@@ -65,3 +65,15 @@ def ends_of_text(llm: Any) -> set[int]:
     """The tokens with which it ends a text."""
     ends = llm.generation_config.eos_token_id
     return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+
+
+def vocabulary_of(name: str) -> int:
+    """How many tokens a model knows, by its configuration alone.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from transformers import AutoConfig
+
+    with quiet(), one_line(name, ALLOWED, "language model"):
+        return int(AutoConfig.from_pretrained(name).vocab_size)
