@@ -100,13 +100,12 @@ class ChatTokenizer:
     @property
     def vocab_size(self) -> int:
         """Token ids are below this."""
-        ids = _backend(self.description).get_vocab(with_added_tokens=True).values()
-        return max(ids, default=-1) + 1
+        return _vocab_size(self.description)
 
     @property
     def sha256(self) -> str:
         """Digest (hex) of all that decides which tokens a text has."""
-        return hashlib.sha256(self.description.encode()).hexdigest()
+        return _sha256(self.description)
 
     def facts(self) -> dict[str, Any]:
         """What a data set keeps of it."""
@@ -171,6 +170,16 @@ class ChatTokenizer:
 @functools.lru_cache(maxsize=4)
 def _backend(description: str) -> Tokenizer:
     return Tokenizer.from_str(description)
+
+
+@functools.lru_cache(maxsize=4)
+def _vocab_size(description: str) -> int:
+    return max(_backend(description).get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
+@functools.lru_cache(maxsize=4)
+def _sha256(description: str) -> str:
+    return hashlib.sha256(description.encode()).hexdigest()
 
 
 class _Generation(Extension):
