@@ -64,15 +64,18 @@ def width_of(dino: nn.Module) -> int:
     return int(config.hidden_size)
 
 
-def refuse_other_pixels(dino: nn.Module, size: int) -> None:
-    """Tell before the first batch that pictures cannot be cut into patches.
+def refuse_other_pixels(dino: nn.Module, size: Sequence[int]) -> None:
+    """Look whether pictures of height and width `size` can be cut into patches.
 
     Raises:
-        ValueError: Naming both sizes.
+        ValueError: they cannot.
     """
     config: Any = dino.config
-    if size % config.patch_size:
-        raise ValueError(f"frames of {size} x {size} pixels are no whole number of patches of {config.patch_size}")
+    patch = int(config.patch_size)
+    if any(side % patch for side in size):
+        raise ValueError(
+            f"pictures of {size[0]} x {size[1]} pixels are no whole number of patches of {patch} x {patch}"
+        )
 
 
 def look(dino: nn.Module, pixels: Tensor) -> SeenPictures:

@@ -20,7 +20,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from model.dinov2 import SeenPictures, attention_deep, attention_last, load_dinov2, look, read_deep, read_last, width_of
+from model.dinov2 import (
+    SeenPictures,
+    attention_deep,
+    attention_last,
+    load_dinov2,
+    look,
+    read_deep,
+    read_last,
+    refuse_other_pixels,
+    width_of,
+)
 from model.language import (
     cross_entropy,
     last_hidden,
@@ -140,7 +150,7 @@ class FoveatedVLM(nn.Module):
         """What each text token costs, given the frames and the tokens before it.
 
         Args:
-            frames: u8 `[B, T, H, W, 3]`, padded; None where there is text alone.
+            frames: u8 `[B, T, 3, H, W]`, padded; None where there is text alone.
             frames_length: i64 `[B]`, real frames of each; with `frames`.
             tokens: integers `[B, L]`, padded.
             tokens_length: i64 `[B]`, real tokens of each.
@@ -155,12 +165,17 @@ class FoveatedVLM(nn.Module):
         return self.costs(seen, shown, tokens, self.scored(seen, tokens, tokens_length, wanted))
 
     def see(self, frames: Tensor, frames_length: Tensor) -> SeenVideos | None:
-        """Let DINOv2 pass over the real frames of u8 `[B, T, H, W, 3]`, once; None if there are none."""
+        """Let DINOv2 pass over the real frames of u8 `[B, T, 3, H, W]`, once; None if there are none.
+
+        Raises:
+            ValueError: the frames are no whole number of DINOv2's patches.
+        """
+        refuse_other_pixels(self.dinov2, frames.shape[3:])
         here = torch.arange(frames.shape[1], device=frames.device) < frames_length[:, None]
         rows, times = here.nonzero().unbind(dim=1)
         if not len(rows):
             return None
-        pixels = frames[rows, times].movedim(-1, 1).float()  # [N, 3, H, W]
+        pixels = frames[rows, times].float()  # [N, 3, H, W]
         pictures = look(self.dinov2, (pixels - self.pixel_mean) / self.pixel_std)
         return SeenVideos(pictures, rows, times, frames_length, int(times.max()) + 1)
 

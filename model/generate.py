@@ -19,7 +19,7 @@ def generate(
 
     Args:
         vlm: in evaluation mode.
-        frames: u8 `[T, H, W, 3]` of one video; None for text alone.
+        frames: u8 `[T, 3, H, W]` of one video; None for text alone.
         tokens: integers `[L]`, the prompt.
         max_new_tokens: the most that are given.
         mode: how the frames are looked at.

@@ -74,11 +74,11 @@ def random_batch(lengths: list[tuple[int, int]], seed: int = 3, extra: tuple[int
     most_frames, most_tokens = (
         max(column) + more for column, more in zip(zip(*lengths, strict=True), extra, strict=True)
     )
-    frames = torch.zeros(len(lengths), most_frames, SIZE, SIZE, 3, dtype=torch.uint8)
+    frames = torch.zeros(len(lengths), most_frames, 3, SIZE, SIZE, dtype=torch.uint8)
     tokens, answer = (torch.zeros(len(lengths), most_tokens, dtype=dtype) for dtype in (torch.int32, torch.uint8))
     for row, (num_frames, num_tokens) in enumerate(lengths):
         generator = torch.Generator().manual_seed(1000 * seed + row)
-        frames[row, :num_frames] = torch.randint(0, 256, (num_frames, SIZE, SIZE, 3), generator=generator)
+        frames[row, :num_frames] = torch.randint(0, 256, (num_frames, 3, SIZE, SIZE), generator=generator)
         tokens[row, :num_tokens] = torch.randint(3, VOCABULARY, (num_tokens,), generator=generator)
         answer[row, num_tokens // 2 : num_tokens] = 1
     return {

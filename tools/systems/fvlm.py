@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -15,14 +14,10 @@ from evaluation.vlm import Scored, VLMConfig, measure_vlm, wanted_tokens
 from model.foveated import MODES, FoveatedConfig, FoveatedVLM, Mode, SeenVideos, load_foveated
 from model.language import vocabulary_of
 from model.parts import ParameterGroup
-from pipeline.read.decoders import JpegFrames
-from pipeline.reads import Reads
-from shards.builder.decode.view import ViewSpec
-from shards.builder.samples.chat import CHAT_VIEW, ChatConfig, ChatKind
-from tools.systems.base import Evaluation, Feed, Recipe, System
+from tools.systems.base import Evaluation, Feed
+from tools.systems.chats import ChatRecipe, ChatSystem
 
 if TYPE_CHECKING:
-    from shards.builder import SampleKind, Source
     from shards.dataset import ShardDataset
 
 Part = Literal["dinov2", "llm"]
@@ -83,7 +78,7 @@ class FoveatedObjective(nn.Module):
         """Score a batch, sample by sample.
 
         Args:
-            batch: `tokens`, `tokens_length` and `answer`, and, unless it is text alone, `frames` (u8 `[B, T, H, W, 3]`)
+            batch: `tokens`, `tokens_length` and `answer`, and, unless it is text alone, `frames` (u8 `[B, T, 3, H, W]`)
                 and `frames_length`.
 
         Returns:
@@ -172,20 +167,16 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoveatedRecipe(Recipe):
+class FoveatedRecipe(ChatRecipe):
     """A resolved recipe of the foveated VLM.
 
     Attributes:
-        view: which frames are taken of a video, and how each is cut out.
-        chat: how chats become tokens.
         model: the two models, and what joins them.
         objective: what is trained on what.
         evaluate: how it is scored.
     """
 
     system: str = "fvlm"
-    view: ViewSpec = CHAT_VIEW
-    chat: ChatConfig = field(default_factory=ChatConfig)
     model: FoveatedConfig = field(default_factory=FoveatedConfig)
     objective: FoveatedObjectiveConfig = field(default_factory=FoveatedObjectiveConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -198,7 +189,7 @@ class FoveatedRecipe(Recipe):
             )
 
 
-class FoveatedSystem(System[FoveatedRecipe]):
+class FoveatedSystem(ChatSystem[FoveatedRecipe]):
     """Videos, images and text in chats."""
 
     name, title = "fvlm", "Foveated VLM"
@@ -213,16 +204,6 @@ class FoveatedSystem(System[FoveatedRecipe]):
         )
     }
 
-    def open_source(self, recipe: FoveatedRecipe, videos: Path, annotations: Path | None, split: str) -> Source:
-        """Chats of a file of JSONL; the paths in it begin at the folder of videos."""
-        from shards.builder import load_chats
-
-        return load_chats(annotations or videos, videos if videos.is_dir() else None)
-
-    def sample_kind(self, recipe: FoveatedRecipe) -> SampleKind:
-        """Frames and tokens."""
-        return ChatKind.of(recipe.view, recipe.chat, recipe.build.decoder)
-
     def make_objective(self, recipe: FoveatedRecipe) -> FoveatedObjective:
         """Both models, from their folders or the Hub, and fresh weights between them."""
         return FoveatedObjective(load_foveated(recipe.model), recipe.objective)
@@ -233,39 +214,19 @@ class FoveatedSystem(System[FoveatedRecipe]):
         Raises:
             ValueError: it is no set of chats, or has tokens that the language model does not know.
         """
-        missing = [name for name in ("tokens", "answer") if name not in dataset.schema]
-        if missing:
-            there = ", ".join(dataset.schema.names)
-            raise ValueError(
-                f"{dataset.directory} is no set of chats: it has no {' and no '.join(missing)}, only {there}; build "
-                "one by a recipe of this system"
-            )
+        found = super().feed(recipe, dataset, source)
         _refuse_other_words(recipe, dataset)
-        if "frames" not in dataset.schema:
-            return Feed(reads=Reads(fields=("tokens", "answer")), shapes={"tokens": (None,), "answer": (None,)})
-        size = _size_of(recipe, dataset)
-        reads = Reads(fields=("frames", "tokens", "answer"), decoders={"frames": JpegFrames(size, size)})
-        return Feed(reads=reads, shapes={"frames": (None, size, size, 3), "tokens": (None,), "answer": (None,)})
-
-
-def _size_of(recipe: FoveatedRecipe, dataset: ShardDataset) -> int:
-    """The side of a set's pictures: as its own view says, and as the recipe's where nobody wrote that down."""
-    view = dataset.manifest.provenance.get("view")
-    size = view.get("size") if isinstance(view, dict) else None
-    return size if isinstance(size, int) else recipe.view.size
+        return found
 
 
 def _refuse_other_words(recipe: FoveatedRecipe, dataset: ShardDataset) -> None:
-    """Compare a set's tokens with those that the language model knows, as far as the set says what they are."""
-    sample = dataset.manifest.provenance.get("sample")
-    tokenizer = sample.get("tokenizer") if isinstance(sample, dict) else None
-    if not isinstance(tokenizer, dict) or not isinstance(size := tokenizer.get("vocab_size"), int):
-        return
+    """Compare a set's tokens, which are those of the recipe's tokenizer, with those that the language model knows."""
+    tokenizer = dataset.manifest.provenance["sample"]["tokenizer"]
     known = vocabulary_of(recipe.model.llm)
-    if size > known:
+    if tokenizer["vocab_size"] > known:
         raise ValueError(
-            f"{dataset.directory} has the tokens of {tokenizer.get('id')!r}, {size} of them, and the language model "
-            f"{recipe.model.llm!r} knows {known}: build the set with chat.tokenizer {recipe.model.llm}"
+            f"{dataset.directory} has the tokens of {tokenizer['id']}, {tokenizer['vocab_size']:,} of them, and the "
+            f"language model {recipe.model.llm} knows {known:,}: build the set with its own tokenizer (chat.tokenizer)"
         )
 
 
