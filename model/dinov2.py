@@ -54,7 +54,7 @@ def load_dinov2(name: str) -> nn.Module:
     """
     from transformers import Dinov2Model
 
-    dino = load_pretrained(Dinov2Model, name, dtype=torch.float32, heads=HEADS, allowed=ALLOWED, part="encoder")
+    dino = load_pretrained(Dinov2Model, name, dtype=torch.float32, heads=HEADS, allowed=ALLOWED, what="encoder")
     return dino.train().requires_grad_(True)
 
 

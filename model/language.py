@@ -24,7 +24,7 @@ def load_language_model(name: str) -> nn.Module:
     """
     from transformers import AutoModelForCausalLM
 
-    llm = load_pretrained(AutoModelForCausalLM, name, dtype=torch.float32, allowed=ALLOWED, part="language model")
+    llm = load_pretrained(AutoModelForCausalLM, name, dtype=torch.float32, allowed=ALLOWED, what="language model")
     return llm.train().requires_grad_(True)
 
 

@@ -72,6 +72,7 @@ class Trainer:
         evaluations: Mapping[str, Evaluation] = MappingProxyType({}),
         report: Callable[[str], None] = print,
         key_of: Callable[[int], str] = str,
+        view: Mapping[str, Any] | None = None,
     ) -> None:
         """Prepare a run; nothing is written before `run`.
 
@@ -87,6 +88,7 @@ class Trainer:
             evaluations: measured at every checkpoint, by name.
             report: takes each line meant for the terminal, on rank 0.
             key_of: names a sample by its number in the data set, for messages.
+            view: of the training data, kept with the weights.
 
         Raises:
             ValueError: If the loader has no batch, the warm-up is longer than the run, a tracker is not installed, the
@@ -100,6 +102,7 @@ class Trainer:
         refuse_unmeasured(config, validation)
         self.config, self.optim, self.world = config, optim, world
         self.recipe = {**recipe, "train": dataclasses.asdict(config)}
+        self.view = None if view is None else dict(view)
         self.run_dir, self.report, self.loader = run_dir, report, loader
         self.device = config.torch_device(world.local_rank)
         self.learner = Learner(objective, config, optim, world, self.device)
@@ -239,6 +242,7 @@ class Trainer:
             scaler=self.learner.scaler.state_dict(),
             metrics=metrics_of(row, self.config, warn=warn),
             frozen_digest=self.learner.frozen_digest,
+            view=self.view,
         )
         draw_curves(rows, self.run_dir / "curves.png")
         config = self.config
