@@ -196,6 +196,7 @@ class Trainer:
             if batch.source not in self._forward_flops:
                 self._forward_flops[batch.source] = forward_flops_per_clip(self.objective, batch)
             window.forward_flops += self._forward_flops[batch.source] * len(batch["valid"]) * self.world.size
+        window.take(batch)
         self.step += 1
         rate = learning_rate(self.step, self.num_steps, self.optim)
         result = self.learner.step(batch, rate, window.clock)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from shards.builder import SampleKind, Source
     from shards.dataset import ShardDataset
 
+ALIKE = {"answer": "tokens"}  # one for each token
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChatRecipe(Recipe):
@@ -63,10 +65,10 @@ class ChatSystem(System[C_contra], Protocol[C_contra]):
         refuse_other_chats(dataset, recipe)
         shapes: dict[str, tuple[int | None, ...]] = {"tokens": (None,), "answer": (None,)}
         if "frames" not in dataset.schema:
-            return Feed(reads=Reads(fields=("tokens", "answer")), shapes=shapes)
+            return Feed(reads=Reads(fields=("tokens", "answer"), alike=ALIKE), shapes=shapes)
         side = recipe.view.size
         decoder = JpegFrames(side, side, channels_first=True)
-        reads = Reads(fields=("frames", "tokens", "answer"), decoders={"frames": decoder})
+        reads = Reads(fields=("frames", "tokens", "answer"), decoders={"frames": decoder}, alike=ALIKE)
         return Feed(reads=reads, shapes={"frames": (None, 3, side, side), **shapes})
 
     def as_kept(self, recipe: C_contra) -> ChatRecipe:
