@@ -110,7 +110,7 @@ def test_a_run_that_is_resumed_in_the_middle_of_a_mix_goes_on_to_the_bit(
 def test_a_dry_run_shows_what_is_trained_and_that_every_term_is_finite(
     workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(workshop, tmp_path / "run", "--dry-run", objective={"frozen": ["dinov2"]}) == 0
+    assert train(workshop, tmp_path / "run", "--dry-run", objective={"train_dinov2": False}) == 0
     printed = capsys.readouterr().out
     for part, state in (("dinov2", "frozen"), ("llm", "trained"), ("q_static", "trained"), ("dino_to_llm", "trained")):
         assert re.search(rf"model\.{part} +[\d,]+ +{state}", printed), part
@@ -136,7 +136,7 @@ def test_a_dry_run_with_a_term_that_is_not_finite_ends_with_an_error(
         ({"optim": {"lr": 2e-3}}, r"optim.lr is 0.002, .*above 0.001"),
         ({"objective": {"scored": "words"}}, "scored"),
         ({"objective": {"mode": "autoregressive"}}, "objective.mode is 'autoregressive'"),
-        ({"objective": {"frozen": ["eye"]}}, "frozen"),
+        ({"objective": {"train_llm": False}}, r"is text alone, .* leave it out by --data.mix.text 0"),
         ({"evaluate": {"modes": []}}, "name each once"),
         ({"model": {"visual_scale": 5.0}}, "set model.visual_scale to auto"),
         (
@@ -221,7 +221,7 @@ def test_a_video_batch_moves_all_that_is_not_frozen(mode: str) -> None:
 
 @pytest.mark.parametrize("part", ["dinov2", "llm"])
 def test_a_frozen_part_stays_as_it_is(part: str) -> None:
-    made = objective(scored="text", frozen=(part,))
+    made = objective(scored="text", **{f"train_{part}": False})
     before = {name: value.clone() for name, value in made.named_parameters()}
     learner(made).step(Batch(random_batch([(3, 5), (4, 9)])), 1e-2, StepClock(CPU))
     moved = {name.split(".")[1] for name, value in made.named_parameters() if not torch.equal(value, before[name])}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,6 @@ from tools.systems.chats import ChatRecipe, ChatSystem
 if TYPE_CHECKING:
     from shards.dataset import ShardDataset
 
-Part = Literal["dinov2", "llm"]
 HIGHEST_RATE = 1e-3  # of the connector: above it, the public runs diverged
 LOWEST_SPREAD, HIGHEST_SPREAD = 0.8, 1.2  # of q_static
 LOWEST_DIFFERENCE, HIGHEST_NORM, SAME = 0.5, 10.0, 1e-3
@@ -33,14 +32,16 @@ class FoveatedObjectiveConfig:
     Attributes:
         scored: "text" trains on all words (stage 1), "answer" on what the assistant says (stages 2 and 3).
         mode: "coarse_fine", or "coarse_only" as an ablation: one learned query looks at every frame.
-        frozen: "dinov2" and "llm" are not trained if they are named here.
+        train_dinov2: whether DINOv2 is trained.
+        train_llm: whether the language model is trained.
         dinov2_lr: peak rate of DINOv2.
         llm_lr: peak rate of the language model.
     """
 
     scored: Scored = "answer"
     mode: Mode = "coarse_fine"
-    frozen: tuple[Part, ...] = ()
+    train_dinov2: bool = True
+    train_llm: bool = True
     dinov2_lr: float = 1e-5
     llm_lr: float = 1e-5
 
@@ -49,8 +50,6 @@ class FoveatedObjectiveConfig:
             raise ValueError(f"objective.scored is {self.scored!r}; choose 'text' or 'answer'")
         if self.mode not in ("coarse_fine", "coarse_only"):
             raise ValueError(f"objective.mode is {self.mode!r}; choose 'coarse_fine' or 'coarse_only'")
-        if not set(self.frozen) <= set(get_args(Part)):
-            raise ValueError(f"objective.frozen is {list(self.frozen)}; choose of 'dinov2' and 'llm'")
 
 
 class FoveatedObjective(nn.Module):
@@ -64,8 +63,9 @@ class FoveatedObjective(nn.Module):
         names = [name for name, _ in self.named_parameters()]
         unused = ["model.dinov2.embeddings.mask_token"]
         unused += ["model.q_init", "model.llm_to_query"] if config.mode == "coarse_only" else []
-        parts = [f"model.{part}" for part in config.frozen]
-        self.frozen = (*parts, *(name for name in unused if any(other.startswith(name) for other in names)))
+        unused = [name for name in unused if any(other.startswith(name) for other in names)]
+        kept = [] if config.train_dinov2 else ["model.dinov2"]
+        self.frozen = (*unused, *kept, *([] if config.train_llm else ["model.llm"]))
 
     def parameter_groups(self) -> dict[str, ParameterGroup]:
         """Rates of the two models; the rest goes by that of the run."""
@@ -212,10 +212,15 @@ class FoveatedSystem(ChatSystem[FoveatedRecipe]):
         """Frames, where a set has any, tokens, and which of them are answers.
 
         Raises:
-            ValueError: it is no set of chats, or has tokens that the language model does not know.
+            ValueError: it is no set of chats, has tokens that the language model does not know, or nothing to teach.
         """
         found = super().feed(recipe, dataset, source)
         _refuse_other_words(recipe, dataset)
+        if "frames" not in dataset.schema and not recipe.objective.train_llm and (recipe.data.mix or {}).get(source):
+            raise ValueError(
+                f"{dataset.directory} is text alone, which teaches the language model alone, and that is not trained "
+                f"(objective.train_llm): leave it out by --data.mix.{source} 0"
+            )
         return found
 
 
