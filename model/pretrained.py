@@ -16,7 +16,9 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 NUM_NAMED = 4
 
 
-def load_pretrained(cls: Any, name: str, *, dtype: torch.dtype, heads: tuple[str, ...] = (), allowed: str) -> nn.Module:
+def load_pretrained(
+    cls: Any, name: str, *, dtype: torch.dtype, heads: tuple[str, ...] = (), allowed: str, what: str = "teacher"
+) -> nn.Module:
     """Load the weights of a checkpoint into a class of transformers; nothing is printed.
 
     Args:
@@ -25,15 +27,16 @@ def load_pretrained(cls: Any, name: str, *, dtype: torch.dtype, heads: tuple[str
         dtype: of the weights.
         heads: beginnings of the names of weights that the class has no use for.
         allowed: what can be given instead, for messages.
+        what: the model is called in them.
 
     Raises:
         ValueError: the checkpoint cannot be loaded, or its weights are not those of its configuration.
     """
-    with quiet(), one_line(name, allowed):
+    with quiet(), one_line(name, allowed, what):
         model, loaded = cls.from_pretrained(
             name, dtype=dtype, weights_only=True, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    _refuse_other_weights(name, loaded, heads)
+    _refuse_other_weights(name, loaded, heads, what)
     found: nn.Module = model.eval().requires_grad_(False)
     return found
 
@@ -79,7 +82,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_line(name: str, allowed: str) -> Iterator[None]:
+def one_line(name: str, allowed: str, what: str = "teacher") -> Iterator[None]:
     """Say in one line why a checkpoint cannot be loaded."""
     try:
         if name.startswith((".", "/", "~")) and not Path(name).is_dir():  # no id on the Hub begins like this
@@ -87,10 +90,10 @@ def one_line(name: str, allowed: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"cannot load the teacher {name!r}: {reason} {allowed}") from error
+        raise ValueError(f"cannot load the {what} {name!r}: {reason} {allowed}") from error
 
 
-def _refuse_other_weights(name: str, loaded: Mapping[str, Any], heads: tuple[str, ...]) -> None:
+def _refuse_other_weights(name: str, loaded: Mapping[str, Any], heads: tuple[str, ...], what: str) -> None:
     """Look at what `from_pretrained` could not place: it fills the gaps with random numbers and goes on."""
     missing = sorted(loaded["missing_keys"])
     unexpected = sorted(key for key in loaded["unexpected_keys"] if not key.startswith(heads))
@@ -99,7 +102,7 @@ def _refuse_other_weights(name: str, loaded: Mapping[str, Any], heads: tuple[str
     wrong = [f"{what}: {_some(keys)}" for what, keys in found.items() if keys]
     if wrong:
         raise ValueError(
-            f"the weights of the teacher {name!r} do not fit its configuration; {'; '.join(wrong)}. Its targets would "
+            f"the weights of the {what} {name!r} do not fit its configuration; {'; '.join(wrong)}. What it gives would "
             "be noise: take the checkpoint whole, or another one"
         )
 

@@ -14,6 +14,7 @@ from shards.dataset import ShardDataset
 from tests.datasets import make_dataset
 from tests.marks import needs_torch_compile
 from tests.runs import MODEL, make_loader, make_trainer
+from tests.weights import stored_weights
 from training.checkpoint import (
     best_checkpoint,
     list_checkpoints,
@@ -38,7 +39,7 @@ def numbers(run_dir: Path) -> list[dict[str, float]]:
 
 
 def weights(run_dir: Path) -> bytes:
-    return (list_checkpoints(run_dir / "checkpoints")[-1] / "model.safetensors").read_bytes()
+    return stored_weights(list_checkpoints(run_dir / "checkpoints")[-1] / "model.safetensors")
 
 
 def test_overfitting_32_clips_lowers_the_loss_by_thirty_percent_within_200_iterations(tmp_path: Path) -> None:

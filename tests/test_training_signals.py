@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.weights import stored_weights
 from tests.workplaces import Workplace, make_workplace
 from training.checkpoint import list_checkpoints, newest_checkpoint
 from training.metrics import read_metrics
@@ -31,7 +32,7 @@ def outcome(run_dir: Path) -> tuple[list[dict[str, float]], bytes]:
     """The metrics without those that the clock decides, and the weights."""
     rows = read_metrics(run_dir / "metrics.jsonl")
     kept = [{name: row[name] for name in ("step", "loss", "lr", "grad_norm")} for row in rows]
-    return kept, (list_checkpoints(run_dir / "checkpoints")[-1] / "model.safetensors").read_bytes()
+    return kept, stored_weights(list_checkpoints(run_dir / "checkpoints")[-1] / "model.safetensors")
 
 
 def stop_at(step: int, number: signal.Signals, process: subprocess.Popen[str]) -> None:

@@ -1,7 +1,8 @@
 """`reelshard COMMAND ...`: finds the command, and turns what goes wrong into one line and an exit status.
 
 A command is a module with `HELP` (one line), `add_arguments(parser)` and `run(args) -> int`. It is imported only when
-it is asked for, and imports what is heavy (torch, transformers) inside `run`, so that `--help` answers at once.
+it is asked for, and imports what is heavy (torch, transformers) inside `run`, so that `--help` answers at once. One
+with `EVALUATIONS` gives way to the module that its first argument names there.
 """
 
 from __future__ import annotations
@@ -98,9 +99,11 @@ def _dispatch(arguments: list[str]) -> int:
             meant = f"perhaps {nearest[0]!r} is meant" if nearest else f"there are {', '.join(COMMANDS)}"
             _Parser(prog="reelshard").error(f"there is no command {name!r}, {meant}")
         _overview().parse_args([name])
-    module = _load(name)
+    module, path, rest = _load(name), name, arguments[1:]
+    if rest and rest[0] in (named := getattr(module, "EVALUATIONS", {})):
+        module, path, rest = _import(named[rest[0]]), f"{name} {rest[0]}", rest[1:]
     parser = _Parser(
-        prog=f"reelshard {name}",
+        prog=f"reelshard {path}",
         description=module.HELP,
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
@@ -108,7 +111,6 @@ def _dispatch(arguments: list[str]) -> int:
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     overrides: list[str] = []
-    rest = arguments[1:]
     if name in TAKES_OVERRIDES:
         parser.epilog = _OVERRIDES_EPILOG
         rest, overrides = split_overrides(rest)
@@ -150,7 +152,11 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _load(name: str) -> Command:
-    module: object = importlib.import_module(COMMANDS[name])
+    return _import(COMMANDS[name])
+
+
+def _import(name: str) -> Command:
+    module: object = importlib.import_module(name)
     return module  # type: ignore[return-value]
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from model.weights import load_encoder
 from pipeline.world import World
 from shards.dataset import ShardDataset
-from shards.format.views import refuse_other_views, view_hash
+from shards.format.views import refuse_other_views, view_hash, view_of
 from tools.datasets import refuse_other_mix
 from tools.loaders import TrainingLoader
 from tools.measure import at_checkpoints
@@ -121,6 +121,7 @@ def _prepare(job: Job, device: torch.device, stack: contextlib.ExitStack) -> Ope
         evaluations=at_checkpoints(recipe, job.evaluate, by_role, job.world),
         report=job.report,
         key_of=next(iter(datasets.values())).key if len(datasets) == 1 else "sample {}".format,
+        view=_common_view(datasets),
     )
     return OpenJob(
         job=job,
@@ -131,6 +132,12 @@ def _prepare(job: Job, device: torch.device, stack: contextlib.ExitStack) -> Ope
         trainer=trainer,
         notes=notes,
     )
+
+
+def _common_view(datasets: Mapping[str, ShardDataset]) -> dict[str, Any] | None:
+    """The view that all sources show; None where they differ, or nobody wrote it down."""
+    first, *others = (view_of(dataset.manifest) for dataset in datasets.values())
+    return first if all(other == first for other in others) else None
 
 
 def _open_held_out(

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 
 from shards.format.publish import publish_bytes
 from tools.recipes import RECIPES
-from tools.systems import DEFAULT_SYSTEM, find_system
+from tools.systems import DEFAULT_SYSTEM, SYSTEMS, find_system
 from tools.systems.base import Recipe
 
 # Of the section `data`, with what earlier versions wrote there: what is read of a sample follows from the system.
@@ -55,6 +55,27 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), *, reco
             "elsewhere, and its full path into recipe.yaml"
         )
     return _resolve(*_kind(system, path), content, overrides, path)
+
+
+def recipe_of(content: Mapping[str, Any], overrides: Sequence[str] = (), *, found_in: Path) -> Any:
+    """The recipe that stands in a file of weights, with the overrides on top.
+
+    Args:
+        content: every value, as `as_plain` gave it, with the name of the system.
+        overrides: `--SECTION.NAME=VALUE`, later ones win.
+        found_in: the file, for messages.
+
+    Raises:
+        ValueError: a value is not allowed, or the system is not one that comes with this package: code that a file of
+            weights names is not run.
+    """
+    system = str(content.get("system", DEFAULT_SYSTEM))
+    if system not in SYSTEMS:
+        raise ValueError(
+            f"{found_in} is of the system {system!r}, which does not come with this package: give the run's folder"
+        )
+    sections = {name: values for name, values in content.items() if name != "system"}
+    return _resolve(*_kind(system, found_in), sections, overrides, found_in)
 
 
 def _kind(system: str, path: Path) -> tuple[type[Recipe], str]:

@@ -1,11 +1,12 @@
 """Checkpoints: folders of safetensors and JSON that appear whole or not at all.
 
 RUN/checkpoints/step-00000200/
-    model.safetensors       parameters and buffers of the objective, or of the part it declares trainable, by name
+    model.safetensors       parameters and buffers of the objective, or of the part it declares trainable, by name; in
+                            its header, as JSON under "reelshard": the recipe, the step, the view of the training data
     optimizer.safetensors   AdamW's moments, as "exp_avg/<parameter>"
     rng.safetensors         torch's generators: "cpu", and "cuda" on a GPU
     checkpoint.json         format, step, the loader's state, the recipe, the loss scaler's state, the metrics, the
-                            digest of what is not in model.safetensors; size and xxh3-64 of the files above
+                            digest of what is not in model.safetensors, the view; size and xxh3-64 of the files above
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import xxhash
 from safetensors import SafetensorError
@@ -30,6 +32,7 @@ FORMAT = 1
 TENSORS = ("model", "optimizer", "rng")
 PLAIN = ("step", "loader", "recipe", "scaler")
 VALIDATION_LOSS = "validation_loss"
+HEADER = "reelshard"  # of model.safetensors
 # A run may change these between two checkpoints: what they decide is in the data set, or is guarded by itself (by the
 # state of the loader, by the number of steps). All other sections, whatever a system calls them, say what is trained.
 FREE_SECTIONS = ("view", "build", "teacher", "data", "train", "evaluate")
@@ -52,6 +55,7 @@ class Checkpoint:
         scaler: the loss scaler's `state_dict`; empty without one.
         metrics: what was measured at this step, by name; finite numbers only.
         frozen_digest: names the part that is not kept; "" where everything is.
+        view: of the data that it was trained on, see `shards.format.views`; None where nobody wrote it down.
     """
 
     step: int
@@ -63,6 +67,7 @@ class Checkpoint:
     scaler: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     frozen_digest: str = ""
+    view: dict[str, Any] | None = None
 
 
 def save_checkpoint(
@@ -81,11 +86,11 @@ def save_checkpoint(
     files = {}
     for name in TENSORS:
         tensors = {key: value.detach().cpu().contiguous() for key, value in getattr(checkpoint, name).items()}
-        data = safetensors.torch.save(tensors)
+        data = safetensors.torch.save(tensors, _header(checkpoint) if name == "model" else None)
         publish_bytes(temporary / f"{name}.safetensors", data)
         files[f"{name}.safetensors"] = {"num_bytes": len(data), "xxh3_64": xxhash.xxh3_64_hexdigest(data)}
     record = {"format": FORMAT, **{name: getattr(checkpoint, name) for name in PLAIN}}
-    record |= {"metrics": checkpoint.metrics, "frozen_digest": checkpoint.frozen_digest}
+    record |= {name: getattr(checkpoint, name) for name in ("metrics", "frozen_digest", "view")}
     record |= {VALIDATION_LOSS: checkpoint.metrics.get(VALIDATION_LOSS)}  # for versions that know no other metric
     publish_json(temporary / "checkpoint.json", {**record, "files": files})
     if final.exists():
@@ -111,10 +116,38 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise ValueError(f"checkpoint {path} has format {record['format']}; this version reads {FORMAT}")
         parts: dict[str, Any] = {name: record[name] for name in PLAIN}
         parts |= {"metrics": _metrics(record), "frozen_digest": record.get("frozen_digest", "")}
+        parts["view"] = record.get("view")
         parts |= {name: _read_tensors(path / f"{name}.safetensors", record) for name in TENSORS}
         return Checkpoint(**parts)
     except (OSError, KeyError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise ValueError(f"{path} is not a whole checkpoint ({type(error).__name__}: {error})") from error
+
+
+def _header(checkpoint: Checkpoint) -> dict[str, str]:
+    """What makes the weights readable alone; one entry, since the order of several is left to chance."""
+    about = {name: getattr(checkpoint, name) for name in ("recipe", "step", "view")}
+    return {HEADER: json.dumps({"format": FORMAT, **about}, sort_keys=True)}
+
+
+def read_weights(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Read a `model.safetensors`, wherever it was copied to.
+
+    Returns:
+        The tensors, and what its header says: `recipe`, `step`, `view`; nothing of checkpoints of earlier versions.
+
+    Raises:
+        ValueError: It is not a whole file of safetensors, or its header is not one of ours.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(HEADER)
+        tensors = safetensors.torch.load_file(path)
+        about = json.loads(header or "{}")
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
+    if header is not None and (not isinstance(about, dict) or not isinstance(about.get("recipe"), dict)):
+        raise ValueError(f"the header of {path} holds no recipe; take the file as `reelshard train` wrote it")
+    return tensors, about
 
 
 def list_checkpoints(root: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from pipeline.world import World
 from training.checkpoint import Checkpoint, refuse_other_recipe, save_checkpoint
 from training.config import TrainConfig
 from training.curves import draw_curves
+from training.diagnosis import Diagnosis
 from training.distributed import StopRequest
 from training.flops import forward_flops_per_clip, model_flops_utilisation, peak_flops_per_second
 from training.guard import NonFiniteGuard
@@ -71,6 +72,7 @@ class Trainer:
         evaluations: Mapping[str, Evaluation] = MappingProxyType({}),
         report: Callable[[str], None] = print,
         key_of: Callable[[int], str] = str,
+        view: Mapping[str, Any] | None = None,
     ) -> None:
         """Prepare a run; nothing is written before `run`.
 
@@ -86,6 +88,7 @@ class Trainer:
             evaluations: measured at every checkpoint, by name.
             report: takes each line meant for the terminal, on rank 0.
             key_of: names a sample by its number in the data set, for messages.
+            view: of the training data, kept with the weights.
 
         Raises:
             ValueError: If the loader has no batch, the warm-up is longer than the run, a tracker is not installed, the
@@ -99,11 +102,13 @@ class Trainer:
         refuse_unmeasured(config, validation)
         self.config, self.optim, self.world = config, optim, world
         self.recipe = {**recipe, "train": dataclasses.asdict(config)}
+        self.view = None if view is None else dict(view)
         self.run_dir, self.report, self.loader = run_dir, report, loader
         self.device = config.torch_device(world.local_rank)
         self.learner = Learner(objective, config, optim, world, self.device)
         self.objective = self.learner.objective
         self.held_out = HeldOut(self.learner, validation, evaluations)
+        self.diagnosis = Diagnosis(self.learner)
         self.step = 0
         self._guard = NonFiniteGuard(config.max_nonfinite, key_of)
         refuse_missing_trackers(config.trackers if self.leads else ())
@@ -169,6 +174,8 @@ class Trainer:
                 with window.clock.stage("data"):
                     batch = next(batches)
                 self._train_step(batch, window)
+                if self.step % self.config.log_every == 0 or self.step == self.num_steps:
+                    self.diagnosis.look(batch)
                 del batch  # its memory can be filled again while the next one is waited for
                 stopped = stop.agreed()
                 saving = stopped or self.step % self.config.checkpoint_every == 0 or self.step == self.num_steps
@@ -208,6 +215,7 @@ class Trainer:
         if self._peak is not None:
             rate = window.forward_flops / window.seconds
             row["mfu"] = model_flops_utilisation(rate, self._peak, self.world.size)
+        row |= self.diagnosis.row(row)
         return row | self.held_out.measure() if measure else row
 
     def _publish(self, row: Row, window: Interval, metrics: MetricsFile) -> None:
@@ -235,6 +243,7 @@ class Trainer:
             scaler=self.learner.scaler.state_dict(),
             metrics=metrics_of(row, self.config, warn=warn),
             frozen_digest=self.learner.frozen_digest,
+            view=self.view,
         )
         draw_curves(rows, self.run_dir / "curves.png")
         config = self.config

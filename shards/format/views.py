@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from shards.format.errors import ShardError
 from shards.format.manifest import Manifest
 
 
+def view_of(manifest: Manifest) -> dict[str, Any] | None:
+    """The view that the clips were cut by, its hash as `hash`, or None where nobody wrote it down."""
+    view = manifest.provenance.get("view")
+    return view if isinstance(view, dict) else None
+
+
 def view_hash(manifest: Manifest) -> str | None:
     """The hash of the view that the clips were cut by, or None where nobody wrote it down (tars made elsewhere)."""
-    view = manifest.provenance.get("view")
-    found = view.get("hash") if isinstance(view, dict) else None
+    return hash_of(view_of(manifest))
+
+
+def hash_of(view: Mapping[str, Any] | None) -> str | None:
+    """The hash of a view as it was written down, or None."""
+    found = (view or {}).get("hash")
     return found if isinstance(found, str) else None
 
 

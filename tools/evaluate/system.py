@@ -1,12 +1,8 @@
-"""Evaluate a trained student: `reelshard evaluate NAME`, what its system can be measured by.
-
-reelshard evaluate probe --run runs/first --train ssv2/train --val ssv2/validation
-"""
+"""Evaluations of a system's own: `reelshard evaluate NAME --run RUN`, whatever the run's system is measured by."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
@@ -20,7 +16,7 @@ if TYPE_CHECKING:
     from shards.dataset import ShardDataset
     from tools.systems.base import Recipe, Report
 
-HELP = "measure what a trained student has learned"
+HELP = "what else the run's system is measured by"
 ROLES = {
     "train": "data set that an evaluation trains on, such as a probe's classifier",
     "val": "data set that the student is scored on",
@@ -33,10 +29,13 @@ is answered with them. The recipe's section `evaluate` configures them."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `reelshard evaluate`."""
     parser.description = _DESCRIPTION
-    parser.add_argument("what", metavar="NAME", help="for instance probe: a linear classifier on frozen features")
+    parser.add_argument("what", metavar="NAME", help="as the system calls it")
     parser.add_argument("--run", dest="run_dir", type=Path, required=True, help="folder of the training run")
     for role, what in ROLES.items():
         parser.add_argument(f"--{role}", type=Path, help=what)
+    parser.add_argument(
+        "--mode", metavar="A,B", help="of a student that can look at its data in several ways: which (evaluate.modes)"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON only")
 
 
@@ -48,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
     from tools.recipe import load_recipe
     from tools.terminal import clean
 
-    recipe = load_recipe(_recorded_recipe(args.run_dir), args.overrides, recorded=True)
+    refuse_misplaced_name(args.what)
+    modes = [] if args.mode is None else [f"--evaluate.modes={json.dumps(args.mode.split(','))}"]
+    recipe = load_recipe(recorded_recipe(args.run_dir), [*args.overrides, *modes], recorded=True)
     evaluation = find_evaluation(recipe, args.what)
     given = {role: getattr(args, role) for role in ROLES}
     paths = {role: path for role, path in given.items() if path is not None}
@@ -66,7 +67,24 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _recorded_recipe(run_dir: Path) -> Path:
+def refuse_misplaced_name(name: str) -> None:
+    """Refuse an evaluation of every encoder whose name does not stand first.
+
+    Raises:
+        ValueError: it says how to write it.
+    """
+    from tools.evaluate import EVALUATIONS
+
+    if name in EVALUATIONS:
+        raise ValueError(f"`evaluate {name}` has options of its own: write the name first, `evaluate {name} ...`")
+
+
+def recorded_recipe(run_dir: Path) -> Path:
+    """The recipe in the folder of a run.
+
+    Raises:
+        ValueError: it is no such folder.
+    """
     advice = "--run is the --out of `reelshard train`"
     if not run_dir.is_dir():
         raise ValueError(f"there is no run folder {str(run_dir)!r}; {advice}")
@@ -153,12 +171,10 @@ def evaluate(
 
 def _compare_views(run_dir: Path, datasets: Mapping[str, ShardDataset]) -> str:
     """Compare the views of the data sets, and of those that the run was trained on, as its record says."""
-    from shards.format.files import read_small
-    from shards.format.parse import mapping, parse_json, text
     from shards.format.views import refuse_other_views, view_hash
+    from tools.encoders import recorded_view
 
     views = {str(dataset.directory): view_hash(dataset.manifest) for dataset in datasets.values()}
-    with contextlib.suppress(OSError, ValueError, KeyError):  # runs of earlier versions do not say
-        record = mapping(mapping(parse_json(read_small(run_dir / "run.json")), "a run")["dataset"], "its data set")
-        views[f"the data of {run_dir}"] = text(record["view_hash"], "its view")
+    if (trained_on := recorded_view(run_dir)) is not None:
+        views[f"the data of {run_dir}"] = trained_on
     return refuse_other_views(views)
