@@ -48,8 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe", default=DEFAULT_RECIPE, help="recipe name or YAML file; its view, build and teacher sections count"
     )
-    parser.add_argument("--videos", type=Path, required=True, help="folder of videos, or of a whole download")
-    parser.add_argument("--annotations", type=Path, help="folder of SSv2 annotations, or a .csv or .tsv table")
+    parser.add_argument(
+        "--videos", type=Path, help="folder of videos, or of a download (default: that of --annotations)"
+    )
+    parser.add_argument(
+        "--annotations", type=Path, help="folder of SSv2 annotations, a .csv or .tsv table, or a file of chats"
+    )
+    parser.add_argument(
+        "--tars", metavar="LIST", help="of chats: tars of others, paths or URLs, such as 'webvid/{00000..00099}.tar'"
+    )
     parser.add_argument("--source", help="ucf101, msrvtt, msvd, ssv2, table or folder (default: what is there)")
     parser.add_argument("--fold", type=int, help="of UCF101: 1 (default), 2 or 3")
     parser.add_argument("--protocol", help="of MSR-VTT: 9k (default) or 7k; the test split is 1k-A of both")
@@ -137,14 +144,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _open_source(args: argparse.Namespace, recipe: Recipe) -> Source:
-    """The system's source; one that the command names is that one, whatever the system."""
+    """The items of a build, as the command line names them; a source that it names is that one, whatever the system."""
     from shards.builder import open_source
     from tools.systems import system_of
 
+    system = system_of(recipe)
     named = {"source": args.source, "fold": args.fold, "protocol": args.protocol}
-    if any(value is not None for value in named.values()):
-        return open_source(args.videos, args.annotations, args.split, **named)
-    return system_of(recipe).open_source(recipe, args.videos, args.annotations, args.split)
+    is_named = any(value is not None for value in named.values())
+    if args.tars is not None:
+        if args.videos or args.annotations:
+            raise ValueError("--tars hold the videos and what is said of them: leave --videos and --annotations out")
+        if is_named:
+            raise ValueError("--tars hold chats: leave --source, --fold and --protocol out")
+        return system.open_tars(recipe, args.tars, args.scratch or _scratch(args.tars, None))
+    if args.videos is None and args.annotations is None:
+        raise ValueError("nothing to build from: give --videos, the folder of videos, or --annotations, or --tars")
+    videos = args.videos or args.annotations.parent
+    if is_named:
+        return open_source(videos, args.annotations, args.split, **named)
+    return system.open_source(recipe, videos, args.annotations, args.split)
 
 
 def _shorthands(args: argparse.Namespace) -> list[str]:

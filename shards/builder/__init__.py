@@ -11,9 +11,11 @@ from shards.builder.failure import REASONS, BuildFailure, FailureRecord
 from shards.builder.item import Item, Source
 from shards.builder.partition import Partition
 from shards.builder.samples.base import Prepared, SampleKind
+from shards.builder.samples.chat import ChatConfig, ChatKind
 from shards.builder.samples.clip import ClipKind
 from shards.builder.samples.frames import FramesKind
 from shards.builder.sources import (
+    load_chats,
     load_folder,
     load_msrvtt,
     load_msvd,
@@ -28,6 +30,8 @@ __all__ = [
     "BuildConfig",
     "BuildFailure",
     "BuildSummary",
+    "ChatConfig",
+    "ChatKind",
     "ClipKind",
     "DecodedClip",
     "Engine",
@@ -46,6 +50,7 @@ __all__ = [
     "build_dataset",
     "decode_clip",
     "finalize_dataset",
+    "load_chats",
     "load_folder",
     "load_msrvtt",
     "load_msvd",

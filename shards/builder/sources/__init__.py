@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from shards.builder.item import Source
+from shards.builder.sources.chat import load_chats
 from shards.builder.sources.folder import load_folder, load_table
 from shards.builder.sources.msrvtt import PROTOCOLS, is_msrvtt, load_msrvtt
 from shards.builder.sources.msvd import is_msvd, load_msvd
@@ -17,6 +18,7 @@ __all__ = [
     "FOLDS",
     "PROTOCOLS",
     "SOURCES",
+    "load_chats",
     "load_folder",
     "load_msrvtt",
     "load_msvd",
