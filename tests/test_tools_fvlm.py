@@ -112,6 +112,7 @@ def test_a_dry_run_shows_what_is_trained_and_that_every_term_is_finite(
 ) -> None:
     assert train(workshop, tmp_path / "run", "--dry-run", objective={"train_dinov2": False}) == 0
     printed = capsys.readouterr().out
+    assert "template 'tokenizer'; captions will be asked for by the recipe's, 'literal'" in printed
     for part, state in (("dinov2", "frozen"), ("llm", "trained"), ("q_static", "trained"), ("dino_to_llm", "trained")):
         assert re.search(rf"model\.{part} +[\d,]+ +{state}", printed), part
     assert "frames" in printed
