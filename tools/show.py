@@ -21,7 +21,9 @@ HELP = "print a data set's manifest and fields, or a sample; draw a sample as a 
 _DESCRIPTION = """Without KEY, print what the data set is: fields, shards, classes, failures, provenance.
 
 With KEY (the key of a sample, or #N for sample number N), print the sample; with --png also draw its frames (a clip, or
-packed JPEG pieces) as a strip with its label, and its targets as a PCA picture below them."""
+packed JPEG pieces) as a strip with its label, and its targets as a PCA picture below them.
+
+With --lengths, print how many frames, tokens and other rows samples have, as histograms; with --png also draw them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of a data set")
     parser.add_argument("key", nargs="?", metavar="KEY", help="key of a sample, or '#N' for sample number N")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the sample into this file")
+    parser.add_argument("--lengths", action="store_true", help="print histograms of frames, tokens and other rows")
     parser.add_argument("--recipe", help="print what a sample costs as this recipe's system reads it")
     parser.add_argument("--source", default="", metavar="NAME", help="with --recipe: as this source of a mix")
     parser.add_argument("--json", action="store_true", help="print JSON: the manifest, or the sample's metadata")
@@ -41,11 +44,13 @@ def run(args: argparse.Namespace) -> int:
 
     dataset = ShardDataset.open(args.dataset)
     if args.recipe is not None:
-        if args.key is not None or args.png:
-            raise ValueError("--recipe is about the whole data set; leave KEY and --png out")
+        if args.key is not None or args.png or args.lengths:
+            raise ValueError("--recipe is about the whole data set; leave KEY, --png and --lengths out")
         return _show_reads(args, dataset)
     if args.overrides or args.source:
         raise ValueError("values of a recipe and --source have a meaning with --recipe NAME only")
+    if args.lengths:
+        return _show_lengths(args, dataset)
     if args.key is None:
         if args.png:
             raise ValueError(f"--png draws one sample; give its key too, such as {dataset.key(0)!r}")
@@ -58,6 +63,22 @@ def run(args: argparse.Namespace) -> int:
         from tools.figures import draw_strip, load_sample
 
         publish_bytes(args.png, draw_strip(load_sample(dataset, number)))
+        if not args.json:
+            print(clean(f"drawn into {args.png}"))
+    return 0
+
+
+def _show_lengths(args: argparse.Namespace, dataset: ShardDataset) -> int:
+    """Print how long samples are, and draw it where asked."""
+    from shards.format.publish import publish_bytes
+    from tools.lengths import describe, draw, facts, lengths_of
+
+    if args.key is not None:
+        raise ValueError("--lengths is about the whole data set; leave KEY out")
+    found = lengths_of(dataset)
+    print(json.dumps({name: facts(lengths) for name, lengths in found.items()}) if args.json else describe(found))
+    if args.png:
+        publish_bytes(args.png, draw(found, str(dataset.directory)))
         if not args.json:
             print(clean(f"drawn into {args.png}"))
     return 0

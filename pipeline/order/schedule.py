@@ -5,6 +5,7 @@ A global batch is the same set of samples whatever the number of ranks; every ra
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Protocol
@@ -184,7 +185,8 @@ class LengthBudget:
         num_batches = float(self._shares[:, window].sum(axis=1).max())
         spread = [float(costs.std() / costs.mean()) for costs in (first, others[window])]
         wanted = math.sqrt(num_batches * spread[0] / max(spread[1], 1e-9))  # the least padding of both together
-        strips = np.array_split(window, max(1, min(round(wanted), math.ceil(num_batches))))
+        borders = _strips(self._lengths[0, window], max(1, min(round(wanted), math.ceil(num_batches))))
+        strips = [window[start:stop] for start, stop in itertools.pairwise(borders)]
         for number, strip in enumerate(strips):
             dearest = -1 if number % 2 else 1  # there and back, so that where strips meet samples are alike, too
             strips[number] = strip[np.argsort(dearest * others[strip], kind="stable")]
@@ -199,6 +201,17 @@ class LengthBudget:
                 batches.append(window[first:place])
                 first, longest = place, lengths
         return [*batches, window[first:]]
+
+
+def _strips(ascending: NDArray[np.int64], count: int) -> list[int]:
+    """Cut sorted lengths into about so many equal parts, where the length changes if that is near: the borders."""
+    size = len(ascending) / count
+    changes = np.concatenate([[0], np.flatnonzero(np.diff(ascending)) + 1, [len(ascending)]])
+    borders = {0, len(ascending)}
+    for border in (round(size * number) for number in range(1, count)):
+        nearest = int(changes[np.abs(changes - border).argmin()])
+        borders.add(nearest if abs(nearest - border) < size / 2 else border)
+    return sorted(borders)
 
 
 def deal(costs: NDArray[np.float64], num_ranks: int) -> list[Samples]:
