@@ -19,7 +19,7 @@ from pipeline.contents import Contents
 from pipeline.order.schedule import LengthBudget
 from pipeline.read.decoders import JpegFrames
 from shards import ShardDataset, ShardError
-from tests.chats import SIDE, make_chat_sets
+from tests.chats import SIDE, build_chats, chat_config, make_chat_sets, write_chats, write_tokenizer
 from tests.two_kinds import write_set
 
 BUDGET = {"frames": 24, "tokens": 1000}
@@ -115,6 +115,23 @@ def after(loader: MixedLoader, step: int) -> dict[str, Any]:
             done += 1
             if done == step:
                 return loader.state_dict()
+
+
+def test_videos_of_0_1_64_and_65_seconds_come_with_as_many_frames_up_to_the_cap(tmp_path: Path) -> None:
+    build_chats(
+        write_chats(tmp_path / "raw", [0, 1, 64, 65, 0]),
+        tmp_path / "set",
+        chat_config(write_tokenizer(tmp_path / "tokenizer")),
+    )
+    dataset = ShardDataset.open(tmp_path / "set")
+    config = LoaderConfig(length_budget={"frames": 64, "tokens": 1000}, threads=2)
+    with ShardLoader(dataset, config, reads=READS["video"]) as loader:
+        found: dict[int, int] = {}
+        for batch in loader:
+            assert batch["frames"].shape[0] * max(batch["frames"].shape[1], 1) <= 64
+            found |= dict(zip(batch["index"].tolist(), batch["frames_length"].tolist(), strict=True))
+    lengths = {int(dataset.metadata(number)["id"][-4:]): length for number, length in found.items()}
+    assert lengths == {0: 0, 1: 1, 2: 64, 3: 64, 4: 0}
 
 
 def test_shares_and_padding_are_those_of_the_batches(sets: dict[str, ShardDataset]) -> None:
