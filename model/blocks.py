@@ -164,10 +164,15 @@ class Block(nn.Module):
 
 
 def recompute_blocks(module: nn.Module) -> None:
-    """Make every block in `module` keep its input only, and compute the rest again for the backward pass."""
+    """Make every block in `module` keep its input only, and compute the rest again for the backward pass.
+
+    A part that is not made of these blocks is asked to do likewise, if it can: by its `recompute_activations()`.
+    """
     for block in module.modules():
         if isinstance(block, Block):
             block.recompute = True
+        elif callable(ask := getattr(block, "recompute_activations", None)):
+            ask()
 
 
 def init_weights(module: nn.Module) -> None:

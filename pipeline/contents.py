@@ -24,14 +24,17 @@ class Contents:
         self._places: dict[tuple[str, str], int] = {}
 
     def add(self, batch: Batch) -> None:
-        """Take in a batch."""
+        """Take in a batch; one of the only source, whose fields all have one shape, holds nothing to be told."""
+        fields = [name.removesuffix(_LENGTH) for name in batch if name.endswith(_LENGTH)]
+        fields = [field for field in fields if field in batch]
+        if not batch.source and not fields:
+            return
         valid = batch["valid"]
         self._add(batch.source, "batches", torch.ones((), dtype=torch.int64, device=valid.device), 1)
         self._add(batch.source, "samples", valid.sum(), len(valid))
-        for name, lengths in batch.items():
-            field = name.removesuffix(_LENGTH)
-            if name.endswith(_LENGTH) and field in batch:
-                self._add(batch.source, field, lengths.sum(), len(lengths) * batch[field].shape[1])
+        for field in fields:
+            lengths = batch[f"{field}{_LENGTH}"]
+            self._add(batch.source, field, lengths.sum(), len(lengths) * batch[field].shape[1])
 
     def _add(self, source: str, what: str, filled: Tensor, places: int) -> None:
         key = source, what

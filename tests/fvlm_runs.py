@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,13 @@ class Workshop:
     folder: Path
 
     @classmethod
-    def make(cls, folder: Path, *, num_videos: int = 24, num_texts: int = 12) -> Workshop:
+    def make(
+        cls, folder: Path, *, num_videos: int = 24, num_texts: int = 12, held_out: Sequence[int] = (1, 3, 9, 2, 8, 5)
+    ) -> Workshop:
+        """Make all of it; `held_out` are the lengths of its videos in seconds."""
         make_chat_sets(folder, num_videos=num_videos, num_texts=num_texts)
-        held_out = write_chats(folder / "raw_held_out", [1, 3, 9, 2, 8, 5], seed=9)
-        build_chats(held_out, folder / "held_out", chat_config(folder / "tokenizer"), view=VIEW)
+        chats = write_chats(folder / "raw_held_out", held_out, seed=9)
+        build_chats(chats, folder / "held_out", chat_config(folder / "tokenizer"), view=VIEW)
         dino: Any = tiny_dino(image_size=SIDE)
         llm: Any = tiny_llm(vocab_size=WORDS, eos_token_id=258, bos_token_id=257, pad_token_id=256)
         dino.save_pretrained(folder / "dinov2")

@@ -112,6 +112,7 @@ def test_a_dry_run_shows_what_is_trained_and_that_every_term_is_finite(
 ) -> None:
     assert train(workshop, tmp_path / "run", "--dry-run", objective={"train_dinov2": False}) == 0
     printed = capsys.readouterr().out
+    assert "template 'tokenizer'; captions will be asked for by the recipe's, 'literal'" in printed
     for part, state in (("dinov2", "frozen"), ("llm", "trained"), ("q_static", "trained"), ("dino_to_llm", "trained")):
         assert re.search(rf"model\.{part} +[\d,]+ +{state}", printed), part
     assert "frames" in printed
@@ -287,6 +288,23 @@ def test_each_thing_that_is_wrong_is_said_once_until_it_is_right_again(
             diagnosis.row({**row, "step": step})
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["step 1", "step 4"]
     assert all(said in record.getMessage() for record in caplog.records)
+
+
+def test_a_run_that_recomputes_activations_is_the_run_that_keeps_them(
+    workshop: Workshop, stage1: Path, tmp_path: Path
+) -> None:
+    assert train(workshop, tmp_path / "run", train={"recompute": True, "steps": 8}) == 0
+    kept, again = (read_metrics(run / "metrics.jsonl") for run in (stage1, tmp_path / "run"))
+    assert [row["loss"] for row in again] == pytest.approx([row["loss"] for row in kept], rel=1e-5)
+
+
+def test_a_run_of_several_chunks_is_the_run_of_whole_batches(workshop: Workshop, stage1: Path, tmp_path: Path) -> None:
+    assert train(workshop, tmp_path / "run", train={"chunk_size": 2}) == 0
+    whole, cut = (read_metrics(run / "metrics.jsonl") for run in (stage1, tmp_path / "run"))
+    for name in ("loss", "grad_norm", "coarse_loss", "fine_loss", "attention_entropy"):
+        for one, other in zip(whole, cut, strict=True):
+            assert (name in one) == (name in other)
+            assert other.get(name, 0) == pytest.approx(one.get(name, 0), rel=1e-4), name
 
 
 def scores_of(workshop: Workshop, run: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:

@@ -29,6 +29,8 @@ COMMANDS = {
     "preflight": "tools.preflight",
     "train": "tools.train",
     "evaluate": "tools.evaluate",
+    "caption": "tools.caption",
+    "export": "tools.export",
     "recipe": "tools.recipe_page",
     "zarr": "tools.zarr_cache",
     "bench": "tools.bench",
@@ -39,6 +41,8 @@ TAKES_OVERRIDES: Mapping[str, Sequence[str]] = {
     "preflight": ("view", "build", "evaluate"),
     "train": ("view", "build"),  # `evaluate` is kept with the run, for the command of that name
     "evaluate": ("view", "build", "teacher", "optim"),
+    "caption": ("build", "data", "optim", "evaluate"),
+    "export": ("view", "build", "data", "optim", "evaluate"),
     "demo": (),
     "recipe": (),
     "show": ("view", "build", "optim", "train", "evaluate"),

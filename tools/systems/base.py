@@ -6,7 +6,7 @@ Commands ask these objects and never what a system is called. docs/extending.md 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -206,6 +206,24 @@ class System(Protocol[R_contra]):
     def describe(self, recipe: R_contra, dataset: ShardDataset) -> Mapping[str, str]:
         """Lines of a run's launch beside those of every run: heading -> text."""
         return {}
+
+    def write_about(
+        self, recipe: R_contra, objective: nn.Module, video: Path, question: str | None, max_new_tokens: int
+    ) -> Iterator[str]:
+        """What a trained student says of a video or image: all of it so far, once a token.
+
+        Raises:
+            ValueError: it does not speak, or the file cannot be read.
+        """
+        raise ValueError(f"{self.title} writes no text")
+
+    def export(self, recipe: R_contra, objective: nn.Module, folder: Path) -> Iterator[str]:
+        """Write a trained student into a folder as others read it; yields a line for each thing written.
+
+        Raises:
+            ValueError: there is no other library that reads it.
+        """
+        raise ValueError(f"{self.title} is exported nowhere: its checkpoints are safetensors, by the names of model/")
 
     def encoder(self, objective: nn.Module) -> nn.Module:
         """The part of the objective that `--init WEIGHTS.safetensors` starts and a probe looks at.

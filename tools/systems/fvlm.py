@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import torch
@@ -222,6 +223,45 @@ class FoveatedSystem(ChatSystem[FoveatedRecipe]):
                 f"(objective.train_llm): leave it out by --data.mix.{source} 0"
             )
         return found
+
+    def describe(self, recipe: FoveatedRecipe, dataset: ShardDataset) -> Mapping[str, str]:
+        """Whose tokens the data set holds; where it asks otherwise than the recipe, that is said."""
+        lines = dict(super().describe(recipe, dataset))
+        if dataset.manifest.provenance["sample"]["template"] != recipe.chat.template:
+            lines["tokens"] += f"; captions will be asked for by the recipe's, {recipe.chat.template[:40]!r}"
+        return lines
+
+    def write_about(
+        self, recipe: FoveatedRecipe, objective: nn.Module, video: Path, question: str | None, max_new_tokens: int
+    ) -> Iterator[str]:
+        """Frame by frame, then word by word.
+
+        Raises:
+            ValueError: the file cannot be read.
+        """
+        from model.generate import generate
+        from tools.systems.asking import Words, frames_of
+
+        model, words = objective.get_submodule("model"), Words(recipe)
+        assert isinstance(model, FoveatedVLM)
+        device, dtype = model.q_static.device, recipe.train.autocast_dtype(model.q_static.device)
+        mode: Mode = "coarse_only" if recipe.objective.mode == "coarse_only" else "autoregressive"
+        frames, asked = frames_of(video, recipe).to(device), torch.tensor(words.asked(question), device=device)
+        said: list[int] = []
+        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            for token in generate(model, frames, asked, max_new_tokens=max_new_tokens, mode=mode):
+                if token in words.ends:
+                    return
+                said.append(token)
+                yield words.text(said)
+
+    def export(self, recipe: FoveatedRecipe, objective: nn.Module, folder: Path) -> Iterator[str]:
+        """`dinov2` and `llm`, the latter with its tokenizer, and what joins them as safetensors and JSON."""
+        from model.exported import save_foveated
+
+        model = objective.get_submodule("model")
+        assert isinstance(model, FoveatedVLM)
+        yield from save_foveated(model, folder, tokenizer=recipe.chat.tokenizer)
 
 
 def _refuse_other_words(recipe: FoveatedRecipe, dataset: ShardDataset) -> None:

@@ -152,6 +152,11 @@ class ChatTokenizer:
         ids: list[int] = _backend(self.description).encode(text, add_special_tokens=False).ids
         return ids
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, without the special ones."""
+        text: str = _backend(self.description).decode(list(ids), skip_special_tokens=True)
+        return text
+
     def tokens(self, messages: Sequence[Message]) -> ChatTokens:
         """The tokens of a chat.
 
