@@ -147,18 +147,14 @@ class Iteration:
                 self._draft = None
                 plan = self._planner.plan(draft, memory)
                 size, step = len(plan.samples), DECODED_ROWS_PER_TASK if plan.keys else ROWS_PER_TASK
+                task = (self._planner, self._fetcher, self._clock)
                 futures = [
-                    self._pool.submit(self._fill, plan, start, min(start + step, size))
+                    self._pool.submit(_fill, *task, plan, range(start, min(start + step, size)))
                     for start in range(0, size, step)
                 ]
                 self._pending.append(_Pending(plan, futures))
         self.check()
         self._clock.add("plan", perf_counter() - began)
-
-    def _fill(self, plan: BatchPlan, start: int, stop: int) -> Tally:
-        """Draw what is read of some rows, and read it: what a thread does."""
-        self._planner.draw(plan, start, stop)
-        return self._fetcher.fill(plan, start, stop, self._clock)
 
     def _next_draft(self) -> Draft | None:
         """The next batch to be read; None where its epoch is not to be begun yet."""
@@ -176,7 +172,7 @@ class Iteration:
         pending = self._pending.popleft()
         try:
             self._waiting = threading.get_ident()
-            tallies = [self._result(future) for future in pending.futures]
+            tallies = [self._next_result(pending.futures) for _ in range(len(pending.futures))]
             self._waiting = 0
             self.check()
             self._filled.append((pending.plan, Tally(*map(sum, zip(*tallies, strict=True)))))
@@ -185,12 +181,24 @@ class Iteration:
             del pending  # an error holds this frame, and a future its error: no circle keeps files open
         self._clock.add("wait", perf_counter() - began)
 
-    def _result(self, future: Future[Tally]) -> Tally:
-        """What a task gave. A handler that strikes between the look at it and the wait for it would be missed."""
-        while True:
-            try:
-                return future.result(timeout=PATIENCE_SECONDS)
-            except TimeoutError:
-                if future.done():  # an error of storage may be one, too
-                    return future.result()
-                self.check()
+    def _next_result(self, futures: list[Future[Tally]]) -> Tally:
+        """What the first task gave. A handler that struck between the look at it and the wait would be missed."""
+        try:
+            while True:
+                try:
+                    tally = futures[0].result(timeout=PATIENCE_SECONDS)
+                except TimeoutError:
+                    if not futures[0].done():
+                        self.check()
+                        continue
+                    tally = futures[0].result()  # an error of storage may be one, too
+                del futures[0]
+                return tally
+        finally:
+            del futures  # as above
+
+
+def _fill(planner: Planner, fetcher: Fetcher, clock: StageClock, plan: BatchPlan, rows: range) -> Tally:
+    """Draw what is read of some rows, and read it: what a thread does. No circle: its errors hold no iteration."""
+    planner.draw(plan, rows.start, rows.stop)
+    return fetcher.fill(plan, rows.start, rows.stop, clock)
