@@ -192,7 +192,7 @@ class Encoder(nn.Module):
         wanted = {number for number in numbers if number < self.num_layers}
         with self._watched(wanted) as found, self._precision():
             found[self.num_layers] = self.trunk(pixels)
-        return [self._as_tokens(found[number]) for number in numbers]
+        return [found[number].float().flatten(1, -2) for number in numbers]
 
     def untrained(self, seed: int = 0) -> Encoder:
         """The same architecture with fresh weights, on the same device; the global generator is left alone."""
@@ -215,9 +215,6 @@ class Encoder(nn.Module):
             "final_norm": facts.final_norm,
             "precision": str(self.dtype).removeprefix("torch."),
         }
-
-    def _as_tokens(self, tokens: Tensor) -> Tensor:
-        return tokens.float().reshape(len(tokens), -1, tokens.shape[-1])
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         lower = self.dtype != torch.float32

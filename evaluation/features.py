@@ -1,16 +1,20 @@
-"""Frozen features: every clip of a data set as one vector."""
+"""Frozen features: every clip of a data set as one vector, of one layer of an encoder or of several."""
 
 import contextlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from evaluation.encoder import Encoder, dense_clip
 from evaluation.ranks import gather_rows
 from model.tubelets import video_or_tubes
 from pipeline.world import World
 from shards.progress import Progress, untold
+
+# Turns a batch into vectors f32 `[B, D]`, one tensor a layer.
+Vectors = Callable[[Mapping[str, Tensor]], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Features:
 
     Attributes:
         values: f32 `[n, D]`.
-        labels: i64 `[n]`.
+        labels: i64 `[n]`; -1 for none, where samples without a label are kept.
         num_unlabelled: samples left out since they have no label.
         index: i64 `[n]`, the samples' numbers; None where nobody needs them.
     """
@@ -28,6 +32,11 @@ class Features:
     labels: Tensor
     num_unlabelled: int = 0
     index: Tensor | None = None
+
+    def part(self, chosen: Tensor) -> "Features":
+        """Those that are chosen, by a mask bool `[n]`."""
+        index = None if self.index is None else self.index[chosen]
+        return replace(self, values=self.values[chosen], labels=self.labels[chosen], index=index)
 
 
 def extract_features(
@@ -41,9 +50,10 @@ def extract_features(
     """Encode clips whole (nothing is masked) and average their tokens over time and space.
 
     Args:
-        encoder: maps a video `[B, 3, T, H, W]` or tubes `[B, S, T', tubelet, patch, patch, 3]` to tokens
-            `[B, T', S, D]`; it is left in evaluation mode.
-        batches: this rank's, with `clip` (normalised, on the encoder's device), `index`, `label` and `valid`.
+        encoder: an `Encoder`; or a module that maps a video `[B, 3, T, H, W]` or tubes `[B, S, T', tubelet, patch,
+            patch, 3]` to tokens `[B, T', S, D]`, which is left in evaluation mode.
+        batches: this rank's, on the encoder's device, with `index`, `label`, `valid` and `clip`: u8 for an `Encoder`,
+            normalised for a module.
         bf16: run the encoder under bf16 autocast; otherwise it runs under whichever the caller has chosen.
         advance: told the number of clips after every batch.
         world: the ranks, all of which get the features of all.
@@ -52,28 +62,82 @@ def extract_features(
         ValueError: If no sample has a label.
     """
     encoder.eval()
-    values, labels, index, num_valid = [], [], [], 0
-    device = torch.device("cpu")
-    with torch.inference_mode():
+    vectors = layer_vectors(encoder, (encoder.num_layers,)) if isinstance(encoder, Encoder) else _module(encoder, bf16)
+    (found,) = collect(batches, vectors, world=world, advance=advance)
+    return found
+
+
+def layer_vectors(encoder: Encoder, layers: Sequence[int]) -> Vectors:
+    """The means of the tokens of some layers."""
+    return lambda batch: [tokens.mean(dim=1) for tokens in encoder.layers(dense_clip(batch["clip"], encoder), layers)]
+
+
+def _module(encoder: nn.Module, bf16: bool) -> Vectors:
+    def vectors(batch: Mapping[str, Tensor]) -> list[Tensor]:
+        clip = batch["clip"]
+        with torch.autocast(clip.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext():
+            tokens = encoder(video_or_tubes(clip))
+        return [tokens.float().mean(dim=(1, 2))]
+
+    return vectors
+
+
+def collect(
+    batches: Iterable[Mapping[str, Tensor]],
+    vectors: Vectors,
+    *,
+    world: World = World(),  # noqa: B008
+    advance: Progress = untold,
+    unlabelled: bool = False,
+) -> list[Features]:
+    """The features of all ranks' batches, one `Features` a layer.
+
+    Args:
+        batches: this rank's, see `extract_features`.
+        vectors: turns a batch into vectors.
+        world: the ranks, all of which get the features of all.
+        advance: told the number of clips after every batch.
+        unlabelled: whether samples without a label are kept, too.
+
+    Raises:
+        ValueError: If no sample is left.
+    """
+    values: list[list[Tensor]] = []
+    labels, index, num_valid, device = [], [], 0, torch.device("cpu")
+    with torch.no_grad():
         for batch in batches:
-            clip = video_or_tubes(batch["clip"])
-            device = clip.device
-            with torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext():
-                tokens = encoder(clip)
-            pooled = tokens.float().mean(dim=(1, 2)).cpu()  # [B, D]
-            valid, label = batch["valid"].cpu(), batch["label"].cpu()
-            keep = valid & (label >= 0)
-            values.append(pooled[keep])
+            device = batch["valid"].device
+            valid = batch["valid"].cpu()
+            label = batch["label"].cpu() if "label" in batch else torch.full((len(valid),), -1)
+            keep = valid if unlabelled else valid & (label >= 0)
+            values.append([each.float().cpu()[keep] for each in vectors(batch)])
             labels.append(label[keep])
             index.append(batch["index"].cpu()[keep])
             num_valid += int(valid.sum())
             advance(int(valid.sum()))
         if not values:
             raise ValueError("there is no batch to take features of")
-        parts = [gather_rows(torch.cat(rows), world, device) for rows in (values, labels, index)]
+        layers = [gather_rows(torch.cat(rows), world, device) for rows in zip(*values, strict=True)]
+        all_labels, numbers = (gather_rows(torch.cat(rows), world, device) for rows in (labels, index))
         num_valid = int(gather_rows(torch.tensor([num_valid]), world, device).sum())
-    if not len(parts[0]):
+    if not len(all_labels):
         raise ValueError("no sample has a label; a probe needs a data set built from labelled videos")
-    order = parts[2].argsort()
-    found, labelled, numbers = (part[order] for part in parts)
-    return Features(found, labelled, num_unlabelled=num_valid - len(labelled), index=numbers)
+    order = numbers.argsort()
+    return [
+        Features(layer[order], all_labels[order], num_unlabelled=num_valid - len(order), index=numbers[order])
+        for layer in layers
+    ]
+
+
+def videos_of(
+    features: Features, about: Callable[[int], Mapping[str, object]], key_of: Callable[[int], str]
+) -> list[str]:
+    """The video that each sample is of: `video_id` in its metadata, or its key where that says nothing."""
+    assert features.index is not None
+    return [video_name(number, about, key_of) for number in features.index.tolist()]
+
+
+def video_name(number: int, about: Callable[[int], Mapping[str, object]], key_of: Callable[[int], str]) -> str:
+    """The video that a sample is of."""
+    found = about(number).get("video_id")
+    return found if isinstance(found, str) and found else key_of(number)

@@ -1,46 +1,25 @@
 """The linear probe: how much of the labels a linear map reads off frozen features."""
 
 import contextlib
-import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from evaluation.features import Features, extract_features
+from evaluation.choice import labelled_part
+from evaluation.classified import classify
+from evaluation.encoder import Encoder
+from evaluation.features import Features, collect, extract_features, layer_vectors, videos_of
+from evaluation.heads import LinearHead
+from evaluation.linear import Choice, ProbeConfig, choose, probabilities, train_linear
 from evaluation.result import Result, Split
+from evaluation.scores import Held, wilson_interval
 from model.parts import weights_digest
 from pipeline.world import World
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeConfig:
-    """Training of the linear classifier; the features are computed once and stay as they are.
-
-    Attributes:
-        epochs: passes over the training features.
-        batch_size: samples in a step.
-        lr: peak learning rate of AdamW, cosine to zero.
-        weight_decay: of AdamW.
-        seeds: one classifier is trained per seed (initial weights and order); the mean and spread are reported.
-    """
-
-    epochs: int = 100
-    batch_size: int = 256
-    lr: float = 1e-2
-    weight_decay: float = 1e-2
-    seeds: tuple[int, ...] = (0, 1, 2)
-
-    def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size) < 1 or self.lr <= 0 or self.weight_decay < 0 or not self.seeds:
-            raise ValueError(
-                f"epochs={self.epochs}, batch_size={self.batch_size}, lr={self.lr}, weight_decay={self.weight_decay}, "
-                f"seeds={self.seeds}; epochs and batch_size have to be at least 1, lr positive, weight_decay not "
-                "negative, and there has to be a seed"
-            )
+from shards.progress import Progress, untold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,68 +46,163 @@ class ProbeResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Predictions:
-    """What the classifier of one seed says.
+class FeatureSet:
+    """The frozen features of a data set, and what a probe has to know of it.
 
     Attributes:
-        val: i64 `[num_val]`, classes of the held-out samples.
-        train_top1: its accuracy on what it was trained on.
+        layers: by the number of the encoder's layer, in the order in which they are tried.
+        videos: that each sample is of.
+        split: where they come from.
     """
 
-    val: Tensor
-    train_top1: float
+    layers: Mapping[int, Features]
+    videos: Sequence[str]
+    split: Split
+
+    @classmethod
+    def of(
+        cls,
+        encoder: Encoder,
+        split: Split,
+        world: World,
+        layers: Sequence[int] | None = None,
+        advance: Progress = untold,
+    ) -> "FeatureSet":
+        """Encode a data set once, for all layers; None is the last one.
+
+        Raises:
+            ValueError: no sample has a label, or the encoder has no such layer.
+        """
+        numbers = tuple(layers or (encoder.num_layers,))
+        found = collect(split.batches, layer_vectors(encoder, numbers), world=world, advance=advance)
+        return cls.of_features(dict(zip(numbers, found, strict=True)), split)
+
+    @classmethod
+    def of_features(cls, layers: Mapping[int, Features], split: Split) -> "FeatureSet":
+        """Features that are there."""
+        first = next(iter(layers.values()))
+        return cls(layers=layers, videos=videos_of(first, split.about, split.key_of), split=split)
+
+    @property
+    def labels(self) -> Tensor:
+        """i64 `[n]`."""
+        return next(iter(self.layers.values())).labels
+
+    def part(self, chosen: Tensor) -> "FeatureSet":
+        """The samples that are chosen, by a mask bool `[n]`."""
+        videos = [video for video, is_chosen in zip(self.videos, chosen.tolist(), strict=True) if is_chosen]
+        return replace(self, layers={n: features.part(chosen) for n, features in self.layers.items()}, videos=videos)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probed:
+    """A probe's result, and the classifiers that gave it.
+
+    Attributes:
+        result: see `Result`.
+        heads: one a seed.
+        layer: of the encoder whose features they read.
+    """
+
+    result: Result
+    heads: Sequence[LinearHead]
+    layer: int
 
 
 def probe(model: nn.Module, data: Mapping[str, Split], config: ProbeConfig, world: World) -> Result:
     """The linear probe as an `Evaluator`: of an encoder (see `extract_features`), on `train` and `val`.
 
-    A row is a held-out sample, with what each seed's classifier makes of it.
+    A row is a held-out video, with what each seed's classifier makes of it.
 
     Raises:
         ValueError: A split is not there, has no labels, or other classes than the other one.
     """
-    for role in ("train", "val"):
-        if role not in data:
-            raise ValueError(f"a probe needs the data train and val, got {', '.join(data) or 'none'}")
-    names = tuple(data["train"].label_names)
-    if names != tuple(data["val"].label_names):
-        raise ValueError("the label names of train and val differ; build both from the same labels")
-    device = next(model.parameters()).device
-    precision = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
-    with _in_eval(model):
-        train, val = (extract_features(model, data[role].batches, world=world) for role in ("train", "val"))
+    refuse_other_splits(data)
+    layer = model.num_layers if isinstance(model, Encoder) else 1
+    with in_eval(model):
+        found = {role: extract_features(model, data[role].batches, world=world) for role in ("train", "val")}
+    train, val = (FeatureSet.of_features({layer: found[role]}, data[role]) for role in ("train", "val"))
+    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+    about = protocol_of(model)  # in the caller's autocast, which it names
     with torch.autocast(device.type, enabled=False):
-        predictions = _predict(train, val, len(names), config, device)
-    found = _score(predictions, train, val)
-    low, high = found.top1_interval
-    assert val.index is not None
-    guesses = torch.stack([each.val for each in predictions], dim=1).tolist()
-    return Result(
-        metrics={
-            "top1": found.top1,
-            "top1_spread": found.top1_spread,
-            "top1_low": low,
-            "top1_high": high,
-            "train_top1": found.train_top1,
-            "chance": chance(train, val),
-        },
-        rows=[
-            {"key": data["val"].key_of(sample), "label": label, "predicted": guess}
-            for sample, label, guess in zip(val.index.tolist(), val.labels.tolist(), guesses, strict=True)
-        ],
+        return probe_features(train, val, config, device, about=about, digest=digest_of(model)).result
+
+
+def probe_features(
+    train: FeatureSet,
+    val: FeatureSet,
+    config: ProbeConfig,
+    device: torch.device,
+    *,
+    about: Mapping[str, Any],
+    digest: str,
+    share: float = 1.0,
+) -> Probed:
+    """Choose layer and settings on a part of `train`, train on all of it, and score on `val`.
+
+    Args:
+        train: what is learned from.
+        val: what is scored on, and nothing is chosen on.
+        config: the training.
+        device: where the classifiers are trained.
+        about: what the protocol says of the encoder.
+        digest: of its weights.
+        share: of the labels of each class that are used.
+
+    Raises:
+        ValueError: Labels and classes do not fit together, or there is nothing to choose on.
+    """
+    refuse_other_splits({"train": train.split, "val": val.split})
+    names, seed = tuple(train.split.label_names), config.seeds[0]
+    held = Held.of(val.labels, val.videos)
+    if (highest := int(max(train.labels.max(), held.labels.max()))) >= len(names):
+        raise ValueError(f"label {highest} does not exist: there are {len(names)} classes")
+    used = train if share == 1 else train.part(labelled_part(train.labels, train.videos, share, seed))
+    choice = choose(used.layers, used.videos, len(names), config, device)
+    features, val_features = used.layers[choice.layer], val.layers[choice.layer]
+    heads = [train_linear(features, len(names), config, choice.setting, seed=s, device=device) for s in config.seeds]
+    found = classify([probabilities(head, val_features, device) for head in heads], held, names, seed=seed)
+    train_top1 = statistics.fmean(_top1(probabilities(head, features, device), features.labels) for head in heads)
+    result = Result(
+        metrics={**found.metrics, "train_top1": train_top1, "chance": _chance(features.labels, held.labels)},
+        rows=found.rows,
+        intervals=found.intervals,
+        tables={**found.tables, **({"tried": choice.tried} if choice.tried else {})},
         protocol={
             "evaluator": "linear probe",
             "features": "mean of the tokens of a whole clip, standardised by those of train",
-            "interval": "Wilson, 95 %, for the number of held-out samples",
-            "precision": str(precision).removeprefix("torch."),
-            "num_classes": len(names),
-            "num_train": found.num_train,
-            "num_val": found.num_val,
-            "num_unlabelled": train.num_unlabelled + val.num_unlabelled,
+            **about,
+            **found.protocol,
+            **_chosen(choice, config),
+            "label_share": share,
+            "num_train": len(features.labels),
+            "num_unlabelled": sum(next(iter(part.layers.values())).num_unlabelled for part in (train, val)),
             **asdict(config),
         },
-        digests={**{role: data[role].digest for role in ("train", "val")}, "model": weights_digest(model.state_dict())},
+        digests=digests_of({"train": train.split, "val": val.split}, digest),
+        seed=seed,
     )
+    return Probed(result=result, heads=heads, layer=choice.layer)
+
+
+def digests_of(data: Mapping[str, Split], model: str) -> dict[str, str]:
+    """What names the data by role, the model, and the view where it is known."""
+    view = next((split.view_hash for split in data.values() if split.view_hash), None)
+    digests = {**{role: split.digest for role, split in data.items()}, "model": model}
+    return digests if view is None else {**digests, "view": view}
+
+
+def refuse_other_splits(data: Mapping[str, Split]) -> None:
+    """Compare the classes of `train` and `val`.
+
+    Raises:
+        ValueError: One is not there, or they differ.
+    """
+    for role in ("train", "val"):
+        if role not in data:
+            raise ValueError(f"a probe needs the data train and val, got {', '.join(data) or 'none'}")
+    if tuple(data["train"].label_names) != tuple(data["val"].label_names):
+        raise ValueError("the label names of train and val differ; build both from the same labels")
 
 
 def linear_probe(
@@ -139,86 +213,70 @@ def linear_probe(
     Raises:
         ValueError: If a label is not below `num_classes`.
     """
-    return _score(_predict(train, val, num_classes, config, torch.device(device)), train, val)
+    splits = [Split(batches=(), label_names=[str(number) for number in range(num_classes)]) for _ in range(2)]
+    parts = [replace(part, index=torch.arange(len(part.labels))) for part in (train, val)]
+    sets = [FeatureSet.of_features({1: part}, split) for part, split in zip(parts, splits, strict=True)]
+    result = probe_features(sets[0], sets[1], config, torch.device(device), about={}, digest="").result
+    return as_probe_result(result)
 
 
-def _predict(
-    train: Features, val: Features, num_classes: int, config: ProbeConfig, device: torch.device
-) -> list[_Predictions]:
-    """What the classifier of each seed says."""
-    highest = int(max(train.labels.max(), val.labels.max()))
-    if highest >= num_classes:
-        raise ValueError(f"label {highest} does not exist: there are {num_classes} classes")
-    mean, scale = train.values.mean(dim=0), train.values.std(dim=0, correction=0).clamp(min=1e-6)
-    train_x, val_x = (((part.values - mean) / scale).to(device) for part in (train, val))
-    train_y = train.labels.to(device)
-    found = []
-    for seed in config.seeds:
-        classifier = _train_classifier(train_x, train_y, num_classes, config, seed)
-        with torch.inference_mode():
-            guess, train_guess = (classifier(x).argmax(dim=1).cpu() for x in (val_x, train_x))
-        found.append(_Predictions(val=guess, train_top1=_top1(train_guess, train.labels)))
-    return found
-
-
-def _score(predictions: Sequence[_Predictions], train: Features, val: Features) -> ProbeResult:
-    scores = [_top1(each.val, val.labels) for each in predictions]
+def as_probe_result(result: Result) -> ProbeResult:
+    """The numbers of a result, those of each seed counted from its rows."""
+    metrics, protocol = result.metrics, result.protocol
+    right = [[guess == row["label"] for guess in row["predicted"]] for row in result.rows]
     return ProbeResult(
-        top1=statistics.fmean(scores),
-        top1_spread=statistics.stdev(scores) if len(scores) > 1 else 0.0,
-        top1_per_seed=tuple(scores),
-        top1_interval=wilson_interval(statistics.fmean(scores), len(val.labels)),
-        train_top1=statistics.fmean(each.train_top1 for each in predictions),
-        num_train=len(train.labels),
-        num_val=len(val.labels),
+        top1=metrics["top1"],
+        top1_spread=metrics["top1_spread"],
+        top1_per_seed=tuple(sum(seed) / len(seed) for seed in zip(*right, strict=True)),
+        top1_interval=(metrics["top1_low"], metrics["top1_high"]),
+        train_top1=metrics["train_top1"],
+        num_train=protocol["num_train"],
+        num_val=protocol["num_val"],
     )
-
-
-def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Where a share that was counted on `count` samples lies, with 95 % confidence: Wilson's score interval.
-
-    It stays within [0, 1] and has a width at 0 and 1 too (Wilson 1927). It is about which samples were held out; what
-    another training run or another machine would have given is not in it.
-    """
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def chance(train: Features, val: Features) -> float:
     """Top-1 on `val` of always saying the most frequent label of `train`."""
-    most_frequent = train.labels.bincount().argmax()
-    return float((val.labels == most_frequent).float().mean())
+    return _chance(train.labels, val.labels)
 
 
-def _train_classifier(x: Tensor, y: Tensor, num_classes: int, config: ProbeConfig, seed: int) -> nn.Linear:
-    """Minibatch AdamW on the cross-entropy, with a cosine from `lr` to zero."""
-    generator = torch.Generator().manual_seed(seed)
-    classifier = nn.Linear(x.shape[1], num_classes)
-    nn.init.trunc_normal_(classifier.weight, std=0.01, generator=generator)
-    nn.init.zeros_(classifier.bias)
-    classifier.to(x.device)
-    optimizer = torch.optim.AdamW(classifier.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    num_steps = config.epochs * math.ceil(len(x) / config.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
-    for _ in range(config.epochs):
-        order = torch.randperm(len(x), generator=generator)
-        for start in range(0, len(x), config.batch_size):
-            rows = order[start : start + config.batch_size]
-            loss = F.cross_entropy(classifier(x[rows]), y[rows])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-    return classifier
+def _chance(train: Tensor, val: Tensor) -> float:
+    return float((val == train.bincount().argmax()).float().mean())
 
 
-def _top1(guess: Tensor, labels: Tensor) -> float:
-    return int((guess == labels).sum()) / len(labels)
+def _chosen(choice: Choice, config: ProbeConfig) -> dict[str, Any]:
+    """What the protocol says of the choice; the values of the configuration stand beside it."""
+    drawn = f"{config.held_out:.0%} of the training videos ({choice.num_held_out}), seed {config.seeds[0]}"
+    return {
+        "layer": choice.layer,
+        "chosen_lr": choice.setting.lr,
+        "chosen_weight_decay": choice.setting.weight_decay,
+        "chosen_on": f"{drawn}; then trained on all" if choice.tried else "nothing was chosen",
+    }
+
+
+def _top1(scores: Tensor, labels: Tensor) -> float:
+    return int((scores.argmax(dim=1) == labels).sum()) / len(labels)
+
+
+def digest_of(model: nn.Module) -> str:
+    """Of an encoder's weights."""
+    return model.digest if isinstance(model, Encoder) else weights_digest(model.state_dict())
+
+
+def protocol_of(model: nn.Module) -> dict[str, Any]:
+    """What the protocol says of an encoder."""
+    return model.protocol() if isinstance(model, Encoder) else {"precision": _precision(model)}
+
+
+def _precision(model: nn.Module) -> str:
+    device = next(model.parameters()).device
+    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
+    return str(dtype).removeprefix("torch.")
 
 
 @contextlib.contextmanager
-def _in_eval(model: nn.Module) -> Iterator[None]:
+def in_eval(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and then each module's own again."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -227,3 +285,6 @@ def _in_eval(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+__all__ = ["ProbeConfig", "ProbeResult", "chance", "linear_probe", "probe", "wilson_interval"]

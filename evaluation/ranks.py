@@ -26,3 +26,10 @@ def gather_rows(rows: Tensor, world: World, device: torch.device) -> Tensor:
     parts = [torch.zeros_like(padded) for _ in range(world.size)]
     dist.all_gather(parts, padded)
     return torch.cat([part[: int(other.item())] for part, other in zip(parts, counts, strict=True)]).cpu()
+
+
+def sum_ranks(tensor: Tensor, world: World) -> Tensor:
+    """The sum of a tensor over all ranks, on all of them; in place where there are several."""
+    if world.size > 1:
+        dist.all_reduce(tensor)
+    return tensor

@@ -22,6 +22,7 @@ class Split:
         key_of: names a sample by its number.
         view_hash: of the view that its clips show; None where nobody wrote it down.
         about: a sample's metadata by its number (`video_id`, `view_index`, `captions`, ...), from its JSON.
+        num_samples: of all ranks.
     """
 
     batches: Iterable[Mapping[str, Tensor]]
@@ -30,6 +31,7 @@ class Split:
     key_of: Callable[[int], str] = str
     view_hash: str | None = None
     about: Callable[[int], Mapping[str, Any]] = lambda number: {}
+    num_samples: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

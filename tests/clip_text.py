@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ TEXT: dict[str, Any] = {
 }
 
 
-def save_tokenizer(folder: Path, *, ends: bool = True, more: int = 0) -> None:
+def save_tokenizer(folder: Path, *, ends: bool = True, more: int = 0, words: Sequence[str] = WORDS) -> None:
     """A tokenizer of the model's vocabulary, which closes each text unless told not to."""
-    names = ["<pad>", "<unk>", "<s>", "</s>", *WORDS, *(f"more{number}" for number in range(more))]
+    names = ["<pad>", "<unk>", "<s>", "</s>", *words, *(f"more{number}" for number in range(more))]
     tokenizer = Tokenizer(WordLevel({name: number for number, name in enumerate(names)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
     template = "<s> $A </s>" if ends else "<s> $A"
@@ -40,11 +41,12 @@ def save_tokenizer(folder: Path, *, ends: bool = True, more: int = 0) -> None:
     ).save_pretrained(folder)
 
 
-def save_text_encoder(folder: Path, *, seed: int = 0) -> Path:
-    """The text encoder alone, with its tokenizer."""
+def save_text_encoder(folder: Path, *, seed: int = 0, words: Sequence[str] = WORDS) -> Path:
+    """The text encoder alone, with its tokenizer of `words`."""
     torch.manual_seed(seed)
-    CLIPTextModelWithProjection(CLIPTextConfig(**TEXT)).save_pretrained(folder)
-    save_tokenizer(folder)
+    vocab_size = max(TEXT["vocab_size"], len(words) + 4)
+    CLIPTextModelWithProjection(CLIPTextConfig(**{**TEXT, "vocab_size": vocab_size})).save_pretrained(folder)
+    save_tokenizer(folder, words=words)
     return folder
 
 

@@ -14,6 +14,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from shards.builder import Source
 
 # Two test processes share two cores: one torch thread each, in the programs they start as well. Read when torch loads.
@@ -51,6 +53,23 @@ def direct_reads(request: pytest.FixtureRequest) -> None:
         if not supports_direct(probe):
             pytest.skip("the file system of temporary folders has no O_DIRECT")
         probe.unlink()
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    """The distribution's Chromium, without a window; where it has to be there, tests fail without it."""
+    from tests.browser import find_chromium, open_browser
+
+    path = find_chromium()
+    if path is None:
+        missing = (
+            "no Chromium is installed, in which pages are looked at: `apt-get install chromium`, or your system's own"
+        )
+        if os.environ.get("REELSHARD_NEEDS_CHROMIUM"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with open_browser(path) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,32 @@
 import json
 import re
+from contextlib import closing
+from html import escape
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
+import torch
+from playwright.sync_api import Browser
 
+from pipeline.world import World
 from shards.builder import load_ssv2
+from shards.dataset import ShardDataset
+from tests.browser import VIEWS, look
 from tests.marks import reads_with_stock_webdataset
 from tools.cli import main
 from tools.demo.page import summary
+from tools.demo.run import MARKER
 from tools.demo.scenes import MOTIONS, draw_scene, render
+from tools.demo.student import SPEAKERS, score_student
 from tools.demo.videos import FIRST_ID, HEIGHT, WIDTH, VideoSet, make_videos
+from tools.loaders import TrainingLoader
+from tools.recipe import load_recipe
+from tools.systems import system_of
+from training.checkpoint import newest_checkpoint
+from training.initial import restore
 
 TINY = ["--train-videos", "24", "--validation-videos", "12", "--teacher-clips", "48", "--teacher-steps", "2"]
 TINY += ["--salt-steps", "3", "--train.steps", "4", "--data.global_batch_size", "8"]
@@ -67,29 +82,94 @@ def test_the_middle_frame_does_not_tell_the_class() -> None:
         np.testing.assert_array_equal(frame, frames[0])
 
 
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A demo of tiny size, and its report."""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    assert main(["demo", "--out", str(out), *TINY]) == 0
+    return out, json.loads((out / "report.json").read_text())
+
+
 @pytest.mark.slow
 @reads_with_stock_webdataset
 def test_the_demo_runs_end_to_end_with_the_same_numbers_each_time(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ran: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "out"
-    reports = []
-    for _ in range(2):  # the second run replaces the first
-        assert main(["demo", "--out", str(out), *TINY, "--json"]) == 0
-        report = json.loads(capsys.readouterr().out.splitlines()[-1])
-        assert report == json.loads((out / "report.json").read_text())
-        reports.append({name: value for name, value in report.items() if name not in VARYING})
-    assert reports[0] == reports[1]
-    assert reports[0]["readback"]["num_equal"] == 24
-    assert reports[0]["datasets"]["validation"]["num_samples"] == 12
-    trained = report["probe"]["trained"]
-    assert 0 <= trained["top1_interval"][0] <= trained["top1"] <= trained["top1_interval"][1] <= 1
-    interval = "{:.1%} to {:.1%}".format(*trained["top1_interval"])
-    assert f"trained student {trained['top1']:.1%} ({interval})" in summary(report, out)
-    page = (out / "report.html").read_text()
-    assert interval in page
-    assert page.count("data:image/png;base64,") == 2 + len(MOTIONS)
-    assert not re.search(r'(src|href)="(?!data:)', page)
+    first, out = ran[1], tmp_path / "out"
+    out.mkdir()
+    for name in (MARKER, "of an earlier demo"):
+        (out / name).touch()
+    assert main(["demo", "--out", str(out), *TINY, "--json"]) == 0
+    assert not (out / "of an earlier demo").exists()
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report == json.loads((out / "report.json").read_text())
+    same = [{name: value for name, value in each.items() if name not in VARYING} for each in (first, report)]
+    assert same[0] == same[1]
+    assert report["readback"]["num_equal"] == 24
+    assert report["datasets"]["validation"]["num_samples"] == 12
+
+
+@pytest.mark.slow
+@reads_with_stock_webdataset
+def test_the_report_shows_what_the_student_has_learned_and_whether_that_is_more_than_nothing(
+    ran: tuple[Path, dict[str, Any]],
+) -> None:
+    out, report = ran
+    page = (out / "report.html").read_text().replace("\u00a0", " ")
+    for found in report["evaluations"].values():
+        trained, untrained = (found["results"][which] for which in ("trained", "untrained"))
+        value, (low, high) = (trained[key][found["metric"]] for key in ("metrics", "intervals"))
+        assert 0 <= low <= value <= high <= 1
+        for text in (f"{100 * value:.1f} %", f"{100 * low:.1f} to {100 * high:.1f} %"):
+            assert text in page
+            assert text in summary(report, out)
+        beaten = value > untrained["metrics"][found["metric"]] and low > untrained["intervals"][found["metric"]][1]
+        assert (f"{found['title']}</b>: the trained student beats" in page) == beaten
+    assert page.count("data:image/png;base64,") == 4 * len(MOTIONS)
+    for words in (
+        report["machine"]["what"],
+        report["machine"]["date"],
+        "torch 2.",
+        report["datasets"]["train"]["digest"][:16],
+    ):
+        assert escape(words) in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+
+
+@pytest.mark.slow
+@reads_with_stock_webdataset
+def test_what_the_student_says_of_hidden_tokens_is_scored_as_in_training(ran: tuple[Path, dict[str, Any]]) -> None:
+    out, report = ran
+    recipe = load_recipe(out / "run" / "recipe.yaml", (), recorded=True)
+    train_set, held_out = (ShardDataset.open(out / split) for split in ("train", "validation"))
+    scores, guesses = score_student(recipe, out / "run", train_set, held_out, 2)
+    assert report["held_out"][""]["loss"] == pytest.approx(scores.loss)
+    for name in SPEAKERS:  # this loss is one minus the cosine
+        assert scores.loss[name] == pytest.approx(1 - scores.cosine[name], abs=1e-5)
+    trainer = TrainingLoader(recipe, {"": held_out}, torch.device("cpu"), World(), held_out=True)
+    objective = system_of(recipe).make_objective(recipe).eval()
+    checkpoint = newest_checkpoint(out / "run" / "checkpoints")
+    assert checkpoint is not None
+    restore(objective, checkpoint)
+    with closing(trainer), torch.inference_mode():
+        losses = torch.cat([objective(batch)["loss"][batch["valid"]] for batch in trainer])
+    assert scores.loss["trained"] == pytest.approx(float(losses.mean()), rel=1e-5)
+    for guess in guesses:
+        assert guess.hidden.mean() == recipe.objective.mask_ratio
+        assert (guess.predicted[~guess.hidden] == 0).all()
+        assert guess.sample.target is not None
+        said, wanted = (torch.from_numpy(grid[guess.hidden]) for grid in (guess.predicted, guess.sample.target))
+        assert guess.cosine["trained"] == pytest.approx(float(torch.cosine_similarity(said, wanted).mean()), abs=1e-5)
+
+
+@pytest.mark.slow
+@reads_with_stock_webdataset
+def test_the_report_fits_a_telephone_and_a_desk_by_day_and_by_night(
+    ran: tuple[Path, dict[str, Any]], browser: Browser
+) -> None:
+    for width, scheme in VIEWS:
+        seen = look(browser, ran[0] / "report.html", width, scheme)
+        assert not seen.problems, f"{width} pixels, {scheme}"
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -259,7 +259,7 @@ def test_a_probe_on_another_view_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert_names_both(capsys.readouterr().err, place.train, place.val)
     show(place.train, "b" * 64)  # both agree, but the student was trained on another view
     assert main([*probe]) == 1
-    assert_names_both(capsys.readouterr().err, place.train, f"the data of {run}", first="b", second="a")
+    assert_names_both(capsys.readouterr().err, place.train, f"the data of run {run}, step 1", first="b", second="a")
 
 
 def show(directory: str, view: str) -> None:

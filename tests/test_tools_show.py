@@ -15,7 +15,7 @@ from shards.format.schema import Field, Schema
 from shards.writer import ShardWriter
 from tests.datasets import FRAMES, SIZE, add_group, lengths_sample, make_dataset, make_lengths_dataset
 from tools.cli import main
-from tools.figures import draw_strip, load_sample, target_colours
+from tools.figures import TokenColours, draw_strip, load_sample
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_the_same_sample_gives_the_same_picture(dataset: ShardDataset) -> None:
 def test_target_colours_tell_different_tokens_apart() -> None:
     target = np.zeros((1, 2, 2, 5), np.float32)
     target[0, 0, :, 1] = 3
-    colours = target_colours(target)
+    colours = TokenColours.of(target).paint(target)
     assert colours.shape == (1, 2, 2, 3)
     assert 0 <= colours.min() <= colours.max() <= 1
     np.testing.assert_array_equal(colours[0, 0, 0], colours[0, 0, 1])

@@ -88,6 +88,30 @@ def test_the_best_checkpoint_by_a_metric_of_an_evaluator_outlives_the_newest(
     assert load_checkpoint(root / "step-00000004").metrics["probe_top1"] == 0.9
 
 
+def test_evaluators_may_measure_less_often_than_checkpoints_are_saved_and_always_at_the_end(
+    dataset: ShardDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(
+        dataset,
+        tmp_path,
+        evaluations={"probe": accuracy_by_turns()},
+        best_metric="probe_top1",
+        best_mode="max",
+        evaluate_every=2,
+        keep_checkpoints=1,
+    ).run()
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    measured = {row["step"]: row["probe_top1"] for row in rows if "probe_top1" in row}
+    assert measured == {2: 0.5, 4: 0.9, 5: 0.1}
+    assert [path.name[-1] for path in list_checkpoints(tmp_path / "checkpoints")] == ["4", "5"]
+    assert "was not measured" not in caplog.text  # where nothing was to be measured, nothing is missed
+
+
+def test_evaluations_between_two_checkpoints_are_refused() -> None:
+    with pytest.raises(ValueError, match="evaluate_every=7 is not a multiple of checkpoint_every=5"):
+        TrainConfig(steps=10, checkpoint_every=5, evaluate_every=7)
+
+
 def test_measuring_changes_nothing_of_the_run(dataset: ShardDataset, tmp_path: Path) -> None:
     plain = make(dataset, tmp_path / "plain")
     plain.run()

@@ -18,15 +18,17 @@ if TYPE_CHECKING:
     from model.teachers import AnyTeacher
     from shards.builder import BuildSummary
     from shards.dataset import ShardDataset
+    from shards.format.schema import Field
 
 HELP = "add the targets of a further teacher, a table or a Zarr cache to a data set"
 TEACHER_BATCH = {"clip": 16, "text": 256}  # rows in one call; it shapes the bits
 
 _DESCRIPTION = """Add a field group to SET: a further series of tars with the same keys in the same order.
 
---teacher sees what is stored: a VideoMAE of any size the clips, a CLIP the captions ('text' in the samples' JSON). No
-video is decoded again. --table is a .csv or .tsv with a column 'key', 'video_id' or 'id' that names the samples by key,
-or else by the id of their video; each other column becomes a field. --zarr is a cache as `reelshard zarr` knows it.
+--teacher sees what is stored: a VideoMAE of any size the clips, a CLIP the captions ('text' in the samples' JSON, or
+all of 'captions', one a row). No video is decoded again. --table is a .csv or .tsv with a column 'key', 'video_id' or
+'id' that names the samples by key, or else by the id of their video; each other column becomes a field. --zarr is a
+cache as `reelshard zarr` knows it.
 
 What was stopped goes on where it was when the same command is run again. `reelshard drop-field` takes a group away."""
 
@@ -125,6 +127,15 @@ def make_teacher(device: str, *, config: TeacherConfig) -> AnyTeacher:
     return load_teacher(config, device)
 
 
+def _shape(field: Field) -> str:
+    """What a sample holds of a field, in words."""
+    if not field.is_npy:
+        return "text"
+    first = ["rows"] if field.is_rows else []
+    lengths = [*first, *map(str, field.row_shape if field.is_rows else field.fixed_shape)]
+    return f"{field.dtype} [{', '.join(lengths)}]"
+
+
 def _number(text: str) -> float:
     try:
         return float(text)
@@ -138,10 +149,7 @@ def _describe(args: argparse.Namespace, summary: BuildSummary) -> str:
     from tools.terminal import clean
 
     added = ShardDataset.open(args.data).schema.of_group(args.name)
-    fields = ", ".join(
-        f"{field.name} {field.dtype} {list(field.shape or ())}" if field.is_array else f"{field.name} text"
-        for field in added
-    )
+    fields = ", ".join(f"{field.name} {_shape(field)}" for field in added)
     lines = [
         f"{args.data}: {fields} for {summary.num_planned} samples in {summary.num_shards} shards, "
         f"{summary.num_bytes / 1e6:,.1f} MB, {summary.num_resumed} samples were there already, "

@@ -33,8 +33,10 @@ _DESCRIPTION = """Decode videos, run the frozen teacher over the clips, and pack
 The recipe says what a sample is: a clip with the teacher's targets, or (recipe `frames`) JPEG frames with their times.
 
 Videos are Something-Something v2 (--annotations is the folder of its JSON files; they are found by themselves in the
-folder of videos and in `labels` there), a table (--annotations is a .csv or .tsv with a column 'path' and, optionally,
-'id', 'label', 'text', 'split'), or a plain folder (no --annotations; subfolders are classes).
+folder of videos and in `labels` there), UCF101, MSR-VTT or MSVD as they are downloaded (--videos is the folder of all
+of it, zips included), a table (--annotations is a .csv or .tsv with a column 'path' and, optionally, 'id', 'label',
+'text', 'split'), or a plain folder (no --annotations; subfolders are classes). Which it is follows from the names of
+the files; --source says it where they do not.
 
 A build that was stopped goes on where it was when the same command is run again. A video that cannot be used is a line
 in OUT/failures.jsonl with its reason."""
@@ -46,13 +48,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe", default=DEFAULT_RECIPE, help="recipe name or YAML file; its view, build and teacher sections count"
     )
-    parser.add_argument("--videos", type=Path, help="folder of videos (default: that of --annotations)")
+    parser.add_argument(
+        "--videos", type=Path, help="folder of videos, or of a download (default: that of --annotations)"
+    )
     parser.add_argument(
         "--annotations", type=Path, help="folder of SSv2 annotations, a .csv or .tsv table, or a file of chats"
     )
     parser.add_argument(
         "--tars", metavar="LIST", help="of chats: tars of others, paths or URLs, such as 'webvid/{00000..00099}.tar'"
     )
+    parser.add_argument("--source", help="ucf101, msrvtt, msvd, ssv2, table or folder (default: what is there)")
+    parser.add_argument("--fold", type=int, help="of UCF101: 1 (default), 2 or 3")
+    parser.add_argument("--protocol", help="of MSR-VTT: 9k (default) or 7k; the test split is 1k-A of both")
     parser.add_argument("--split", default="train", help="split to build (default: train)")
     parser.add_argument(
         "--out", required=True, help="folder of the data set, or s3://BUCKET/PREFIX, gs://..., az://..."
@@ -137,17 +144,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _open_source(args: argparse.Namespace, recipe: Recipe) -> Source:
-    """The items of a build, as the command line names them."""
+    """The items of a build, as the command line names them; a source that it names is that one, whatever the system."""
+    from shards.builder import open_source
     from tools.systems import system_of
 
     system = system_of(recipe)
+    named = {"source": args.source, "fold": args.fold, "protocol": args.protocol}
+    is_named = any(value is not None for value in named.values())
     if args.tars is not None:
-        if args.videos or args.annotations:
-            raise ValueError("--tars hold the videos and what is said of them: leave --videos and --annotations out")
+        if args.videos or args.annotations or is_named:
+            raise ValueError(
+                "--tars hold the videos and what is said of them: leave --videos, --annotations, --source, --fold and "
+                "--protocol out"
+            )
         return system.open_tars(recipe, args.tars, args.scratch or _scratch(args.tars, None))
     if args.videos is None and args.annotations is None:
         raise ValueError("nothing to build from: give --videos, the folder of videos, or --annotations, or --tars")
-    return system.open_source(recipe, args.videos or args.annotations.parent, args.annotations, args.split)
+    videos = args.videos or args.annotations.parent
+    if is_named:
+        return open_source(videos, args.annotations, args.split, **named)
+    return system.open_source(recipe, videos, args.annotations, args.split)
 
 
 def _shorthands(args: argparse.Namespace) -> list[str]:
@@ -203,6 +219,7 @@ def _build(
     args: argparse.Namespace, recipe: Recipe, source: Source, partition: Partition | None, remote: RemoteFolder | None
 ) -> BuildSummary:
     from shards.builder import build_dataset, finalize_dataset
+    from shards.builder.samples.base import items_per_shard
     from tools.progress import track
     from tools.systems import system_of
 
@@ -212,8 +229,8 @@ def _build(
     else:
         total = min(args.limit or len(source.items), len(source.items))
         if partition is not None:
-            shards = partition.shards(-(-total // recipe.build.samples_per_shard))
-            total = min(total, len(shards) * recipe.build.samples_per_shard)
+            each = items_per_shard(kind, recipe.build.samples_per_shard)
+            total = min(total, len(partition.shards(-(-total // each))) * each)
         deliver = remote.push_shard if remote else None
         with (
             open_engine(args, partial(system_of(recipe).make_teacher, recipe), deliver) as engine,
@@ -255,9 +272,12 @@ def _unit(kind: SampleKind) -> str:
 def describe(summary: BuildSummary, out: str, unit: str = "clips") -> str:
     """Return the summary as lines for people."""
     name = f"data set {summary.digest[:12]}" if summary.digest else "one partition; --finalize completes the data set"
+    made = f"{summary.num_samples} of {summary.num_planned} {unit}"
+    if summary.samples_per_item > 1:
+        videos = f"{summary.num_planned - summary.num_failed} of {summary.num_planned} videos"
+        made, unit = f"{summary.num_samples} {unit}, {summary.samples_per_item} of each of {videos},", "videos"
     lines = [
-        f"{out}: {summary.num_samples} of {summary.num_planned} {unit} in {summary.num_shards} shards, "
-        f"{spell_bytes(summary.num_bytes)}, {name}",
+        f"{out}: {made} in {summary.num_shards} shards, {spell_bytes(summary.num_bytes)}, {name}",
         f"{summary.num_planned - summary.num_resumed} {unit} in {summary.seconds:.1f} s "
         f"({summary.clips_per_second:.1f} {unit}/s), {summary.num_resumed} were there already",
     ]

@@ -54,40 +54,66 @@ def load_encoder(
 _Parts = tuple[Trunk, EncoderFacts, Callable[[], Trunk]]
 
 
-def _load(checkpoint: str, overrides: Sequence[str]) -> _Parts:
-    path = Path(checkpoint)
-    if path.is_file():
-        return _of_weights(path, overrides)
-    if (path / "checkpoint.json").is_file():
-        return _of_checkpoint(path, overrides)
-    if (path / "recipe.yaml").is_file() or (path / "checkpoints").is_dir():
-        return _of_run(path, overrides)
-    if overrides:
-        raise ValueError(f"{overrides[0]} has no effect: {checkpoint} has no recipe")
-    return _of_videomae(checkpoint)
+def recipe_behind(checkpoint: str | Path, overrides: Sequence[str] = ()) -> Recipe | None:
+    """The recipe that a run or its weights were made by; None of published models, which have none.
 
-
-def _of_run(path: Path, overrides: Sequence[str]) -> _Parts:
-    from tools.recipe import load_recipe
-    from training.checkpoint import newest_checkpoint
-
-    found = newest_checkpoint(path / "checkpoints")
-    if found is None:
-        raise ValueError(f"{path} has no whole checkpoint; train one with `reelshard train --out {path}`")
-    recipe = load_recipe(path / "recipe.yaml", overrides, recorded=True)
-    return _trained(recipe, found, f"run {path}, step {found.step}", recorded_view(path))
-
-
-def _of_checkpoint(path: Path, overrides: Sequence[str]) -> _Parts:
+    Raises:
+        ValueError: it cannot be read, or there are overrides and no recipe.
+    """
     from tools.recipe import load_recipe, recipe_of
-    from training.checkpoint import load_checkpoint
+    from training.checkpoint import load_checkpoint, read_header
 
-    found, run_dir = load_checkpoint(path), path.resolve().parent.parent
-    if (run_dir / "recipe.yaml").is_file():
-        recipe = load_recipe(run_dir / "recipe.yaml", overrides, recorded=True)
-    else:
-        recipe = recipe_of(found.recipe, overrides, found_in=path)
-    return _trained(recipe, found, f"checkpoint {path}, step {found.step}", recorded_view(run_dir))
+    path, found = Path(checkpoint), None
+    if path.is_file():
+        if "recipe" in (about := read_header(path)):
+            found = recipe_of(about["recipe"], overrides, found_in=path)
+    elif (path / "checkpoint.json").is_file():
+        recorded = path.resolve().parent.parent / "recipe.yaml"
+        if recorded.is_file():
+            found = load_recipe(recorded, overrides, recorded=True)
+        else:
+            found = recipe_of(load_checkpoint(path).recipe, overrides, found_in=path)
+    elif _is_run(path):
+        found = load_recipe(path / "recipe.yaml", overrides, recorded=True)
+    if found is None and overrides:
+        raise ValueError(f"{overrides[0]} has no effect: {checkpoint} has no recipe")
+    return found
+
+
+def _load(checkpoint: str, overrides: Sequence[str]) -> _Parts:
+    from training.checkpoint import load_checkpoint, newest_checkpoint
+
+    path, recipe = Path(checkpoint), recipe_behind(checkpoint, overrides)
+    if path.is_file():
+        return _of_weights(path, recipe)
+    if recipe is None:
+        return _of_videomae(checkpoint)
+    if (path / "checkpoint.json").is_file():
+        found, run_dir = load_checkpoint(path), path.resolve().parent.parent
+        return _trained(recipe, found, f"checkpoint {path}, step {found.step}", recorded_view(run_dir))
+    newest = newest_checkpoint(path / "checkpoints")
+    if newest is None:
+        raise ValueError(f"{path} has no whole checkpoint; train one with `reelshard train --out {path}`")
+    return _trained(recipe, newest, f"run {path}, step {newest.step}", recorded_view(path))
+
+
+def _is_run(path: Path) -> bool:
+    """Whether this is the folder of a run; False where it may be a published model.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    advice = "--run is the --out of `reelshard train`"
+    if not path.is_dir():
+        if path.is_absolute() or str(path).startswith("."):  # no id on the Hub begins like this
+            raise ValueError(f"there is no run folder or file {str(path)!r}; {advice}. {ALLOWED}")
+        return False
+    if (path / "config.json").is_file():
+        return False
+    for name in ("recipe.yaml", "run.json"):  # a data set has the first of them too
+        if not (path / name).is_file():
+            raise ValueError(f"{path} is no run folder: it has no {name}; {advice}. {ALLOWED}")
+    return True
 
 
 def recorded_view(run_dir: Path) -> str | None:
@@ -112,19 +138,17 @@ def _trained(recipe: Recipe, checkpoint: Checkpoint, name: str, view_hash: str |
     )
 
 
-def _of_weights(path: Path, overrides: Sequence[str]) -> _Parts:
-    from tools.recipe import recipe_of
+def _of_weights(path: Path, recipe: Recipe | None) -> _Parts:
     from training.checkpoint import read_weights
     from training.objective import declared
     from training.parts import kept_state, load_state
 
     tensors, about = read_weights(path)
-    if "recipe" not in about:
+    if recipe is None:
         raise ValueError(
             f"{path} does not say what it holds: it is no model.safetensors of a run, or one of an earlier version. "
             f"{ALLOWED}"
         )
-    recipe = recipe_of(about["recipe"], overrides, found_in=path)
     objective = make_untrained(recipe)
     load_state(objective, tensors, set(kept_state(objective, declared(objective))), f"the file {path}")
     view, step = about.get("view"), about.get("step")

@@ -116,25 +116,49 @@ def _side(num_positions: int) -> int:
     return side
 
 
-def target_colours(target: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The first three principal components of the tokens as red, green and blue.
+@dataclass(frozen=True, kw_only=True)
+class TokenColours:
+    """The first three principal components of some tokens as red, green and blue, for these and for other tokens.
 
-    Args:
-        target: f32 [T', h, w, D].
-
-    Returns:
-        f32 [T', h, w, 3] in [0, 1]; each component is spread over its 2nd to 98th percentile.
+    Attributes:
+        mean: f64 [D], of the tokens.
+        axes: f64 [<= 3, D], the components; the largest entry of each is positive.
+        low: f64 [3], the 2nd percentile along each component, which is painted black.
+        high: f64 [3], the 98th percentile, which is painted bright.
+        shares: of the variance that each component explains.
     """
-    tokens = target.reshape(-1, target.shape[-1]).astype(np.float64)
-    tokens = tokens - tokens.mean(axis=0)
-    _, _, axes = np.linalg.svd(tokens, full_matrices=False)
-    axes = axes[:3] * np.sign(axes[:3][np.arange(len(axes[:3])), np.abs(axes[:3]).argmax(axis=1)])[:, None]
-    colours = np.zeros((len(tokens), 3))
-    colours[:, : len(axes)] = tokens @ axes.T
-    low, high = np.percentile(colours, [2, 98], axis=0)
-    colours = np.clip((colours - low) / np.maximum(high - low, 1e-9), 0, 1)
-    painted: NDArray[np.float32] = colours.reshape(*target.shape[:3], 3).astype(np.float32)
-    return painted
+
+    mean: NDArray[np.float64]
+    axes: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    shares: tuple[float, ...]
+
+    @classmethod
+    def of(cls, tokens: NDArray[np.float32]) -> TokenColours:
+        """The colours of tokens f32 [..., D]."""
+        values = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
+        mean = values.mean(axis=0)
+        _, spread, axes = np.linalg.svd(values - mean, full_matrices=False)
+        axes = axes[:3] * np.sign(axes[:3][np.arange(len(axes[:3])), np.abs(axes[:3]).argmax(axis=1)])[:, None]
+        variance = spread**2
+        shares = tuple((variance[:3] / max(float(variance.sum()), 1e-12)).tolist())
+        low, high = np.percentile(_along(axes, values - mean), [2, 98], axis=0)
+        return cls(mean=mean, axes=axes, low=low, high=high, shares=shares)
+
+    def paint(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Colours f32 [..., 3] in [0, 1] of tokens f32 [..., D]; what lies outside low and high is cut off."""
+        places = _along(self.axes, tokens.reshape(-1, tokens.shape[-1]) - self.mean)
+        colours = np.clip((places - self.low) / np.maximum(self.high - self.low, 1e-9), 0, 1)
+        painted: NDArray[np.float32] = colours.reshape(*tokens.shape[:-1], 3).astype(np.float32)
+        return painted
+
+
+def _along(axes: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where values [n, D] lie along up to three axes: [n, 3]."""
+    places = np.zeros((len(values), 3))
+    places[:, : len(axes)] = values @ axes.T
+    return places
 
 
 def draw_strip(sample: Sample, *, columns: int = MAX_COLUMNS) -> bytes:
@@ -150,7 +174,7 @@ def draw_strip(sample: Sample, *, columns: int = MAX_COLUMNS) -> bytes:
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
-    colours = None if sample.target is None else target_colours(sample.target)
+    colours = None if sample.target is None else TokenColours.of(sample.target).paint(sample.target)
     for column, time in enumerate(times):
         axes[0, column].imshow(sample.clip[time])
         axes[0, column].set_title(f"frame {time}", fontsize=7, pad=2)

@@ -16,7 +16,7 @@ from torch import nn
 from model.weights import load_encoder
 from pipeline.world import World
 from shards.dataset import ShardDataset
-from shards.format.views import refuse_other_views, view_hash, view_of
+from shards.format.views import refuse_other_views, single_view_hash, view_of
 from tools.datasets import refuse_other_mix
 from tools.loaders import TrainingLoader
 from tools.measure import at_checkpoints
@@ -150,7 +150,8 @@ def _open_held_out(
     if name not in datasets:
         raise ValueError(f"--val {path} names no source; give NAME={path} with one of {', '.join(datasets)}")
     held_out = ShardDataset.open(path)
-    views = {str(job.data[name]): view_hash(datasets[name].manifest), str(path): view_hash(held_out.manifest)}
+    seen = {str(job.data[name]): datasets[name], str(path): held_out}
+    views = {place: single_view_hash(dataset.manifest) for place, dataset in seen.items()}
     note = f"views    {refuse_other_views(views)}"
     loader = TrainingLoader(job.recipe, {name: held_out}, device, job.world, held_out=True)
     stack.enter_context(contextlib.closing(loader))

@@ -12,6 +12,7 @@ from evaluation.result import Result, Split
 from pipeline.device import DeviceLoader
 from pipeline.world import World
 from shards.dataset import ShardDataset
+from shards.format.views import view_hash
 from shards.progress import Progress, untold
 from tools.loaders import make_loader
 from tools.systems import system_of
@@ -96,6 +97,9 @@ def _split(dataset: ShardDataset, loader: DeviceLoader, advance: Progress) -> Sp
         digest=dataset.digest,
         label_names=dataset.manifest.label_names,
         key_of=dataset.key,
+        view_hash=view_hash(dataset.manifest),
+        about=dataset.metadata if "json" in dataset.schema else lambda number: {},
+        num_samples=len(dataset),
     )
 
 

@@ -133,7 +133,20 @@ def read_weights(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Read a `model.safetensors`, wherever it was copied to.
 
     Returns:
-        The tensors, and what its header says: `recipe`, `step`, `view`; nothing of checkpoints of earlier versions.
+        The tensors, and what `read_header` gives.
+
+    Raises:
+        ValueError: It is not a whole file of safetensors, or its header is not one of ours.
+    """
+    about = read_header(path)
+    try:
+        return safetensors.torch.load_file(path), about
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What a `model.safetensors` says of itself: `recipe`, `step`, `view`; nothing where an earlier version wrote it.
 
     Raises:
         ValueError: It is not a whole file of safetensors, or its header is not one of ours.
@@ -141,13 +154,13 @@ def read_weights(path: Path) -> tuple[Tensors, dict[str, Any]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER)
-        tensors = safetensors.torch.load_file(path)
         about = json.loads(header or "{}")
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
     if header is not None and (not isinstance(about, dict) or not isinstance(about.get("recipe"), dict)):
         raise ValueError(f"the header of {path} holds no recipe; take the file as `reelshard train` wrote it")
-    return tensors, about
+    found: dict[str, Any] = about
+    return found
 
 
 def list_checkpoints(root: Path) -> list[Path]:

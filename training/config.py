@@ -34,6 +34,8 @@ class TrainConfig:
         log_every: steps between two lines of metrics.
         checkpoint_every: steps between two checkpoints, and two validations where there is data for them; the last
             step always leaves one.
+        evaluate_every: steps between two measurements by evaluators (`--evaluate`), a multiple of `checkpoint_every`;
+            null measures at every checkpoint. The last step is always measured.
         keep_checkpoints: how many of the newest checkpoints are kept; the best one stays too.
         best_metric: which number of a checkpoint's row of metrics says which is the best: `validation_loss`, another
             `validation_` score, `loss`, or what an evaluator measured, such as `probe_top1`.
@@ -52,6 +54,7 @@ class TrainConfig:
     max_nonfinite: int = 20
     log_every: int = 10
     checkpoint_every: int = 500
+    evaluate_every: int | None = None
     keep_checkpoints: int = 2
     best_metric: str = "validation_loss"
     best_mode: BestMode = "min"
@@ -66,6 +69,12 @@ class TrainConfig:
                 raise ValueError(f"{name}={value}; it has to be at least 1")
         if self.epochs is not None and self.epochs > MAX_EPOCHS:
             raise ValueError(f"epochs={self.epochs}; allowed are at most {MAX_EPOCHS:,}")
+        every = self.evaluate_every
+        if every is not None and (every < 1 or every % self.checkpoint_every):
+            raise ValueError(
+                f"evaluate_every={every} is not a multiple of checkpoint_every={self.checkpoint_every}; evaluators "
+                "measure what a checkpoint keeps"
+            )
         if self.chunk_size is not None and self.chunk_size < 1:
             raise ValueError(f"chunk_size={self.chunk_size}; it has to be at least 1, or null for the whole batch")
         for name, value, allowed in (
@@ -76,6 +85,10 @@ class TrainConfig:
         ):
             if value not in allowed:
                 raise ValueError(f"{name}={value!r}; allowed are {', '.join(map(str, allowed))}")
+
+    def evaluates(self, step: int, num_steps: int) -> bool:
+        """Whether evaluators measure at a step that leaves a checkpoint."""
+        return step == num_steps or self.evaluate_every is None or step % self.evaluate_every == 0
 
     def num_steps(self, num_batches: Callable[[int], int]) -> int:
         """Optimiser steps of the whole run, on data that has `num_batches(epoch)` batches in an epoch."""

@@ -26,6 +26,8 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
         if name == "loss" and (held_out := [(r["step"], r["validation_loss"]) for r in rows if "validation_loss" in r]):
             panel.plot(*zip(*held_out, strict=True), "o-", markersize=3, linewidth=1.2, label="validation")
             panel.legend(fontsize=8)
+        if all(value >= 0 for _, value in points):
+            panel.set_ylim(bottom=0)  # an axis cut short would make noise look like progress
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("step", fontsize=9)
         panel.grid(alpha=0.3)

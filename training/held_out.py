@@ -27,17 +27,20 @@ class HeldOut:
         self.learner, self.validation, self.evaluations = learner, validation, evaluations
         self._start = validation.state_dict() if validation else {}
 
-    def measure(self) -> Row:
-        """`validation_NAME` for each score of the objective, `EVALUATION_METRIC` for each metric of an evaluation."""
+    def measure(self, *, evaluate: bool = True) -> Row:
+        """`validation_NAME` for each score of the objective, `EVALUATION_METRIC` for each metric of an evaluation.
+
+        Without `evaluate`, no evaluation is made.
+        """
         device, row = self.learner.device, Row()
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             if self.validation is not None:
                 self.validation.load_state_dict(self._start)  # the same masks every time
                 scores = self.learner.score(iter(self.validation))
                 row |= {f"validation_{name}": value for name, value in scores.items()}
-            for name, evaluate in self.evaluations.items():
+            for name, evaluation in self.evaluations.items() if evaluate else ():
                 self.learner.objective.eval()
-                metrics = evaluate(self.learner.objective)
+                metrics = evaluation(self.learner.objective)
                 train_mode(self.learner.objective, self.learner.parts)
                 row |= {f"{name}_{metric}": float(value) for metric, value in metrics.items()}
         return row

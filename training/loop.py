@@ -183,7 +183,8 @@ class Trainer:
                     row = self._row(window, last_saved, measure=saving and not stopped)
                     self._publish(row, window, metrics)
                     if saving:
-                        last_saved = self._save(row, metrics.rows, warn=not stopped)
+                        measured = not stopped and self.config.evaluates(self.step, self.num_steps)
+                        last_saved = self._save(row, metrics.rows, warn=measured)
                     window = self._window()
             stop.settle()
         return self._summary(metrics.rows, last_saved, stopped and self.step < self.num_steps)
@@ -216,7 +217,9 @@ class Trainer:
             rate = window.forward_flops / window.seconds
             row["mfu"] = model_flops_utilisation(rate, self._peak, self.world.size)
         row |= self.diagnosis.row(row)
-        return row | self.held_out.measure() if measure else row
+        if not measure:
+            return row
+        return row | self.held_out.measure(evaluate=self.config.evaluates(self.step, self.num_steps))
 
     def _publish(self, row: Row, window: Interval, metrics: MetricsFile) -> None:
         metrics.write(row)

@@ -14,7 +14,16 @@ from shards.builder.samples.base import Prepared, SampleKind
 from shards.builder.samples.chat import ChatConfig, ChatKind
 from shards.builder.samples.clip import ClipKind
 from shards.builder.samples.frames import FramesKind
-from shards.builder.sources import load_chats, load_folder, load_ssv2, load_table, open_source
+from shards.builder.sources import (
+    load_chats,
+    load_folder,
+    load_msrvtt,
+    load_msvd,
+    load_ssv2,
+    load_table,
+    load_ucf101,
+    open_source,
+)
 
 __all__ = [
     "REASONS",
@@ -43,7 +52,10 @@ __all__ = [
     "finalize_dataset",
     "load_chats",
     "load_folder",
+    "load_msrvtt",
+    "load_msvd",
     "load_ssv2",
     "load_table",
+    "load_ucf101",
     "open_source",
 ]

@@ -29,10 +29,12 @@ Publish = Callable[[Plan, Path, Sequence[ShardReport]], Manifest]  # of all shar
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSummary:
-    """What a build did; num_samples + num_failed == num_planned, always. Of a partition: its share only.
+    """What a build did, of a partition its share only; (num_planned - num_failed) * samples_per_item == num_samples.
 
     Attributes:
-        num_samples: those that did not fail; in a field group something stands in for those that did.
+        num_planned: items.
+        num_samples: made of those that did not fail; in a field group something stands in for those that did.
+        num_failed: items.
         num_resumed: planned items in shards that an earlier run had finished.
         failures: number of failed items by reason.
         num_bytes: of all tars.
@@ -40,6 +42,7 @@ class BuildSummary:
         clips_per_second: items that this run worked on, failed ones included, per second.
         stages: where this run's time went, summed over workers.
         digest: the data set's name; None while partitions wait to be finalized.
+        samples_per_item: more than 1 where several views are taken of each video.
     """
 
     num_planned: int
@@ -53,6 +56,7 @@ class BuildSummary:
     clips_per_second: float
     stages: StageSeconds
     digest: str | None
+    samples_per_item: int = 1
 
 
 def build_dataset(
@@ -219,7 +223,7 @@ def _summarise(
     num_planned = sum(len(plan.shard_items(report.shard)) for report in reports)
     return BuildSummary(
         num_planned=num_planned,
-        num_samples=num_planned - sum(failures.values()),
+        num_samples=(num_planned - sum(failures.values())) * plan.samples_per_item,
         num_failed=sum(failures.values()),
         num_resumed=num_resumed,
         num_shards=len(reports),
@@ -229,6 +233,7 @@ def _summarise(
         clips_per_second=(num_planned - num_resumed) / seconds,
         stages=sum((report.seconds for report in reports), StageSeconds()),
         digest=None if manifest is None else manifest.digest,
+        samples_per_item=plan.samples_per_item,
     )
 
 

@@ -155,7 +155,7 @@ def _spell_room(plan: Plan, out: Path, shards: Sequence[int], left: Sequence[int
     """How much is still to come, in brackets; by the shards that are finished where samples differ in size."""
     num_left = sum(len(plan.shard_items(shard)) for shard in left)
     if not has_lengths(plan.schema):
-        return f" (up to {spell_bytes(num_left * sample_bytes(plan.schema))})"
+        return f" (up to {spell_bytes(num_left * plan.samples_per_item * sample_bytes(plan.schema))})"
     finished = [shard for shard in shards if shard not in set(left)]
     num_items = sum(len(plan.shard_items(shard)) for shard in finished)
     num_bytes = sum(load_index(index_path(out / plan.shard_name(shard))).info.num_bytes for shard in finished)
@@ -186,7 +186,7 @@ def finalize(plan: Plan, out: Path, reports: Sequence[ShardReport], label_names:
     """
     failures, counts = publish_all_failures(plan, out, reports), count_failures(reports)
     num_samples = sum(report.num_samples for report in reports)
-    if num_samples + len(failures) != len(plan.items):
+    if num_samples != (len(plan.items) - len(failures)) * plan.samples_per_item:
         raise ShardError(f"{num_samples} samples and {len(failures)} failures do not add up to {len(plan.items)} items")
     if num_samples == 0:
         raise ShardError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from shards.builder.failure import BuildFailure, FailureRecord
 from shards.builder.plan import Plan
 from shards.builder.prepare import failure_record
+from shards.builder.samples.base import sample_keys
 from shards.format.beside import read_failures
 from shards.format.errors import ShardError
 from shards.format.files import read_small
@@ -46,7 +47,7 @@ class StageSeconds:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardReport:
-    """One finished shard; num_samples + len(failures) is what was planned for it, or of a group num_samples alone."""
+    """One finished shard: its samples and failed items are all that was planned, of a group the samples alone."""
 
     shard: int
     info: ShardInfo
@@ -146,8 +147,10 @@ def _expected_keys(plan: Plan, shard: int, failures: Sequence[FailureRecord]) ->
     if plan.group:
         return [item.key for item in items]
     failed = {failure.key for failure in set(failures) - known_failures(plan, shard)}
-    expected = [item.key for item in items if item.problem is None and item.key not in failed]
-    return expected if len(expected) + len(failures) == len(items) else None
+    expected = [item for item in items if item.problem is None and item.key not in failed]
+    if len(expected) + len(failures) != len(items):
+        return None
+    return [key for item in expected for key in sample_keys(plan.kind, item)]
 
 
 def uploaded_path(tar: Path) -> Path:

@@ -19,7 +19,7 @@ import xxhash
 from shards.builder.config import BuildConfig, TeacherDescription, TeacherFacts
 from shards.builder.decode.view import ViewSpec
 from shards.builder.item import Item, Source, items_digest
-from shards.builder.samples.base import SampleKind
+from shards.builder.samples.base import SampleKind, items_per_shard, samples_per_item
 from shards.builder.samples.clip import ClipKind
 from shards.format.beside import FAILURES_NAME, PLAN_NAME, read_plan
 from shards.format.beside_group import beside_group, read_group_plan
@@ -60,6 +60,11 @@ class Plan:
     config: BuildConfig
     fingerprint: Mapping[str, Any]
     group: str = ""
+
+    @property
+    def samples_per_item(self) -> int:
+        """Samples that each item becomes."""
+        return samples_per_item(self.kind)
 
     @property
     def num_shards(self) -> int:
@@ -132,18 +137,20 @@ def make_plan(
     origin = {"kind": source.kind, **source.provenance, "items": len(items), "digest": items_digest(items)}
     kind = ClipKind.of(kind, config) if isinstance(kind, ViewSpec) else kind
     schema, size = kind.schema(teacher), config.samples_per_shard
+    num_views, num_items = samples_per_item(kind), items_per_shard(kind, size)
     fingerprint = {
         **fingerprint_of(split, kind, schema, teacher, config),
         "source": origin | ({"limit_order": limit_order} if takes_first else {}),
         "label_names": xxhash.xxh3_128_hexdigest("\n".join(source.label_names).encode()),
         "seed": config.seed,
         "samples_per_shard": size,
+        **({"samples_per_item": num_views} if num_views > 1 else {}),
     }
     return Plan(
         split=split,
         root=source.root,
         items=items,
-        shard_sizes=tuple(min(size, len(items) - start) for start in range(0, len(items), size)),
+        shard_sizes=tuple(min(num_items, len(items) - start) for start in range(0, len(items), num_items)),
         schema=schema,
         kind=kind,
         config=config,

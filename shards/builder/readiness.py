@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from shards.builder.decode.isolate import DecodePool
+from shards.builder.decode.zipped import has_content
 from shards.builder.plan import Plan
 from shards.format.errors import ShardError
 from shards.format.schema import Schema
@@ -89,7 +89,7 @@ def look_ahead(plan: Plan, out: Path, bytes_per_sample: int | None = None) -> Re
         absent=dict(sorted(Counter(problem for problem in problems if problem).items())),
         num_sampled=len(tries),
         broken=dict(sorted(Counter(failure.reason for failure in failures).items())),
-        bytes_needed=len(plan.items) * each,
+        bytes_needed=len(plan.items) * plan.samples_per_item * each,
         bytes_free=shutil.disk_usage(folder).free,
         is_measured=is_measured,
     )
@@ -126,6 +126,6 @@ def has_lengths(schema: Schema) -> bool:
 
 def _absent(root: Path, path: str) -> str | None:
     try:
-        return None if not path or os.stat(root / path).st_size else "empty_file"  # noqa: PTH116  (so many of them)
+        return None if not path or has_content(root, path) else "empty_file"
     except OSError:
         return "missing_file"

@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from shards.builder.decode.decoders import DecodedClip, decode_source, take_frames
+from shards.builder.decode.decoders import DecodedClip, decode_views, take_frames
 from shards.builder.decode.pyav_reader import RGB, decode_frames
 from shards.builder.decode.stream_facts import read_stream_facts
 from shards.builder.decode.view import ViewSpec
 from shards.builder.failure import BuildFailure
 from shards.builder.samples.frames import FramesKind
-from shards.builder.sources.locate import FoundVideo, VideoFinder
+from shards.builder.sources.locate import OpenVideo, VideoFinder
 from shards.dataset import ShardDataset
 from shards.format.errors import ShardError
 from shards.format.layout import tubes_to_clip
@@ -34,7 +34,7 @@ from shards.progress import Progress, untold
 
 Clip = NDArray[np.uint8]  # [T, H, W, 3], or one frame of it
 
-_Compare = Callable[[ShardDataset, int, Mapping[str, Any], FoundVideo, ViewSpec], str | None]
+_Compare = Callable[[ShardDataset, int, Mapping[str, Any], OpenVideo, ViewSpec], str | None]
 
 SEED = 0  # of which samples are taken
 _TIME_SECONDS = 1e-3
@@ -176,9 +176,10 @@ def _check(dataset: ShardDataset, number: int, finder: VideoFinder, view: ViewSp
         if not video.is_same:
             was = f"{about['source_bytes']} bytes, digest {about['source_xxh3_128']}"
             now = f"{video.source.num_bytes} bytes, digest {video.source.xxh3_128}"
-            line = f"sample {key}: {video.path} has changed since the build: it had {was}, has {now}"
+            line = f"sample {key}: {video.root / video.path} has changed since the build: it had {was}, has {now}"
             return _Verdict("changed", decoder, line)
-        problem = compare(dataset, number, about, video, view)
+        with video.opened() as opened:
+            problem = compare(dataset, number, about, opened, view)
     except BuildFailure as failure:
         problem = f"its video is refused today ({failure})"
     except ShardError as error:
@@ -197,7 +198,7 @@ def _stored_clip(dataset: ShardDataset, number: int, view: ViewSpec) -> Clip:
 
 
 def _compare_frames(
-    dataset: ShardDataset, number: int, about: Mapping[str, Any], video: FoundVideo, view: ViewSpec
+    dataset: ShardDataset, number: int, about: Mapping[str, Any], video: OpenVideo, view: ViewSpec
 ) -> str | None:
     """Return what is wrong with a sample of JPEG frames, or None; JPEGs are compared by what they look like."""
     kind = FramesKind(view=view, quality=_quality(dataset))
@@ -232,13 +233,20 @@ def _look_alike(held: bytes, expected: bytes) -> bool:
 
 
 def _compare_clip(
-    dataset: ShardDataset, number: int, about: Mapping[str, Any], video: FoundVideo, view: ViewSpec
+    dataset: ShardDataset, number: int, about: Mapping[str, Any], video: OpenVideo, view: ViewSpec
 ) -> str | None:
     """Return what is wrong with a sample that is a clip, or None."""
     stored = _stored_clip(dataset, number, view)
-    clip = decode_source(video.path, video.source, view)
+    clips, number_of_view = decode_views(video.path, video.source, view), about.get("view_index", 0)
+    if number_of_view not in range(len(clips)):
+        return f"it says that it is view {number_of_view!r} of {len(clips)}"
+    clip = clips[number_of_view]
     due = list(clip.frame_indices)
-    held = due if np.array_equal(stored, clip.frames) else _recognise(stored, clip, video.path, view)
+    held = (
+        due
+        if np.array_equal(stored, clip.frames)
+        else _recognise(stored, clip, video.path, lambda frame: view.cut(frame)[number_of_view % view.crops])
+    )
     if not held == due == about.get("frame_indices"):
         says = _listed(about.get("frame_indices"))
         return f"it says frames {says}, holds {_listed(held)}, its view takes {_listed(due)}"
@@ -248,7 +256,7 @@ def _compare_clip(
     return None
 
 
-def _recognise(stored: Clip, clip: DecodedClip, path: Path, view: ViewSpec) -> list[int | None]:
+def _recognise(stored: Clip, clip: DecodedClip, path: Path, cut: Callable[[Clip], Clip]) -> list[int | None]:
     """Return which frame of its video each stored frame is; None for one that looks like none of them."""
     distances = [_distance(ours, theirs) for ours, theirs in zip(stored, clip.frames, strict=True)]
     nearest: list[tuple[float, int]] = [(math.inf, -1)] * len(stored)
@@ -257,7 +265,7 @@ def _recognise(stored: Clip, clip: DecodedClip, path: Path, view: ViewSpec) -> l
     with closing(decode_frames(path, timeline)) as frames:
         for packet, frame in frames:
             decoded.append(packet)
-            picture = view.resize(rgb.convert(frame))
+            picture = cut(rgb.convert(frame))
             for place in np.flatnonzero(distances):
                 nearest[place] = min(nearest[place], (_distance(stored[place], picture), packet))
     numbers = {packet: number for number, packet in enumerate(timeline.settle(decoded).packets)}

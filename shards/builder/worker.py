@@ -24,7 +24,7 @@ from shards.builder.journal import ShardReport, StageSeconds, publish_failures
 from shards.builder.plan import Plan
 from shards.builder.prepare import Outcome, failure_record
 from shards.builder.rows import RowBatches
-from shards.builder.samples.base import Array, GroupKind
+from shards.builder.samples.base import Array, GroupKind, finish_all
 from shards.format.errors import ShardError
 from shards.progress import Progress, untold
 from shards.writer import ShardWriter, Value
@@ -74,7 +74,8 @@ class ShardWorker:
             ShardError: a shard cannot be written.
             Exception: whatever the teacher raises; the shard in hand is dropped, finished ones stay.
         """
-        ahead = 2 * self.num_decoders + (self.plan.config.teacher_batch if self.teacher else 0)
+        rows = self.plan.config.teacher_batch if self.teacher else 0
+        ahead = 2 * self.num_decoders + -(-rows // self.plan.samples_per_item)
         decoders = DecodePool(self.plan, self.num_decoders)
         writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         uploader = ThreadPoolExecutor(1, thread_name_prefix="deliver")
@@ -179,7 +180,7 @@ class _OpenShard:
                     self._submit(replace(outcome, prepared=None, failure=failed), None)
             else:
                 self._submit(outcome, rows)
-        self._drain(keep=max(MAX_UNWRITTEN_SAMPLES, 4 * self._batch))
+        self._drain(keep=-(-max(MAX_UNWRITTEN_SAMPLES, 4 * self._batch) // self._plan.samples_per_item))
 
     def _submit(self, outcome: Outcome, rows: Array | None) -> None:
         self._writes.append(self._pool.submit(self._write, outcome, rows))
@@ -193,10 +194,10 @@ class _OpenShard:
     def _write(self, outcome: Outcome, rows: Array | None) -> None:
         start = time.perf_counter()
         if outcome.prepared is None:
-            sample = self._substitute(outcome)
+            self._open().write(outcome.item.key, self._substitute(outcome))
         else:
-            sample = self._plan.kind.finish(outcome.item, outcome.prepared, rows)
-        self._open().write(outcome.item.key, sample)
+            for key, sample in finish_all(self._plan.kind, outcome.item, outcome.prepared, rows):
+                self._open().write(key, sample)
         self._seconds["write"] += time.perf_counter() - start
 
     def _substitute(self, outcome: Outcome) -> Mapping[str, Value]:

@@ -40,6 +40,8 @@ def read_plan(path: Path) -> dict[str, Any]:
         text(entry(plan, "label_names", "a plan"), "the digest of the label names")
         for name in ("seed", "samples_per_shard"):
             count(entry(plan, name, "a plan"), name)
+        if samples_of_item(plan) < 1:
+            raise ValueError("an item has to become a sample at least")
         count(entry(mapping(entry(plan, "source", "a plan"), "the source"), "items", "the source"), "the items")
         for name in ("sample", "view", "decoder"):  # plans of clips have view and decoder; others name their kind
             if name in plan or ("sample" not in plan and name != "sample"):
@@ -61,8 +63,17 @@ def provenance_of(plan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def planned_shards(plan: Mapping[str, Any]) -> int:
-    """How many shards a plan cuts its items into."""
-    return int(-(-plan["source"]["items"] // max(1, plan["samples_per_shard"])))
+    """How many shards a plan cuts its items into; all samples of an item are in one."""
+    return int(-(-plan["source"]["items"] // max(1, plan["samples_per_shard"] // samples_of_item(plan))))
+
+
+def samples_of_item(plan: Mapping[str, Any]) -> int:
+    """How many samples each item of a plan becomes: said where it is not one.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    return count(plan.get("samples_per_item", 1), "samples_per_item")
 
 
 def planned_schema(plan: Mapping[str, Any]) -> Schema:
@@ -129,7 +140,10 @@ def _plan(manifest: Manifest, directory: Path) -> Iterator[str]:
         "schema": (plan["schema"], [field.to_json() for field in main]),
         "label_names": (plan["label_names"], names),
         "the number of shards": (planned_shards(plan), len(manifest.shards)),
-        "the number of items": (plan["source"]["items"], manifest.num_samples + sum(manifest.failures.values())),
+        "the number of items": (
+            (plan["source"]["items"] - sum(manifest.failures.values())) * samples_of_item(plan),
+            manifest.num_samples,
+        ),
         **{name: (plan.get(name), manifest.provenance.get(name)) for name in FROM_PLAN},
     }
     for name, (planned, found) in compared.items():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 from shards.format.errors import ShardError
 from shards.format.manifest import Manifest
+from shards.format.publish import canonical_json
 
 
 def view_of(manifest: Manifest) -> dict[str, Any] | None:
@@ -24,6 +26,28 @@ def hash_of(view: Mapping[str, Any] | None) -> str | None:
     """The hash of a view as it was written down, or None."""
     found = (view or {}).get("hash")
     return found if isinstance(found, str) else None
+
+
+def single_view_hash(manifest: Manifest) -> str | None:
+    """The hash of the view of one clip and one crop which a data set of several views a video goes with, or None.
+
+    Of a data set with one view a video it is that view's own. What was trained on such clips may be tested on several
+    of a video: sets belong together whose hashes by this function are the same.
+    """
+    return single_hash_of(view_of(manifest))
+
+
+def single_hash_of(view: Mapping[str, Any] | None) -> str | None:
+    """The same of a view as it was written down."""
+    if view is None or not {"clips", "crops"} & view.keys():
+        return hash_of(view)
+    spec = {name: value for name, value in view.items() if name not in ("hash", "clips", "crops")}
+    return hash_of_view(spec | ({"crop": "centre"} if "crop" in spec else {}))
+
+
+def hash_of_view(spec: Mapping[str, Any]) -> str:
+    """sha256 (hex) of the canonical JSON of a view, all that decides the pixels."""
+    return hashlib.sha256(canonical_json(dict(spec))).hexdigest()
 
 
 def refuse_other_views(views: Mapping[str, str | None]) -> str:

@@ -17,7 +17,7 @@ from pipeline.order.draws import TubeMask
 from shards.dataset import ShardDataset
 from shards.format.errors import ShardError
 
-ROUNDS = 5
+ROUNDS = 3
 FIELDS = ("clip", "target")
 
 

@@ -7,39 +7,45 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from model.teacher import TeacherConfig, load_videomae_teacher
-from shards.builder import BuildSummary, build_dataset, open_source
+from shards.builder import BuildSummary, Source, build_dataset, open_source
 from shards.dataset import ShardDataset
 from shards.format.errors import ShardError
 from shards.format.publish import publish_json
 from shards.verify import verify_dataset
 from tools.bench import machine
+from tools.demo.evaluations import embed_captions, evaluate_student, measures
 from tools.demo.motion_teacher import TeacherPlan, make_teacher
-from tools.demo.page import write_html
+from tools.demo.page import Course, Shown, write_html
 from tools.demo.readback import Readback, read_back
 from tools.demo.scenes import MOTIONS
+from tools.demo.student import Guess, score_student
 from tools.demo.videos import VideoSet, make_videos
-from tools.evaluate import evaluate
 from tools.job import Job
 from tools.progress import track
 from tools.recipe import load_recipe
+from tools.revision import git_revision, package_versions
 from tools.systems import system_of
 from tools.systems.clips import ClipRecipe as Recipe
 from tools.train import train
 from training.loop import TrainSummary
+from training.metrics import read_metrics
 
 MARKER = ".reelshard-demo"  # says that a folder is the demo's own and may be replaced
 # Fixed, so that sums are added up in the same order every time; more do not pay at this size.
 TORCH_THREADS = 1
 SPLITS = ("train", "validation")
+NUM_SHOWN = len(MOTIONS)  # held-out clips in the report, one of each class
+NUM_STEPS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,39 +88,71 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
         _verify(out)
     with clock.step("read back"):
         readback = read_back(out / "train", recipe.data.global_batch_size, recipe.objective.mask_ratio)
-    data = {"": out / "train"}
-    with clock.step("train"):
-        trained = train(Job(recipe=recipe, data=data, run_dir=out / "run", report=_say))
-    more = {name: _another_student(name, recipe, steps) for name, steps in plan.more_steps.items()}
-    trained_more = {}
-    for name, other in more.items():
-        with clock.step(f"train {system_of(other).title}"):
-            trained_more[name] = train(Job(recipe=other, data=data, run_dir=out / name, report=_say))
-    with clock.step("probe"):
-        probed = _probe(recipe, plan, out)
-    titled = {system_of(recipe).title: trained}
-    titled |= {system_of(more[name]).title: summary for name, summary in trained_more.items()}
+    students = {"": recipe, **{name: _another_student(name, recipe, n) for name, n in plan.more_steps.items()}}
+    trained = {}
+    for name, one in students.items():
+        with clock.step(f"train {system_of(one).title}" if name else "train"):
+            job = Job(recipe=one, data={"": out / "train"}, run_dir=_run_dir(out, name), report=_say)
+            trained[name] = train(job)
+    with clock.step("evaluate"):
+        evaluations = _evaluate(recipe, plan, out)
+    with clock.step("held out"):
+        held_out, guesses = _score(students, out)
     report = {
         "recipe": recipe.system,
         "videos": dataclasses.asdict(plan.videos) | {"classes": [motion.template for motion in MOTIONS]},
         "teacher": dataclasses.asdict(plan.teacher) | {"top1": teacher_top1},
         "datasets": {split: _describe(build) for split, build in builds.items()},
         "readback": {"num_equal": readback.num_equal},
-        "train": _losses(trained),
-        **{f"train_{name}": _losses(summary) for name, summary in trained_more.items()},
-        "probe": probed,
-        "rates": _rates(builds, readback, titled),
+        **{f"train_{name}" if name else "train": _losses(summary) for name, summary in trained.items()},
+        "evaluations": evaluations,
+        "held_out": held_out,
+        "rates": _rates(builds, readback, {system_of(students[name]).title: trained[name] for name in students}),
         "seconds": clock.seconds | {"total": sum(clock.seconds.values())},
-        "machine": {
-            "what": machine(),
-            "cpus": len(os.sched_getaffinity(0)),
-            "torch": torch.__version__,
-            "threads": TORCH_THREADS,
-        },
+        "machine": _machine(),
     }
     publish_json(out / "report.json", report)
-    write_html(report, out, {"": recipe, **more})
+    write_html(report, _shown(students, guesses, out), out / "report.html")
     return report
+
+
+def _run_dir(out: Path, name: str) -> Path:
+    """Where a student's run lies; "" is the first one."""
+    return out / (name or "run")
+
+
+def _score(students: Mapping[str, Recipe], out: Path) -> tuple[dict[str, Any], list[Guess]]:
+    """How well each student guesses what is hidden, and what the first one says of some clips."""
+    train_set, held_out = (ShardDataset.open(out / split) for split in SPLITS)
+    scores, shown = {}, []
+    for name, recipe in students.items():
+        found, guesses = score_student(recipe, _run_dir(out, name), train_set, held_out, 0 if name else NUM_SHOWN)
+        scores[name] = {"title": system_of(recipe).title, "about": system_of(recipe).loss} | dataclasses.asdict(found)
+        shown += guesses
+    return scores, shown
+
+
+def _shown(students: Mapping[str, Recipe], guesses: Sequence[Guess], out: Path) -> Shown:
+    courses = {
+        name: Course(
+            title=system_of(one).title,
+            loss=system_of(one).loss,
+            rows=read_metrics(_run_dir(out, name) / "metrics.jsonl"),
+        )
+        for name, one in students.items()
+    }
+    return Shown(visible=1 - students[""].objective.mask_ratio, courses=courses, guesses=guesses)
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "what": machine(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "threads": TORCH_THREADS,
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "versions": package_versions(),
+        "revision": git_revision(),
+    }
 
 
 class _Clock:
@@ -123,7 +161,7 @@ class _Clock:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        _say(f"[{len(self.seconds) + 1}/8] {name}")
+        _say(f"[{len(self.seconds) + 1}/{NUM_STEPS}] {name}")
         start = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - start, 2)
@@ -149,11 +187,9 @@ def _make_videos(videos: VideoSet, out: Path) -> None:
 
 
 def _build(recipe: Recipe, out: Path, split: str) -> BuildSummary:
-    """Training shards with targets; validation shards of clips alone, as the probe needs no targets."""
-    source = open_source(out / "videos", out / "labels", split)
-    teacher = None
-    if split == "train":
-        teacher = load_videomae_teacher(recipe.teacher, device="cpu")
+    """Shards with targets; of the validation split too, as the student's guesses are compared with them."""
+    source = _captioned(open_source(out / "videos", out / "labels", split))
+    teacher = load_videomae_teacher(recipe.teacher, device="cpu")
     with track(f"building {split}", total=len(source.items), unit="clips") as progress:
         summary = build_dataset(
             source, out / split, recipe.view, recipe.build, teacher=teacher, split=split, progress=progress
@@ -161,6 +197,12 @@ def _build(recipe: Recipe, out: Path, split: str) -> BuildSummary:
     if summary.num_failed:
         raise ShardError(f"{summary.num_failed} of the demo's own videos failed; see {out / split / 'failures.jsonl'}")
     return summary
+
+
+def _captioned(source: Source) -> Source:
+    """Each item's text as its only caption: what happens to which shapes, by the annotation's template."""
+    items = tuple(dataclasses.replace(item, extra={**item.extra, "captions": [item.text]}) for item in source.items)
+    return dataclasses.replace(source, items=items)
 
 
 def _verify(out: Path) -> None:
@@ -171,11 +213,20 @@ def _verify(out: Path) -> None:
             raise ShardError(f"{out / split} is damaged: {found.problems[0]}")
 
 
-def _probe(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
-    total = 2 * (plan.videos.num_train + plan.videos.num_validation)
-    with track("encoding for the probe", total=total, unit="clips") as progress:
-        paths = {"train": out / "train", "val": out / "validation"}
-        return evaluate(recipe, out / "run", "probe", paths, advance=progress).to_json()
+def _evaluate(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
+    paths = {"train": out / "train", "val": out / "validation"}
+    embed_captions(paths, out / "text_encoder")
+    videos = plan.videos
+    total = 2 * len(measures(recipe.evaluate, videos.num_train)) * (videos.num_train + videos.num_validation)
+    with track("encoding for the evaluations", total=total, unit="clips") as progress:
+        return evaluate_student(
+            _run_dir(out, ""),
+            paths,
+            recipe.evaluate,
+            seed=recipe.train.seed,
+            threads=recipe.data.threads,
+            advance=progress,
+        )
 
 
 def _describe(build: BuildSummary) -> dict[str, Any]:

@@ -14,7 +14,16 @@ from tools.evaluate.system import run as run
 
 HELP = "measure what a trained student has learned"
 # Name -> its module, with HELP, add_arguments and run as every command has them.
-EVALUATIONS: dict[str, str] = {}
+EVALUATIONS = {
+    "probe": "tools.evaluate.probe",
+    "knn": "tools.evaluate.knn",
+    "arrow": "tools.evaluate.arrow",
+    "features": "tools.evaluate.features",
+    "compare": "tools.evaluate.compare",
+    "retrieval": "tools.evaluate.retrieval",
+    "ucf101": "tools.evaluate.ucf101",
+    "classify": "tools.evaluate.classify",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from shards.progress import Progress, untold
@@ -18,15 +18,19 @@ if TYPE_CHECKING:
 
     from evaluation.encoder import Encoder
     from evaluation.result import Result, Split
-    from pipeline.reads import Reads
     from pipeline.world import World
     from shards.dataset import ShardDataset
+    from tools.pages.results import Published
+    from tools.systems.base import Recipe
 
-BATCH_SIZE = 32  # clips in a batch of all ranks; no number depends on it
+    FindSets = Callable[[Encoder, World], Mapping[str, Path]]
+
+BATCH_SIZE = 32  # clips in a batch of all ranks
+PRECISIONS = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # as recipes spell them
 
 
-def add_encoder_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Declare which encoder is measured, and on what device."""
+def add_encoder_arguments(parser: argparse.ArgumentParser, *, required: bool = True, reading: bool = True) -> None:
+    """Declare which encoder is measured, on what device, and, with `reading`, how clips are read."""
     parser.add_argument(
         "--checkpoint",
         "--run",
@@ -37,6 +41,8 @@ def add_encoder_arguments(parser: argparse.ArgumentParser, *, required: bool = T
     )
     parser.add_argument("--device", default="auto", help="such as cuda:0 (default: the first GPU, or the CPU)")
     parser.add_argument("--dtype", default="auto", help="of the encoder's arithmetic (auto: bfloat16 on a GPU)")
+    if not reading:
+        return
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help=f"clips in a batch (default {BATCH_SIZE})")
     parser.add_argument("--threads", type=int, default=2, help="that read clips (default 2)")
 
@@ -63,6 +69,7 @@ class Bench:
         batch_size: clips in a batch of all ranks.
         threads: that read clips.
         views: what was found when the views were compared, for the terminal.
+        recipe: of the run or the weights; None of a published model.
     """
 
     encoder: Encoder
@@ -71,48 +78,49 @@ class Bench:
     batch_size: int
     threads: int
     views: str
+    recipe: Recipe | None = None
 
     @contextlib.contextmanager
     def splits(
         self,
         fields: Sequence[str] = ("clip", "label"),
         *,
-        roles: Sequence[str] | None = None,
         advance: Progress = untold,
+        shuffled: Mapping[str, int] = MappingProxyType({}),
     ) -> Iterator[dict[str, Split]]:
-        """The data as evaluators read it: every sample once and in order, u8, on the encoder's device.
+        """The data as evaluators read it: u8, on the encoder's device, every sample once and in order.
 
         Args:
             fields: what is read of a sample.
-            roles: of the data sets; None for all.
             advance: told the number of samples after every batch.
+            shuffled: role -> seed of a data set that every pass reads in another order.
         """
-        from pipeline.reads import Reads
-
         with contextlib.ExitStack() as stack:
-            found = {}
-            for role in roles or self.datasets:
-                found[role] = stack.enter_context(
-                    self._split(self.datasets[role], Reads(fields=tuple(fields)), advance)
-                )
-            yield found
+            yield {
+                role: stack.enter_context(self._split(dataset, fields, shuffled.get(role), advance))
+                for role, dataset in self.datasets.items()
+            }
 
     @contextlib.contextmanager
-    def _split(self, dataset: ShardDataset, reads: Reads, advance: Progress) -> Iterator[Split]:
+    def _split(
+        self, dataset: ShardDataset, fields: Sequence[str], seed: int | None, advance: Progress
+    ) -> Iterator[Split]:
         from evaluation.result import Split
         from pipeline.config import LoaderConfig
         from pipeline.device import DeviceLoader
         from pipeline.loader import ShardLoader
+        from pipeline.reads import Reads
         from shards.format.views import view_hash
 
         config = LoaderConfig(
             global_batch_size=max(self.batch_size - self.batch_size % self.world.size, self.world.size),
-            shuffle=False,
+            shuffle=seed is not None,
+            seed=seed or 0,
             drop_last=False,
             threads=self.threads,
             pin_memory=self.encoder.device.type == "cuda",
         )
-        reads = dataclasses.replace(reads, held_out=True)
+        reads = Reads(fields=tuple(fields), held_out=seed is None)
         loader = DeviceLoader(ShardLoader(dataset, config, world=self.world, reads=reads), self.encoder.device)
         with contextlib.closing(loader):
             yield Split(
@@ -121,15 +129,19 @@ class Bench:
                 label_names=dataset.manifest.label_names,
                 key_of=dataset.key,
                 view_hash=view_hash(dataset.manifest),
-                about=dataset.metadata,
+                about=dataset.metadata if "json" in dataset.schema else lambda number: {},
+                num_samples=len(dataset),
             )
 
 
 class Passes:
-    """Batches of a loader, as often as they are asked for; each pass is the whole data set."""
+    """Batches of a loader, as often as they are asked for."""
 
     def __init__(self, loader: Any, advance: Progress) -> None:
         self._loader, self._advance = loader, advance
+
+    def __len__(self) -> int:
+        return len(self._loader)
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         for batch in self._loader:
@@ -139,41 +151,66 @@ class Passes:
 
 
 @contextlib.contextmanager
-def opened(args: argparse.Namespace, roles: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Bench]:
+def opened(args: argparse.Namespace, roles: Sequence[str]) -> Iterator[Bench]:
     """Join the ranks, load the encoder that the arguments name, and open the data sets of these roles.
 
     Args:
         args: of `add_encoder_arguments`, a path for each role, and the command's name as `name`.
         roles: the data sets that have to be given.
-        optional: those that may be.
 
     Raises:
         ValueError: a role has no data set, the encoder does not load, or cannot take the clips.
         ShardError: the views of the data sets, or of what the encoder was trained on, differ.
     """
-    from pipeline.world import World
-    from shards.dataset import ShardDataset
-    from tools.encoders import load_encoder
-    from training.distributed import process_group, use_device
-
-    for name in ("batch_size", "threads"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give at least 1")
-    given = {role: getattr(args, role) for role in (*roles, *optional)}
+    given = {role: getattr(args, role) for role in roles}
     paths = {role: path for role, path in given.items() if path is not None}
     if not set(roles) <= set(paths):
         wanted = " and ".join(f"--{role} SET" for role in roles)
         raise ValueError(f"`evaluate {args.name}` needs {wanted}, given is {' and '.join(paths) or 'none'}")
-    world = World.from_env()
-    device = choose_device(args.device, world)
+    with joined(args, lambda encoder, world: paths) as bench:
+        yield bench
+
+
+@contextlib.contextmanager
+def joined(args: argparse.Namespace, find: FindSets) -> Iterator[Bench]:
+    """As `opened`, with data sets that are found, or made, once the encoder is known.
+
+    Args:
+        args: of `add_encoder_arguments`.
+        find: gets the encoder and the ranks, and gives the folders of the data sets by role, on every rank the same.
+    """
+    from pipeline.world import World
+    from shards.dataset import ShardDataset
+    from tools.encoders import load_encoder, recipe_behind
+    from tools.evaluate.fits import compare_views, refuse_other_clips
+    from training.distributed import process_group, use_device
+
+    refuse_small_numbers(args)
+    world, recipe = World.from_env(), recipe_behind(args.checkpoint, args.overrides)
+    train = None if recipe is None else recipe.train
+    dtype = args.dtype if train is None or args.dtype != "auto" else PRECISIONS[train.precision]
+    device = choose_device(args.device if train is None or args.device != "auto" else train.device, world)
     use_device(device)
     with process_group(world, device):
-        encoder = load_encoder(args.checkpoint, device=device, dtype=args.dtype, overrides=args.overrides)
-        datasets = {role: ShardDataset.open(path) for role, path in paths.items()}
+        encoder = load_encoder(args.checkpoint, device=device, dtype=dtype, overrides=args.overrides)
+        datasets = {role: ShardDataset.open(path) for role, path in find(encoder, world).items()}
         for dataset in datasets.values():
             refuse_other_clips(encoder, dataset)
         views = compare_views(encoder, datasets.values())
-        yield Bench(encoder, datasets, world, args.batch_size, args.threads, views)
+        yield Bench(encoder, datasets, world, args.batch_size, args.threads, views, recipe)
+
+
+def refuse_small_numbers(args: argparse.Namespace) -> None:
+    """Refuse a batch or a number of threads below 1, and values of the recipe that these arguments stand for.
+
+    Raises:
+        ValueError: it says which.
+    """
+    for name in ("batch_size", "threads"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give at least 1")
+    if unused := [each for each in args.overrides if each.startswith("--data.")]:
+        raise ValueError(f"{unused[0]} has no effect here: give --batch-size and --threads")
 
 
 def choose_device(name: str, world: World) -> torch.device:
@@ -184,57 +221,32 @@ def choose_device(name: str, world: World) -> torch.device:
     return torch.device("cuda", world.local_rank) if place.type == "cuda" and place.index is None else place
 
 
-def refuse_other_clips(encoder: Encoder, dataset: ShardDataset) -> None:
-    """Compare the clips of a data set with those that an encoder takes.
-
-    Raises:
-        ValueError: it has none, or others.
-    """
-    from shards.builder.samples.stored import frames_shape
-
-    there = frames_shape(dataset.schema["clip"]) if "clip" in dataset.schema else None
-    _, frames, height, width = encoder.clip_shape
-    if there is None:
-        raise ValueError(f"{dataset.directory} has no clips; it has {', '.join(dataset.schema.names)}")
-    if there != (frames, height, width, 3):
-        raise ValueError(
-            f"the clips of {dataset.directory} are {list(there)} ([T, H, W, 3]), {encoder.name} takes "
-            f"{[frames, height, width, 3]}: build a set with its view"
-        )
-
-
-def compare_views(encoder: Encoder, datasets: Any) -> str:
-    """Compare the views of data sets, and of what an encoder was trained on, where it is known.
-
-    Raises:
-        ShardError: they differ; both are named.
-    """
-    from shards.format.views import refuse_other_views, view_hash
-
-    views = {str(dataset.directory): view_hash(dataset.manifest) for dataset in datasets}
-    if encoder.view_hash is not None:
-        views[f"the data of {encoder.name}"] = encoder.view_hash
-    return refuse_other_views(views)
-
-
 def publish(
-    args: argparse.Namespace, world: World, results: Mapping[str, Result], *, title: str, lines: Sequence[str]
+    args: argparse.Namespace,
+    world: World,
+    results: Mapping[str, Result],
+    *,
+    title: str,
+    lines: Sequence[str],
+    more: Mapping[str, Any] = MappingProxyType({}),
+    published: Sequence[Published] = (),
 ) -> None:
     """Print results and write them where the arguments say; one rank speaks for all.
 
     Args:
-        args: of `add_result_arguments`, and the command's name as `name`.
+        args: of `add_result_arguments`, and the command's name.
         world: the ranks.
         results: by what they are called, the one that it is about first.
         title: of the page.
         lines: for the terminal.
+        more, published: further entries of the JSON; numbers of others for the page.
     """
     from tools.terminal import clean
 
     if world.rank != 0:
         return
-    record = as_record(args.name, title, results)
-    written = [] if args.out is None else write_results(args.out, args.name, record)
+    record = {**more, **as_record(args.name, title, results)}
+    written = [] if args.out is None else write_results(args.out, record, results, published)
     if args.json:
         print(json.dumps(record))
         return
@@ -255,10 +267,15 @@ def as_record(name: str, title: str, results: Mapping[str, Result]) -> dict[str,
     }
 
 
-def write_results(out: Path, name: str, record: Mapping[str, Any]) -> list[Path]:
-    """Write `NAME.json`; the result is which files were written."""
+def write_results(
+    out: Path, record: Mapping[str, Any], results: Mapping[str, Result], published: Sequence[Published] = ()
+) -> list[Path]:
+    """Write `NAME.json`, which is what `as_record` gave, and its page `NAME.html`; the result is the files."""
     from shards.format.publish import publish_json
+    from tools.pages.results import write_result_page
 
     out.mkdir(parents=True, exist_ok=True)
-    publish_json(out / f"{name}.json", record)
-    return [out / f"{name}.json"]
+    json_path, page_path = (out / f"{record['evaluation']}.{suffix}" for suffix in ("json", "html"))
+    publish_json(json_path, record)
+    write_result_page(page_path, str(record["title"]), results, published)
+    return [json_path, page_path]

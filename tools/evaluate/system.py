@@ -171,10 +171,10 @@ def evaluate(
 
 def _compare_views(run_dir: Path, datasets: Mapping[str, ShardDataset]) -> str:
     """Compare the views of the data sets, and of those that the run was trained on, as its record says."""
-    from shards.format.views import refuse_other_views, view_hash
+    from shards.format.views import refuse_other_views, single_view_hash
     from tools.encoders import recorded_view
 
-    views = {str(dataset.directory): view_hash(dataset.manifest) for dataset in datasets.values()}
+    views = {str(dataset.directory): single_view_hash(dataset.manifest) for dataset in datasets.values()}
     if (trained_on := recorded_view(run_dir)) is not None:
         views[f"the data of {run_dir}"] = trained_on
     return refuse_other_views(views)

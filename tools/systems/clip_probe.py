@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from evaluation.probe import ProbeResult
+from evaluation.probe import ProbeResult, as_probe_result
 from evaluation.result import Result
 
 ROLES = ("train", "val")
@@ -35,8 +35,8 @@ class ProbeReport:
         """Put the results of the trained and the untrained student together."""
         trained = results["trained"]
         return cls(
-            trained=_as_probe(trained),
-            untrained=_as_probe(results["untrained"]),
+            trained=as_probe_result(trained),
+            untrained=as_probe_result(results["untrained"]),
             chance=trained.metrics["chance"],
             num_classes=trained.protocol["num_classes"],
             step=step,
@@ -59,18 +59,3 @@ class ProbeReport:
             for name, r in rows.items()
         ]
         return "\n".join([title, *lines, f"  {'most frequent label':<20} {self.chance:6.1%}"])
-
-
-def _as_probe(result: Result) -> ProbeResult:
-    """The numbers of a result, those of each seed counted from its rows."""
-    metrics, protocol = result.metrics, result.protocol
-    right = [[guess == row["label"] for guess in row["predicted"]] for row in result.rows]
-    return ProbeResult(
-        top1=metrics["top1"],
-        top1_spread=metrics["top1_spread"],
-        top1_per_seed=tuple(sum(seed) / len(seed) for seed in zip(*right, strict=True)),
-        top1_interval=(metrics["top1_low"], metrics["top1_high"]),
-        train_top1=metrics["train_top1"],
-        num_train=protocol["num_train"],
-        num_val=protocol["num_val"],
-    )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from evaluation.knn import KNNConfig, knn
 from evaluation.probe import ProbeConfig, probe
 from model.grid import GridConfig
 from model.teacher import TeacherConfig
@@ -84,7 +85,14 @@ EVALUATORS = {
         roles=ROLES,
         with_untrained=True,
         report=ProbeReport.of,
-    )
+    ),
+    "knn": Evaluation(
+        measure=knn,
+        feed=feed_of_clips,
+        config=lambda recipe: KNNConfig(ks=(1,), temperature=None),
+        model=encoder_of,
+        roles=ROLES,
+    ),
 }
 
 

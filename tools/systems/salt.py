@@ -75,9 +75,17 @@ class SALTObjective(nn.Module):
         Returns:
             f32 `[B]` each: `loss`, the mean over the masked tokens.
         """
+        return self.score(self.predict(batch), batch)
+
+    def predict(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """What the student makes of the masked tokens, `[B, M, D]`, of a batch as above."""
         visible, masked = self._tokens(batch["visible"]), self._tokens(batch["masked"])
-        prediction = self.student(video_or_tubes(batch["clip"]), visible, masked)  # [B, M, D]
-        target = self._masked_target(batch["target"], masked)
+        predicted: Tensor = self.student(video_or_tubes(batch["clip"]), visible, masked)
+        return predicted
+
+    def score(self, prediction: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Score a prediction of the masked tokens, whoever made it."""
+        target = self._masked_target(batch["target"], self._tokens(batch["masked"]))
         with torch.autocast(prediction.device.type, enabled=False):
             prediction, target = prediction.float(), target.float()
             if self.config.target_norm == "layer_norm":

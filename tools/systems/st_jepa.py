@@ -55,10 +55,16 @@ class STJEPAObjective(nn.Module):
         Returns:
             f32 `[B]` each: `loss`, the one that is trained, the mean of 1 - cos over the masked tokens (in [0, 2]).
         """
-        visible, masked = batch["visible"], batch["masked"]
-        clip = video_or_tubes(batch["clip"])
-        prediction = self.student(clip, visible, masked)  # [B, T', S_m, D]
-        target = self._masked_target(batch["target"], masked)
+        return self.score(self.predict(batch), batch)
+
+    def predict(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """What the student makes of the masked tokens, `[B, T', S_m, D]`, of a batch as above."""
+        predicted: Tensor = self.student(video_or_tubes(batch["clip"]), batch["visible"], batch["masked"])
+        return predicted
+
+    def score(self, prediction: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Score a prediction of the masked tokens, whoever made it."""
+        target = self._masked_target(batch["target"], batch["masked"])
         with torch.autocast(prediction.device.type, enabled=False):
             cosine = F.cosine_similarity(prediction.float(), target.float(), dim=-1)  # [B, T', S_m]
             return {"loss": 1 - cosine.mean(dim=(1, 2))}

@@ -45,7 +45,7 @@ class TakenFrames(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedClip:
-    """A clip and where it came from.
+    """A clip, one view of a video, and where it came from.
 
     Attributes:
         frames: u8 [T, H, W, 3].
@@ -65,7 +65,7 @@ class DecodedClip:
 
 
 def decode_clip(path: Path, view: ViewSpec, decoder: VideoDecoder = "pyav") -> DecodedClip:
-    """Decode the view of one video.
+    """Decode the view of one video; of several views the first.
 
     Args:
         path: the video file.
@@ -76,20 +76,31 @@ def decode_clip(path: Path, view: ViewSpec, decoder: VideoDecoder = "pyav") -> D
     Raises:
         BuildFailure: with the reason, when the file cannot give this view.
     """
-    source = read_source_file(path)
-    return decode_source(path, source, view, decoder)
+    return decode_views(path, read_source_file(path), view, decoder)[0]
 
 
-def decode_source(path: Path, source: SourceFile, view: ViewSpec, decoder: VideoDecoder = "pyav") -> DecodedClip:
-    """Decode the view of a video whose size and digest are known; else as `decode_clip`."""
-    taken = take_frames(path, source, view, decoder, view.resize)
-    return DecodedClip(
-        frames=np.stack(taken.pictures),
-        frame_indices=taken.frame_indices,
-        timestamps_seconds=taken.timestamps_seconds,
-        num_source_frames=taken.num_source_frames,
-        decoder=taken.decoder,
-        source=source,
+def decode_views(
+    path: Path, source: SourceFile, view: ViewSpec, decoder: VideoDecoder = "pyav"
+) -> tuple[DecodedClip, ...]:
+    """Decode a video whose size and digest are known, once, into all views of it: crop after crop, clip after clip.
+
+    Raises:
+        BuildFailure: as of `decode_clip`; a video that cannot give one of its views gives none.
+    """
+    taken = take_frames(path, source, view, decoder, view.cut)
+    pictures = np.stack(taken.pictures)  # [clips * T, crops, H, W, 3]
+    length = len(pictures) // view.clips
+    return tuple(
+        DecodedClip(
+            frames=np.ascontiguousarray(pictures[part, crop]),
+            frame_indices=taken.frame_indices[part],
+            timestamps_seconds=taken.timestamps_seconds[part],
+            num_source_frames=taken.num_source_frames,
+            decoder=taken.decoder,
+            source=source,
+        )
+        for part in (slice(clip * length, (clip + 1) * length) for clip in range(view.clips))
+        for crop in range(view.crops)
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from PIL import Image
 
 from shards.builder.failure import BuildFailure
 from shards.format.errors import ShardError
+from shards.format.views import hash_of_view
 
 VIEW_VERSION = 1  # raise it when the same spec would give other pixels
 
@@ -45,6 +44,9 @@ class ViewSpec:
         geometry: "crop" scales the short side to `short_side` and keeps the centre `size` x `size`, with the exact
             aspect ratio; "squash" scales the picture to `size` x `size`, whatever its aspect ratio; "whole" keeps all
             of it, smaller where its short side is longer than `short_side`.
+        clips: of "uniform" and "stride", clips of a video, which show it at different times.
+        crops: of "crop", squares cut out of each frame: of more than one the first lies at one end of the long side,
+            the last at the other, as in multi-crop tests.
 
     Raises:
         ValueError: a value is out of range.
@@ -59,9 +61,11 @@ class ViewSpec:
     fps: float = 1.0
     max_frames: int | None = None
     geometry: Geometry = "crop"
+    clips: int = 1
+    crops: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("num_frames", "stride", "size", "short_side", "max_frames"):
+        for name in ("num_frames", "stride", "size", "short_side", "max_frames", "clips", "crops"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"view.{name} is {value}; it must be at least 1")
@@ -85,6 +89,13 @@ class ViewSpec:
                 f"view.short_side is {self.short_side}, smaller than view.size {self.size}; "
                 "give a short side of at least the crop size, or leave it out"
             )
+        if self.clips > 1 and self.sampling not in _OF_ONE_LENGTH:
+            raise ValueError(
+                f"view.clips is {self.clips}, but {self.sampling!r} takes frames of a whole video: leave it out, or "
+                "choose view.sampling 'uniform' or 'stride'"
+            )
+        if self.crops > 1 and self.geometry != "crop":
+            raise ValueError(f"view.crops is {self.crops}, but {self.geometry!r} crops nothing: leave it out")
         if self.short_video not in ("pad", "refuse"):
             raise ValueError(f"view.short_video is {self.short_video!r}; choose 'pad' or 'refuse'")
 
@@ -104,6 +115,11 @@ class ViewSpec:
             raise ValueError("view.geometry 'whole' keeps the shape of each video, and clips have one: choose 'crop'")
         return (self.num_frames, self.size, self.size, 3)
 
+    @property
+    def num_views(self) -> int:
+        """Clips of one video that become samples: view v is crop `v % crops` of clip `v // crops`."""
+        return self.clips * self.crops
+
     def to_json(self) -> dict[str, Any]:
         """Return everything that decides the pixels, as a JSON object."""
         spec: dict[str, Any] = {"version": VIEW_VERSION, "sampling": self.sampling, "resize": "bilinear-antialiased"}
@@ -115,8 +131,11 @@ class ViewSpec:
             spec["stride"] = self.stride
         if self.sampling == "fps":
             spec["fps"] = float(self.fps)
+        if self.num_views > 1:
+            spec |= {"clips": self.clips, "crops": self.crops}
         if self.geometry == "crop":  # as specs were before there was another one
-            return spec | {"size": self.size, "short_side": self.short_side or self.size, "crop": "centre"}
+            place = "centre" if self.crops == 1 else "along the long side"
+            return spec | {"size": self.size, "short_side": self.short_side or self.size, "crop": place}
         if self.geometry == "squash":
             return spec | {"geometry": "squash", "size": self.size}
         return spec | {"geometry": "whole", "short_side": self.short_side}
@@ -140,10 +159,10 @@ class ViewSpec:
     @property
     def hash(self) -> str:
         """sha256 (hex) of the canonical JSON of the spec."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return hash_of_view(self.to_json())
 
     def frame_indices(self, num_source_frames: int, seconds: Sequence[float] = ()) -> list[int]:
-        """Return the source frames that are taken, in order; one at least.
+        """Return the source frames that are taken, in order, one at least; of several clips, clip after clip.
 
         Args:
             num_source_frames: frames in the video, at least 1.
@@ -161,11 +180,30 @@ class ViewSpec:
         if num_source_frames < span:
             if self.short_video == "refuse":
                 raise BuildFailure("too_few_frames", f"the video has {num_source_frames} frames, a clip spans {span}")
-            return [min(i * step, num_source_frames - 1) for i in range(self.num_frames)]
+            return [min(i * step, num_source_frames - 1) for i in range(self.num_frames)] * self.clips
         if self.sampling == "uniform":
-            return _middles(range(num_source_frames), self.num_frames)
-        start = (num_source_frames - span) // 2
-        return [start + i * step for i in range(self.num_frames)]
+            return self._between(num_source_frames)
+        return [start + i * step for start in self._starts(num_source_frames, span) for i in range(self.num_frames)]
+
+    def _between(self, num_source_frames: int) -> list[int]:
+        """Clips that take turns: their frames lie 1 / clips of a part apart, and those of one are the parts' middles.
+
+        Of two clips, one takes the beginnings of the parts, the other their middles, as VideoMAE's and TSN's tests do.
+        """
+        twice = 2 * self.clips
+        offsets = [(2 * clip + self.clips % 2) for clip in range(self.clips)]  # in 1 / twice of a part
+        parts = range(self.num_frames)
+        return [num_source_frames * (twice * i + at) // (twice * self.num_frames) for at in offsets for i in parts]
+
+    def _starts(self, num_source_frames: int, span: int) -> list[int]:
+        """Where the windows begin: in the middle of equal parts of the video, or spread over it where those are short.
+
+        These are V-JEPA's segments, with the middle of each where its training draws a window.
+        """
+        part, clips = num_source_frames // self.clips, range(self.clips)
+        if part >= span:
+            return [clip * num_source_frames // self.clips + (part - span) // 2 for clip in clips]
+        return [clip * (num_source_frames - span) // (self.clips - 1) for clip in clips]
 
     def _capped(self, frames: Sequence[int]) -> list[int]:
         if self.max_frames is None or len(frames) <= self.max_frames:
@@ -186,14 +224,26 @@ class ViewSpec:
         """
         height, width = frame.shape[:2]
         if self.geometry == "crop":
-            window = self.size * min(height, width) / (self.short_side or self.size)
-            left, top = max(0.0, (width - window) / 2), max(0.0, (height - window) / 2)
-            box = (left, top, min(float(width), left + window), min(float(height), top + window))
-            return _scaled(frame, (self.size, self.size), box)
+            return self._crop(frame, 0.5)
         if self.geometry == "squash":
             return _scaled(frame, (self.size, self.size))
         shrink = max(1.0, min(height, width) / (self.short_side or math.inf))
         return _scaled(frame, (round(width / shrink), round(height / shrink))) if shrink > 1 else frame
+
+    def cut(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Cut all crops out of one frame: u8 [crops, size, size, 3], from the left or the top on."""
+        if self.crops == 1:
+            return self.resize(frame)[None]
+        return np.stack([self._crop(frame, crop / (self.crops - 1)) for crop in range(self.crops)])
+
+    def _crop(self, frame: NDArray[np.uint8], along: float) -> NDArray[np.uint8]:
+        """Cut the square at a place along the long side, from 0 to 1, and in the middle of the short one."""
+        height, width = frame.shape[:2]
+        window = self.size * min(height, width) / (self.short_side or self.size)
+        across, down = (along, 0.5) if width >= height else (0.5, along)
+        left, top = max(0.0, (width - window) * across), max(0.0, (height - window) * down)
+        box = (left, top, min(float(width), left + window), min(float(height), top + window))
+        return _scaled(frame, (self.size, self.size), box)
 
 
 def _scaled(

@@ -125,11 +125,53 @@ class SampleKind(Protocol):
 
 
 @runtime_checkable
+class SeveralKind(SampleKind, Protocol):
+    """A kind that makes as many samples of each item; one that fails, fails once with all of them."""
+
+    @property
+    def samples_per_item(self) -> int:
+        """How many."""
+
+    def sample_key(self, item: Item, number: int) -> str:
+        """Return the key of one of them, which no other item's has."""
+
+    def finish_each(self, item: Item, prepared: Prepared, rows: Array | None) -> Iterator[Mapping[str, Value]]:
+        """Yield the fields of each, as `finish` returns those of one sample."""
+
+
+@runtime_checkable
 class GroupKind(SampleKind, Protocol):
     """A kind of sample for a further field group, which has a sample for each of the main series, whatever fails."""
 
     def substitute(self, item: Item) -> Mapping[str, Value] | None:
         """Return what stands where an item failed; None where nothing may, and a failure stops the build."""
+
+
+def samples_per_item(kind: SampleKind) -> int:
+    """How many samples a kind makes of an item."""
+    return kind.samples_per_item if isinstance(kind, SeveralKind) else 1
+
+
+def items_per_shard(kind: SampleKind, samples_per_shard: int) -> int:
+    """How many items a shard of so many samples takes, one at least: all samples of an item are in one shard."""
+    return max(1, samples_per_shard // samples_per_item(kind))
+
+
+def sample_keys(kind: SampleKind, item: Item) -> list[str]:
+    """Return the keys of an item's samples."""
+    if isinstance(kind, SeveralKind):
+        return [kind.sample_key(item, number) for number in range(kind.samples_per_item)]
+    return [item.key]
+
+
+def finish_all(
+    kind: SampleKind, item: Item, prepared: Prepared, rows: Array | None
+) -> Iterator[tuple[str, Mapping[str, Value]]]:
+    """Yield key and fields of each of an item's samples."""
+    if isinstance(kind, SeveralKind):
+        yield from zip(sample_keys(kind, item), kind.finish_each(item, prepared, rows), strict=True)
+    else:
+        yield item.key, kind.finish(item, prepared, rows)
 
 
 @contextmanager

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from shards.builder.config import BuildConfig, TeacherFacts
-from shards.builder.decode.decoders import VideoDecoder, decode_source, decoder_facts
+from shards.builder.decode.decoders import VideoDecoder, decode_views, decoder_facts
 from shards.builder.decode.stream_facts import read_source_file
 from shards.builder.decode.view import ViewSpec
+from shards.builder.decode.zipped import local_file
 from shards.builder.item import Item
 from shards.builder.samples.base import Array, Prepared, Rows, blame
 from shards.format.layout import clip_to_tubes, target_to_tubes
@@ -21,7 +24,7 @@ from shards.writer import Value
 
 @dataclass(frozen=True, kw_only=True)
 class ClipKind:
-    """Clips of one shape, with one row a clip for the teacher.
+    """Clips of one shape, one or several of a video, with one row a clip for the teacher.
 
     Attributes:
         view: how a clip is cut out of a video.
@@ -100,54 +103,77 @@ class ClipKind:
         return {"view": self.view.to_json() | {"hash": self.view.hash}, "decoder": decoder_facts(self.decoder)}
 
     def prepare(self, root: Path, item: Item) -> Prepared:
-        """Decode the view of one video.
+        """Decode all views of one video.
 
         Raises:
             BuildFailure: with the reason, when the file cannot give this view.
         """
-        source = read_source_file(root / item.path)
-        with blame(source):
-            clip = decode_source(root / item.path, source, self.view, self.decoder)
+        with local_file(root, item.path) as path:
+            source = read_source_file(path)
+            with blame(source):
+                clips = decode_views(path, source, self.view, self.decoder)
         facts = {
-            "frame_indices": clip.frame_indices,
-            "timestamps": clip.timestamps_seconds,
-            "num_source_frames": clip.num_source_frames,
-            "decoder": clip.decoder,
+            "frame_indices": [clip.frame_indices for clip in clips],
+            "timestamps": [clip.timestamps_seconds for clip in clips],
+            "num_source_frames": clips[0].num_source_frames,
+            "decoder": clips[0].decoder,
         }
-        return Prepared(arrays={"clip": clip.frames}, facts=facts, source=source)
+        frames = clips[0].frames[None] if len(clips) == 1 else np.stack([clip.frames for clip in clips])
+        return Prepared(arrays={"clips": frames}, facts=facts, source=source)
 
     def teacher_rows(self, prepared: Prepared) -> Rows:
-        """Return the clip as one row, u8 [1, T, H, W, 3]."""
-        rows: Array = prepared.arrays["clip"][None]
+        """Return a row for each view, u8 [V, T, H, W, 3]."""
+        rows: Array = prepared.arrays["clips"]
         return rows
 
+    @property
+    def samples_per_item(self) -> int:
+        """Views of a video."""
+        return self.view.num_views
+
+    def sample_key(self, item: Item, number: int) -> str:
+        """Return the key of a view: that of the item, with the view's number where there are several."""
+        return item.key if self.samples_per_item == 1 else f"{item.key}__v{number:02}"
+
     def finish(self, item: Item, prepared: Prepared, rows: Array | None) -> Mapping[str, Value]:
-        """Return clip and target in their layout, and what the sample shows and exactly where it came from."""
-        sample: dict[str, Value] = {
-            "clip": prepared.arrays["clip"],
-            "json": canonical_json(about(item, prepared, self.view)),
-        }
+        """Return the sample of the first view."""
+        return self._finish(item, prepared, rows, 0)
+
+    def finish_each(self, item: Item, prepared: Prepared, rows: Array | None) -> Iterator[Mapping[str, Value]]:
+        """Yield the sample of each view: clip and target in their layout, and what it shows and where it came from."""
+        for number in range(self.samples_per_item):
+            yield self._finish(item, prepared, rows, number)
+
+    def _finish(self, item: Item, prepared: Prepared, rows: Array | None, number: int) -> Mapping[str, Value]:
+        clip, facts = prepared.arrays["clips"][number], dict(prepared.facts)
+        facts |= {name: facts[name][number] for name in ("frame_indices", "timestamps")}
+        if self.samples_per_item > 1:
+            facts["view_index"] = number
+        shown = replace(prepared, facts=facts)
+        sample: dict[str, Value] = {"clip": clip, "json": canonical_json(about(item, shown, self.view))}
         if self.layout == "tubes":
-            sample["clip"] = clip_to_tubes(prepared.arrays["clip"], self.tubelet, self.patch)
+            sample["clip"] = clip_to_tubes(clip, self.tubelet, self.patch)
         if rows is not None:
             times = self.view.num_frames // self.tubelet
-            sample["target"] = target_to_tubes(rows[0], times) if self.layout == "tubes" else rows[0]
+            sample["target"] = target_to_tubes(rows[number], times) if self.layout == "tubes" else rows[number]
         return sample
 
 
 def about(item: Item, prepared: Prepared, view: ViewSpec) -> dict[str, Any]:
-    """Return the JSON of a sample that was cut out of a video."""
-    source = prepared.source
+    """Return the JSON of a sample that was cut out of a video; captions, where the item has a list, beside `text`."""
+    source, extra = prepared.source, dict(item.extra)
     assert source is not None
+    captions = {"captions": extra.pop("captions")} if "captions" in extra else {}
     return {
         "video_id": item.id,
         "path": item.path,
         "label": item.label,
         "label_name": item.label_name,
         "text": item.text,
+        **captions,
         **prepared.facts,
         "view_hash": view.hash,
         "source_bytes": source.num_bytes,
         "source_xxh3_128": source.xxh3_128,
-        **({"extra": dict(item.extra)} if item.extra else {}),
+        **({"extra": extra} if extra else {}),
     }

@@ -16,6 +16,7 @@ from shards.builder.config import TeacherFacts
 from shards.builder.decode.decoders import VideoDecoder, decoder_facts, take_frames
 from shards.builder.decode.stream_facts import read_source_file
 from shards.builder.decode.view import ViewSpec
+from shards.builder.decode.zipped import local_file
 from shards.builder.item import Item
 from shards.builder.samples.base import Array, Prepared, blame
 from shards.builder.samples.clip import about
@@ -46,7 +47,7 @@ class FramesKind:
         quality: of the JPEGs, from 1 to 95.
 
     Raises:
-        ValueError: the quality is out of range.
+        ValueError: the quality is out of range, or there are several views.
     """
 
     view: ViewSpec
@@ -55,6 +56,11 @@ class FramesKind:
 
     def __post_init__(self) -> None:
         check_quality(self.quality, "the quality of the frames")
+        if self.view.num_views > 1:
+            raise ValueError(
+                f"view.clips is {self.view.clips} and view.crops {self.view.crops}, but JPEG frames are of one view: "
+                "leave them out"
+            )
 
     @property
     def name(self) -> str:
@@ -95,9 +101,10 @@ class FramesKind:
         Raises:
             BuildFailure: with the reason, when the file cannot give this view.
         """
-        source = read_source_file(root / item.path)
-        with blame(source):
-            taken = take_frames(root / item.path, source, self.view, self.decoder, self.encode)
+        with local_file(root, item.path) as path:
+            source = read_source_file(path)
+            with blame(source):
+                taken = take_frames(path, source, self.view, self.decoder, self.encode)
         facts = {
             "frame_indices": taken.frame_indices,
             "num_source_frames": taken.num_source_frames,

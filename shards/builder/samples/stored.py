@@ -51,10 +51,11 @@ class _Stored:
         return {"sample": {"kind": kind, "series": self.series, "view_hash": self.view, "missing": missing}}
 
     def substitute(self, item: Item) -> Mapping[str, Value] | None:
-        """Return a field full of `missing`; None where nothing may stand for a sample."""
+        """Return a field full of `missing`, of rows one row; None where nothing may stand for a sample."""
         if self.missing is None:
             return None
-        return {self.output.name: np.full(self.output.fixed_shape, self.missing, self.output.dtype)}
+        shape = (1, *self.output.row_shape) if self.output.is_rows else self.output.fixed_shape
+        return {self.output.name: np.full(shape, self.missing, self.output.dtype)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,19 +133,21 @@ class StoredClipKind(_Stored):
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionKind(_Stored):
-    """Embeddings of the captions in the samples' JSON: of its `text`."""
+    """Embeddings of the captions in the samples' JSON: of its `text`, or of its `captions`, one a row."""
 
     @classmethod
     def of(cls, dataset: ShardDataset, group: str, teacher: TeacherFacts, missing: float | None) -> CaptionKind:
-        """The kind for a data set with captions and a teacher of text.
+        """The kind for a data set with captions and a teacher of text; rows where its first sample has a list of them.
 
         Raises:
             ValueError: the set has no JSON, or not one for a sample.
+            ShardError: the JSON of its first sample is damaged.
         """
         json = _field(dataset, "json", "a teacher of captions")
         if json.dtype is not None or json.is_packed:
             raise ValueError(f"the field 'json' of {dataset.directory} is not one text a sample, so it has no captions")
-        output = Field(name=group, dtype=teacher.output_dtype, shape=teacher.output_shape, group=group)
+        rows = (None,) if len(dataset) and "captions" in dataset.metadata(0) else ()
+        output = Field(name=group, dtype=teacher.output_dtype, shape=(*rows, *teacher.output_shape), group=group)
         return cls(output=output, series=dataset.digest_of(["json"]), view=view_hash(dataset.manifest), missing=missing)
 
     @property
@@ -157,7 +160,7 @@ class CaptionKind(_Stored):
         return self._fingerprint(self.name)
 
     def prepare(self, root: Path, item: Item) -> Prepared:
-        """Read one caption.
+        """Read a sample's caption, or its captions.
 
         Raises:
             BuildFailure: there is none, or its bytes are damaged.
@@ -165,21 +168,28 @@ class CaptionKind(_Stored):
         stored = _read(root, self.series, item, "json")
         assert isinstance(stored, bytes)
         try:
-            text = mapping(parse_json(stored), "it").get("text")
+            about = mapping(parse_json(stored), "it")
         except ValueError as error:
             raise BuildFailure("bad_annotation", f"its JSON cannot be read: {error}") from None
-        if not isinstance(text, str) or not text.strip():
-            raise BuildFailure("bad_annotation", "it has no caption: there is no text in its JSON")
-        return Prepared(facts={"text": text})
+        texts = about.get("captions", [about.get("text")]) if self.output.is_rows else [about.get("text")]
+        if (
+            not isinstance(texts, list)
+            or not texts
+            or not all(isinstance(text, str) and text.strip() for text in texts)
+        ):
+            where = "captions" if self.output.is_rows and "captions" in about else "text"
+            raise BuildFailure("bad_annotation", f"it has no caption: there is no {where} in its JSON")
+        return Prepared(facts={"texts": texts})
 
     def teacher_rows(self, prepared: Prepared) -> Rows:
-        """Return the caption as one row."""
-        return [prepared.facts["text"]]
+        """Return each caption as a row."""
+        texts: list[str] = prepared.facts["texts"]
+        return texts
 
     def finish(self, item: Item, prepared: Prepared, rows: Array | None) -> Mapping[str, Value]:
-        """Return the embedding, [D]."""
+        """Return the embeddings, [captions, D], or the only one, [D]."""
         assert rows is not None
-        return {self.output.name: rows[0]}
+        return {self.output.name: rows if self.output.is_rows else rows[0]}
 
 
 def frames_shape(clip: Field) -> tuple[int, ...] | None:

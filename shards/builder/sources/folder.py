@@ -32,7 +32,8 @@ def load_folder(videos: Path) -> Source:
     if not paths:
         raise MissingDataError(
             f"there is no video in {videos}; looked for files ending in {', '.join(sorted(VIDEO_SUFFIXES))}. "
-            "For Something-Something v2 give its annotations folder too"
+            "For Something-Something v2 give its annotations folder too; --source ssv2 (ucf101, msrvtt, msvd) says "
+            "where to get a data set and how it lies there"
         )
     folders = [PurePosixPath(path).parts[:-1] for path in paths]
     classes = sorted({parts[0] for parts in folders}) if all(folders) else []

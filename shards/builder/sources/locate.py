@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
 from shards.builder.decode.stream_facts import SourceFile, read_source_file
+from shards.builder.decode.zipped import local_file
 from shards.builder.failure import BuildFailure
 from shards.builder.item import Item
 from shards.format.errors import ShardError
 
 
+class OpenVideo(NamedTuple):
+    """A file that programs can open, and its size and digest."""
+
+    path: Path
+    source: SourceFile
+
+
 class FoundVideo(NamedTuple):
-    """A video file.
+    """A video.
 
     Attributes:
-        path: the file.
+        root: the folder that it was looked for in.
+        path: the file, relative to it; perhaps inside of a zip.
         source: its size and digest now.
         is_same: they are those that the sample was built from.
     """
 
-    path: Path
+    root: Path
+    path: str
     source: SourceFile
     is_same: bool
+
+    @contextmanager
+    def opened(self) -> Iterator[OpenVideo]:
+        """Yield it as a file that is there as long as the block runs.
+
+        Raises:
+            BuildFailure: it cannot be taken out of its zip.
+        """
+        with local_file(self.root, self.path) as path:
+            yield OpenVideo(path, self.source)
 
 
 class VideoFinder:
@@ -35,7 +56,7 @@ class VideoFinder:
         """Take the folder, and the items that a source finds in it: samples do not all say their path."""
         self._root = root
         self._paths = {item.key: item.path for item in items}
-        self._sizes: dict[int, list[Path]] | None = None
+        self._sizes: dict[int, list[str]] | None = None
         self._lock = Lock()
 
     def find(self, key: str, about: Mapping[str, Any]) -> FoundVideo | None:
@@ -56,9 +77,9 @@ class VideoFinder:
         if not isinstance(num_bytes, int) or not isinstance(digest, str):
             raise ShardError(f"sample {key} does not say the size and the digest of its video; it cannot be compared")
         recorded = SourceFile(num_bytes=num_bytes, xxh3_128=digest)
-        named = [self._root / path for path in (about.get("path"), self._paths.get(key)) if isinstance(path, str)]
+        named = [path for path in (about.get("path"), self._paths.get(key)) if isinstance(path, str)]
         changed = None
-        for path in dict.fromkeys(path for path in named if path.is_file()):
+        for path in dict.fromkeys(named):
             found = self._read(path, recorded)
             if found and found.is_same:
                 return found
@@ -68,19 +89,19 @@ class VideoFinder:
                 return found
         return changed
 
-    @staticmethod
-    def _read(path: Path, recorded: SourceFile) -> FoundVideo | None:
+    def _read(self, path: str, recorded: SourceFile) -> FoundVideo | None:
         try:
-            source = read_source_file(path)
+            with local_file(self._root, path) as file:
+                source = read_source_file(file)
         except BuildFailure:
             return None
-        return FoundVideo(path, source, source == recorded)
+        return FoundVideo(self._root, path, source, source == recorded)
 
-    def _of_size(self, num_bytes: int) -> list[Path]:
+    def _of_size(self, num_bytes: int) -> list[str]:
         with self._lock:
             if self._sizes is None:
                 self._sizes = defaultdict(list)
                 for path in sorted(self._root.rglob("*")):
                     if path.is_file():
-                        self._sizes[path.stat().st_size].append(path)
+                        self._sizes[path.stat().st_size].append(path.relative_to(self._root).as_posix())
         return self._sizes.get(num_bytes, [])

@@ -20,7 +20,8 @@ _OFFICIAL = "https://www.qualcomm.com/developer/software/something-something-v-2
 _EXPECTED = (
     "Something-Something v2 is expected as VIDEOS/<id>.webm and train.json, validation.json, test.json and labels.json "
     f'(or with the prefix "{PREFIXES[1]}") in VIDEOS itself, in VIDEOS/{LABELS_FOLDER} or in the folder given as '
-    f"annotations. Get it from {_OFFICIAL} (free for research) and unpack all video parts as one: "
+    f"annotations. Get it from {_OFFICIAL} (free for research; its files: {_OFFICIAL}/downloads) and unpack all video "
+    "parts as one: "
     "cat 20bn-something-something-v2-?? | tar zx"
 )
 
@@ -96,7 +97,7 @@ def _find(folder: Path, name: str) -> Path:
 
 def _read_json(path: Path, kind: type) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ShardError(f"{path} is not JSON: {error}; download the annotations again") from None
     if not isinstance(content, kind):
@@ -119,7 +120,7 @@ def _read_answers(folder: Path) -> dict[str, str]:
     path = _look(folder, "test-answers.csv")
     if path is None:
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         return {row[0]: row[1] for row in csv.reader(file, delimiter=";") if len(row) == 2}
 
 
