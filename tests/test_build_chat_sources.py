@@ -167,6 +167,26 @@ def test_a_table_of_captions_is_a_source_of_chats(tokenizer: Path, tmp_path: Pat
     assert len(about["frames"]) == 2
 
 
+def test_webvids_list_names_videos_by_page_and_id(tokenizer: Path, tmp_path: Path) -> None:
+    for page, name in (("027701_027750", "1000000001"), ("054101_054150", "2000002")):
+        (tmp_path / "videos" / page).mkdir(parents=True)
+        (tmp_path / "videos" / page / f"{name}.mp4").write_bytes(video_bytes(tmp_path / name, 2))
+    table = tmp_path / "results_2M_val.csv"
+    table.write_text(
+        "videoid,name,page_idx,page_dir,duration,contentUrl\n"
+        '1000000001,"A cyclist crosses a bridge, slow motion.",27732,027701_027750,PT00H00M17S,https://example.org/a\n'
+        "2000002,Rain on a tin roof - close up,28620,054101_054150,PT00H00M24S,https://example.org/b\n"
+        "3,Not downloaded,28620,054101_054150,PT00H00M24S,https://example.org/c\n"
+    )
+    found = build_from(open_chats(tmp_path / "videos", table, "val"), tmp_path / "set", tokenizer)
+    assert said(found["1000000001"])[1] == "A cyclist crosses a bridge, slow motion."
+    assert (len(found["2000002"]["frames"]), found["2000002"]["source"]) == (2, "webvid")
+    assert failures(tmp_path / "set") == {"3": "missing_file"}
+    table.write_text("videoid,name,page_dir\n../../x,a,b\n")
+    with pytest.raises(ShardError, match="a folder and the id of a video are expected"):
+        open_chats(tmp_path / "videos", table, "val")
+
+
 def layouts() -> Path:
     """The folder of true records of public sets; skips the test where none is given."""
     folder = os.environ.get("REELSHARD_LAYOUTS")
@@ -189,6 +209,8 @@ def test_true_records_of_public_sets_are_chats() -> None:
     item = item_of(record, "x")
     assert (item.path, item.extra["source"]) == (record["video"], "0_30_s_nextqa")
     assert item.extra["messages"][0]["content"].startswith("why is the blue sweater guy")
+    webvid = open_chats(layouts(), layouts() / "webdataset/webvid.shape.csv", "train").items
+    assert [item.path for item in webvid][1] == "054101_054150/2000002.mp4"
     (record,) = json.loads((llava / "finetune_custom_data.example.json").read_text())
     assert item_of(record, "x").extra["messages"][0]["content"].startswith("Write a prompt")
     (record,) = json.loads((llava / "mixed_video_image.example.json").read_text())

@@ -19,7 +19,7 @@ from pipeline.contents import Contents
 from pipeline.order.schedule import LengthBudget
 from pipeline.read.decoders import JpegFrames
 from shards import ShardDataset, ShardError
-from tests.chats import SIDE, make_chat_sets
+from tests.chats import SIDE, build_chats, chat_config, make_chat_sets, write_chats, write_tokenizer
 from tests.two_kinds import write_set
 
 BUDGET = {"frames": 24, "tokens": 1000}
@@ -117,6 +117,23 @@ def after(loader: MixedLoader, step: int) -> dict[str, Any]:
                 return loader.state_dict()
 
 
+def test_videos_of_0_1_64_and_65_seconds_come_with_as_many_frames_up_to_the_cap(tmp_path: Path) -> None:
+    build_chats(
+        write_chats(tmp_path / "raw", [0, 1, 64, 65, 0]),
+        tmp_path / "set",
+        chat_config(write_tokenizer(tmp_path / "tokenizer")),
+    )
+    dataset = ShardDataset.open(tmp_path / "set")
+    config = LoaderConfig(length_budget={"frames": 64, "tokens": 1000}, threads=2)
+    with ShardLoader(dataset, config, reads=READS["video"]) as loader:
+        found: dict[int, int] = {}
+        for batch in loader:
+            assert batch["frames"].shape[0] * max(batch["frames"].shape[1], 1) <= 64
+            found |= dict(zip(batch["index"].tolist(), batch["frames_length"].tolist(), strict=True))
+    lengths = {int(dataset.metadata(number)["id"][-4:]): length for number, length in found.items()}
+    assert lengths == {0: 0, 1: 1, 2: 64, 3: 64, 4: 0}
+
+
 def test_shares_and_padding_are_those_of_the_batches(sets: dict[str, ShardDataset]) -> None:
     contents, batches = Contents(), list(mixed(sets))
     for batch in batches:
@@ -161,10 +178,24 @@ def test_padding_is_below_15_per_cent_of_frames_and_of_tokens(
         "tokens": random.normal(mean_tokens, spread * mean_tokens, 6000).clip(10, 1024).astype(np.int64),
     }
     schedule = LengthBudget(lengths, {"frames": 512, "tokens": 8192}, World(), seed=seed, shuffle=True)
+    assert max(padding(schedule, lengths)) < 0.15
+
+
+@pytest.mark.parametrize(("longest", "frames", "tokens"), [(8, 64, 1024), (12, 48, 800), (4, 32, 600)])
+def test_padding_is_below_15_per_cent_in_small_sets_too(longest: int, frames: int, tokens: int) -> None:
+    """As many samples as a demo has, of tokens that are bytes."""
+    for seed in range(10):
+        random = np.random.default_rng(seed)
+        lengths = {"frames": random.integers(1, longest + 1, 300), "tokens": random.integers(30, 70, 300)}
+        schedule = LengthBudget(lengths, {"frames": frames, "tokens": tokens}, World(), seed=seed, shuffle=True)
+        assert max(padding(schedule, lengths)) < 0.15
+
+
+def padding(schedule: LengthBudget, lengths: Mapping[str, Any]) -> list[float]:
+    """The share of each length's places in an epoch that hold nothing."""
     batches = [schedule.rows(0, number) for number in range(schedule.num_batches(0))]
-    for of_samples in lengths.values():
-        places = sum(len(batch) * int(of_samples[batch].max()) for batch in batches)
-        assert 1 - of_samples.sum() / places < 0.15
+    places = {name: sum(len(batch) * int(of[batch].max()) for batch in batches) for name, of in lengths.items()}
+    return [float(1 - of.sum() / places[name]) for name, of in lengths.items()]
 
 
 def test_fields_that_are_not_alike_are_refused(sets: dict[str, ShardDataset], tmp_path: Path) -> None:

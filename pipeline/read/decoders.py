@@ -57,7 +57,7 @@ class JpegFrames:
         frame = out[self.name]
         try:
             with Image.open(io.BytesIO(piece), formats=("JPEG",)) as image:
-                pixels = np.asarray(image.convert("RGB"))
+                pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
         except OSError as error:
             raise ValueError(f"it is not a readable JPEG: {error}") from None
         expected = (self.height, self.width, 3)

@@ -8,6 +8,7 @@ from shards.builder.item import Source
 from shards.builder.sources.chat import JSON_SUFFIXES, load_chats
 from shards.builder.sources.chat_parquet import PARQUET, load_chat_parquet
 from shards.builder.sources.folder import load_table
+from shards.builder.sources.webvid import is_webvid, load_webvid
 from shards.format.errors import MissingDataError
 
 OFFICIAL = (
@@ -39,7 +40,9 @@ def open_chats(videos: Path, annotations: Path | None, split: str) -> Source:
     suffix = annotations.suffix.lower()
     try:
         if suffix in _TABLES:
-            return load_table(annotations, videos, split)
+            return (
+                load_webvid(annotations, videos) if is_webvid(annotations) else load_table(annotations, videos, split)
+            )
         if suffix == PARQUET or annotations.is_dir():
             return load_chat_parquet(annotations)
         if suffix in JSON_SUFFIXES:
