@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from model.blocks import NORM_EPS, Block, init_weights
+from model.blocks import NORM_EPS, Block, Norm, init_weights
 from model.grid import GridConfig
 from model.positions import sinusoid_table
 from model.tubelets import TubeletEmbedding
@@ -65,7 +65,7 @@ class ViTEncoder(nn.Module):
         self.blocks = nn.Sequential(
             *(Block(dim=config.dim, num_heads=config.heads, mlp_ratio=config.mlp_ratio) for _ in range(config.depth))
         )
-        self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
+        self.norm = Norm(config.dim, eps=NORM_EPS)
         self.apply(init_weights)
 
     def forward(self, clip: Tensor) -> Tensor:
@@ -95,16 +95,15 @@ class ViTEncoder(nn.Module):
             )
         if tokens is not None and x.shape[1] != num_tokens:
             x = take_tokens(x, tokens)
-        return x + self.positions_of(tokens)
+        return x + self.positions_of(tokens).to(x.dtype)
 
     def positions_of(self, tokens: Tensor | None) -> Tensor:
         """The positions of some tokens, `[B, K, D]`, or of all, `[1, N, D]`."""
         return self.pos_embed if tokens is None else self.pos_embed[0][tokens]
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Run the blocks and the last norm over tokens `[B, K, D]`."""
-        x = self.blocks(x[:, None])  # attention is joint: a grid of one time
-        return self.norm(x[:, 0])  # type: ignore[no-any-return]
+    def encode(self, x: Tensor, num_last: int | None = None) -> Tensor:
+        """Run the blocks and the last norm over tokens `[B, K, D]`; of `num_last` at the end, or of all."""
+        return self.norm(run_blocks(self.blocks, x, num_last))  # type: ignore[no-any-return]
 
 
 class TokenPredictor(nn.Module):
@@ -124,16 +123,17 @@ class TokenPredictor(nn.Module):
                 for _ in range(config.predictor_depth)
             )
         )
-        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.norm = Norm(width, eps=NORM_EPS)
         self.apply(init_weights)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, seen: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
         """Map tokens `[B, K, D]` at `visible` to features `[B, M, P]` at `masked`."""
-        seen = self.embed(seen) + self.positions[visible]
-        hidden = self.mask_token + self.positions[masked]
-        x = self.blocks(torch.cat([seen, hidden.to(seen.dtype)], dim=1)[:, None])
-        return self.norm(x[:, 0, visible.shape[1] :])  # type: ignore[no-any-return]
+        seen = self.embed(seen)
+        positions = self.positions.to(seen.dtype)
+        hidden = self.mask_token.to(seen.dtype) + positions[masked]
+        x = torch.cat([seen + positions[visible], hidden], dim=1)
+        return self.norm(run_blocks(self.blocks, x, masked.shape[1]))  # type: ignore[no-any-return]
 
 
 class SALT(nn.Module):
@@ -155,7 +155,7 @@ class SALT(nn.Module):
         """Predict the teacher's tokens at the masked places.
 
         Args:
-            clip: normalised pixels of the whole clip, or of the tubes of the visible tokens.
+            clip: pixels (u8, or normalised floats) of the whole clip, or of the tubes of the visible tokens.
             visible: i64 `[B, K]`, numbers of the tokens that may be seen; token i is at t = i // S, s = i % S.
             masked: i64 `[B, M]`, numbers of the tokens to predict.
 
@@ -167,8 +167,17 @@ class SALT(nn.Module):
             return self.head(self.predictor(self.encoder.encode(x), visible, masked))  # type: ignore[no-any-return]
         # Attention knows no order but the positions', so mask tokens may follow the visible ones.
         hidden = self.mask_token + self.encoder.positions_of(masked)
-        x = self.encoder.encode(torch.cat([x, hidden.to(x.dtype)], dim=1))
-        return self.head(x[:, visible.shape[1] :])  # type: ignore[no-any-return]
+        x = torch.cat([x, hidden.to(x.dtype)], dim=1)
+        return self.head(self.encoder.encode(x, masked.shape[1]))  # type: ignore[no-any-return]
+
+
+def run_blocks(blocks: nn.Sequential, x: Tensor, num_last: int | None) -> Tensor:
+    """Joint blocks over tokens `[B, K, D]`, a grid of one time; the last one only for `num_last` at the end."""
+    *first, last = blocks
+    x = x[:, None]
+    for block in first:
+        x = block(x)
+    return last(x, num_last)[:, 0]  # type: ignore[no-any-return]
 
 
 def take_tokens(tokens: Tensor, numbers: Tensor) -> Tensor:

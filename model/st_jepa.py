@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from model.blocks import NORM_EPS, Block, Factorisation, init_weights
+from model.blocks import NORM_EPS, Block, Factorisation, Norm, init_weights
 from model.grid import GridConfig
 from model.positions import sinusoid_table
 from model.tubelets import TubeletEmbedding
@@ -67,11 +67,11 @@ class STJEPAEncoder(nn.Module):
             )
             for index in range(config.depth)
         )
-        self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
+        self.norm = Norm(config.dim, eps=NORM_EPS)
         self.apply(init_weights)
 
     def forward(self, clip: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Encode the visible part of normalised clips.
+        """Encode the visible part of clips: u8, or normalised floats.
 
         Args:
             clip: dense video `[B, 3, T, H, W]`, or tubes `[B, S', T', tubelet, patch, patch, 3]` of all positions
@@ -92,11 +92,11 @@ class STJEPAEncoder(nn.Module):
                 f"{self.config.num_times} x {self.config.num_positions}, of which {num_positions} are visible"
             )
         if visible is None:
-            x = x + self.positions
+            x = x + self.positions.to(x.dtype)
         else:
             if x.shape[2] != num_positions:
                 x = take_positions(x, visible)
-            x = x + self.positions[:, visible].transpose(0, 1)  # [B, T', S_v, D]
+            x = x + self.positions.to(x.dtype)[:, visible].transpose(0, 1)  # [B, T', S_v, D]
         for block in self.blocks:
             x = block(x)
         return self.norm(x)  # type: ignore[no-any-return]
@@ -116,7 +116,7 @@ class STJEPAPredictor(nn.Module):
         self.blocks = nn.ModuleList(
             Block(dim=width, num_heads=config.heads, mlp_ratio=config.mlp_ratio) for _ in range(config.predictor_depth)
         )
-        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.norm = Norm(width, eps=NORM_EPS)
         self.head = nn.Linear(width, config.target_dim)
         self.apply(init_weights)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
@@ -135,8 +135,8 @@ class STJEPAPredictor(nn.Module):
         Returns:
             `[B, T', S_m, target_dim]`, in the order of `masked`.
         """
-        x = self._mix(tokens, visible, masked)
-        return self.head(self.norm(x[:, :, visible.shape[1] :]))  # type: ignore[no-any-return]
+        x = self._mix(tokens, visible, masked, num_last=masked.shape[1])
+        return self.head(self.norm(x))  # type: ignore[no-any-return]
 
     def full_grid(self, tokens: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
         """Predict every token of the grid, `[B, T', S, target_dim]`; arguments as in `forward`."""
@@ -144,14 +144,20 @@ class STJEPAPredictor(nn.Module):
         places = torch.cat([visible, masked], dim=1).argsort(dim=1)  # where each position stands in the sequence
         return take_positions(predicted, places)
 
-    def _mix(self, tokens: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
-        """Run the blocks over the visible tokens and, behind them, the masked ones: `[B, T', S_v + S_m, P]`."""
-        seen = self.embed(tokens) + self.positions[:, visible].transpose(0, 1)  # [B, T', S_v, P]
-        hidden = self.mask_token + self.positions[:, masked].transpose(0, 1)  # [B, T', S_m, P]
-        x = torch.cat([seen, hidden.to(seen.dtype)], dim=2)
-        for block in self.blocks:
+    def _mix(self, tokens: Tensor, visible: Tensor, masked: Tensor, num_last: int | None = None) -> Tensor:
+        """Run the blocks over the visible tokens and, behind them, the masked ones: `[B, T', S_v + S_m, P]`.
+
+        The last block may be for the `num_last` last positions only: `[B, T', num_last, P]`.
+        """
+        seen = self.embed(tokens)  # [B, T', S_v, P]
+        positions = self.positions.to(seen.dtype)
+        seen = seen + positions[:, visible].transpose(0, 1)
+        hidden = self.mask_token.to(seen.dtype) + positions[:, masked].transpose(0, 1)  # [B, T', S_m, P]
+        x = torch.cat([seen, hidden], dim=2)
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x)
-        return x
+        return last(x, num_last)  # type: ignore[no-any-return]
 
 
 class STJEPA(nn.Module):

@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from pipeline.world import World
+from shards.cores import usable_cores
+
 Reader = Literal["auto", "mmap", "pread", "direct"]
 Verify = Literal["never", "sample", "first", "always"]
 OnError = Literal["raise", "quarantine"]
+MAX_THREADS = 8  # beyond these, memory and not the cores is what copies wait for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +25,8 @@ class LoaderConfig:
         seed: of order and masks.
         shuffle: a new global permutation every epoch; without it, the order of the shards.
         drop_last: leave out the last, smaller batch; otherwise it is padded, and `valid` says where.
-        threads: reader threads.
+        threads: reader threads; None takes the cores that the process may use, shared by the ranks of the machine, and
+            at most 8.
         reader: `mmap`, `pread`, `direct`, or `auto` to choose at the start of each epoch.
         slabs: batches in the making or in use; memory is bounded by them.
         verify: which rows are read whole and compared with their checksums, even where a mask needs only a part:
@@ -33,7 +38,8 @@ class LoaderConfig:
         length_budget: name -> the most frames, tokens, ... that a global batch may hold, padding included; samples of
             like length are then batched together, and `global_batch_size` and `drop_last` do not count. A name is that
             of a rows or packed field, or of `Reads.lengths`.
-        pin_memory: page-lock the slabs for copies to a GPU.
+        pin_memory: page-lock the slabs, so that copies to a GPU run beside its arithmetic; None: where there is one.
+            False where the limit `ulimit -l` is too low: copies are slower then, and the host waits for them.
         fields: what to read, for a loader that is given no `Reads`; clip and target if None.
         gather: which of them only where a mask says, likewise; see `Reads`.
     """
@@ -42,21 +48,22 @@ class LoaderConfig:
     seed: int = 0
     shuffle: bool = True
     drop_last: bool = True
-    threads: int = 4
+    threads: int | None = None
     reader: Reader = "auto"
     slabs: int = 4
     verify: Verify = "sample"
     on_error: OnError = "raise"
     max_quarantined: float = 0.01
     length_budget: Mapping[str, int] | None = None
-    pin_memory: bool = False
+    pin_memory: bool | None = None
     fields: tuple[str, ...] | None = None
     gather: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("global_batch_size", 1), ("threads", 1), ("slabs", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
         if not 0 <= self.max_quarantined < math.inf:
             raise ValueError(f"max_quarantined must be a count, or a share below 1, got {self.max_quarantined}")
         allowed = {"reader": get_args(Reader), "verify": get_args(Verify), "on_error": get_args(OnError)}
@@ -70,6 +77,10 @@ class LoaderConfig:
         for name, budget in (self.length_budget or {}).items():
             if budget < 1:
                 raise ValueError(f"length_budget: {name} must be at least 1, got {budget}")
+
+    def num_threads(self, world: World) -> int:
+        """Reader threads of one rank."""
+        return self.threads or max(1, min(MAX_THREADS, usable_cores() // world.local_size))
 
     def most_quarantined(self, num_samples: int) -> int:
         """How many samples of a data set may be left out."""

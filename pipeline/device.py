@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from pipeline.accelerator import Accelerator, Mark, accelerator_of
 from pipeline.batch.batch import Batch
 from pipeline.source import BatchSource
 from pipeline.stats import LoaderStats
 
 PixelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
+MOST_UNDER_WAY = 2  # batches on their way to the device, whose slabs nobody can fill meanwhile
 
 
 @dataclass(frozen=True)
 class _Travelling:
     """A batch whose copy to the device was started, and the loader's position behind it."""
 
-    source: Batch
     batch: Batch
-    event: torch.cuda.Event
+    copies: list[Tensor]
+    mark: Mark
     state: dict[str, Any] | None
 
 
 class DeviceLoader:
-    """Wraps any source of batches: the same ones, on `device`, with the u8 pixel fields that are in them normalised.
+    """Wraps any source of batches: the same ones, on a device, with the u8 pixel fields that are in them normalised.
 
-    On a GPU the slab of the next batch travels on a stream of its own while the current one is computed on: two batches
-    in flight. On a CPU batches pass through and only the normalisation is done.
+    On a GPU a batch is copied beside the arithmetic on the one before, as soon as it was read: it is handed over when
+    it is there, and the device, not the host, waits for the rest of its copy. Its slab goes back to the readers as soon
+    as the copy is over. On a CPU batches pass through and only the normalisation is done.
     """
 
     def __init__(
         self,
         loader: BatchSource,
-        device: torch.device | str,
+        device: torch.device | str | Accelerator,
         dtype: torch.dtype = torch.float32,
         normalize: Mapping[str, PixelStatistics] | None = None,
     ) -> None:
@@ -43,16 +48,19 @@ class DeviceLoader:
 
         Args:
             loader: where batches come from.
-            device: where they go.
+            device: where they go; see `accelerator_of`.
             dtype: of normalised pixels.
             normalize: field -> (mean, std) per channel (last axis) of pixels scaled to [0, 1]; a batch may
                 lack the field.
         """
         self.loader = loader
-        self.device = torch.device(device)
+        self.accelerator = accelerator_of(device)
+        self.device = self.accelerator.device
         self._dtype = dtype
-        self._state: dict[str, Any] | None = None  # on a GPU the loader is one batch ahead of the consumer
-        self._scale: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._state: dict[str, Any] | None = None  # on a GPU the loader may be one batch ahead of the consumer
+        self._ahead: deque[_Travelling] = deque()  # started, and not handed over
+        self._lent: deque[tuple[Batch, Mark]] = deque()  # what they are copied from
+        self._scale: dict[str, tuple[Tensor, Tensor]] = {}
         for name, (mean, std) in (normalize or {}).items():
             scale = 1 / (255 * torch.tensor(std, device=self.device))
             shift = -torch.tensor(mean, device=self.device) / torch.tensor(std, device=self.device)
@@ -70,6 +78,10 @@ class DeviceLoader:
         """What the loader has done so far, and where the time went."""
         return self.loader.stats()
 
+    def ready(self) -> bool:
+        """Whether the next batch is on its way, or can be sent without waiting."""
+        return bool(self._ahead) or self.loader.ready()
+
     @property
     def epoch(self) -> int:
         """The epoch of the next batch."""
@@ -77,26 +89,32 @@ class DeviceLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the current epoch, on the device."""
-        if self.device.type != "cuda":
+        if not self.accelerator.travels:
             yield from map(self._normalised, self.loader)  # no name holds the batch here
             return
         self._state = self._position()
-        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        ahead: _Travelling | None = None
-        for batch in self.loader:
-            travelling = self._send(batch, stream)
-            if ahead is not None:
-                yield self._arrived(ahead)
-            ahead = travelling
-        if ahead is not None:
-            yield self._arrived(ahead)
+        batches = _all_of(self.loader)
+        try:
+            while self._ahead or self._send(batches):
+                if self.loader.ready():
+                    self._send(batches)
+                yield self._arrived(self._ahead.popleft())
+        finally:
+            batches.close()
+            self._turn_back()
 
-    def _send(self, batch: Batch, stream: torch.cuda.Stream) -> _Travelling:
-        with torch.cuda.stream(stream):
-            tensors = to_device(batch, self.device)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record(stream)
-        return _Travelling(batch, batch.replace(tensors), event, self._position())
+    def _send(self, batches: Iterator[Batch]) -> bool:
+        """Start the copy of the next batch, if there is one, as soon as it is read; slabs go back before that."""
+        while self._lent and (self._lent[0][1].done() or len(self._lent) >= MOST_UNDER_WAY):
+            self._lent[0][1].wait()
+            self._lent.popleft()
+        batch = next(batches, None)
+        if batch is None:
+            return False
+        tensors, copies, mark = _copied(batch, self.accelerator, self._scale)
+        self._lent.append((batch, mark))
+        self._ahead.append(_Travelling(batch.replace(tensors), copies, mark, self._position()))
+        return True
 
     def _position(self) -> dict[str, Any] | None:
         """The loader's; None for a stream, which has none and says so when it is asked for."""
@@ -106,17 +124,24 @@ class DeviceLoader:
             return None
 
     def _arrived(self, travelling: _Travelling) -> Batch:
-        travelling.event.synchronize()  # until then the slab is being read; it goes back to the ring with its tensors
-        travelling.source.clear()
-        travelling.source.memory = None
-        current = torch.cuda.current_stream(self.device)
-        for tensor in travelling.batch.values():
-            if tensor.is_cuda:
-                tensor.record_stream(current)
+        """What the device computes from now on may read the batch, whose memory stays until that is done."""
+        self.accelerator.wait_for(travelling.mark)
+        for copy in travelling.copies:
+            self.accelerator.keep(copy)
         self._state = travelling.state
         return self._normalised(travelling.batch)
 
+    def _turn_back(self) -> None:
+        """Give all slabs back once they are read, and the loader the position of a consumer who left before the end."""
+        while self._lent:
+            self._lent[0][1].wait()
+            self._lent.popleft()
+        if self._ahead and self._state is not None:
+            self.loader.load_state_dict(self._state)
+        self._ahead.clear()
+
     def _normalised(self, batch: Batch) -> Batch:
+        """With floats in place of u8 pixels, which are let go."""
         tensors = dict(batch)
         for name, (scale, shift) in self._scale.items():
             if name in tensors:
@@ -137,15 +162,62 @@ class DeviceLoader:
         self.loader.close()
 
 
-def to_device(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
-    """The tensors of a batch on a device: one copy for all that lies in the slab, and one for each tensor beside it."""
-    tensors: dict[str, torch.Tensor] = {}
-    if batch.memory is not None and batch.layout is not None:
-        memory = batch.memory.to(device, non_blocking=True)
-        for name, region in batch.layout.regions.items():
-            part = memory[region.offset : region.offset + region.num_bytes]
-            tensors[name] = part.view(batch[name].dtype).view(region.shape)
-    for name, tensor in batch.items():
-        if name not in tensors:
-            tensors[name] = tensor.to(device, non_blocking=True)
+def _all_of(loader: BatchSource) -> Generator[Batch, None, None]:
+    """The rest of an epoch; ends the loader's own iteration when it is closed."""
+    yield from loader
+
+
+def to_device(
+    batch: Batch, device: torch.device | str | Accelerator, apart: Collection[str] = ()
+) -> dict[str, torch.Tensor]:
+    """The tensors of a batch on a device, for the device to compute with: one copy for all that lies in the slab.
+
+    Args:
+        batch: as a loader gives it.
+        device: see `accelerator_of`.
+        apart: fields that get memory of their own, which is free again without the others'.
+    """
+    accelerator = accelerator_of(device)
+    tensors, copies, mark = _copied(batch, accelerator, apart)
+    accelerator.wait_for(mark)
+    for copy in copies:
+        accelerator.keep(copy)
+    mark.wait()  # the batch is the caller's again
     return tensors
+
+
+def _copied(
+    batch: Batch, accelerator: Accelerator, apart: Collection[str]
+) -> tuple[dict[str, Tensor], list[Tensor], Mark]:
+    """Start to copy a batch: its tensors there, the blocks that they lie in, and the point behind the copies."""
+    sources: list[Tensor] = []
+    runs: list[list[str]] = []
+    if batch.memory is not None and batch.layout is not None:
+        runs = _runs(list(batch.layout.regions), apart)
+        for names in runs:
+            first, last = (batch.layout.regions[name] for name in (names[0], names[-1]))
+            sources.append(batch.memory[first.offset : last.offset + last.num_bytes])
+    in_slab = {name for names in runs for name in names}
+    beside = {name: tensor for name, tensor in batch.items() if name not in in_slab}
+    copies, mark = accelerator.copy([*sources, *beside.values()])
+    tensors: dict[str, Tensor] = {}
+    for names, block in zip(runs, copies, strict=False):
+        assert batch.layout is not None
+        start = batch.layout.regions[names[0]].offset
+        for name in names:
+            region = batch.layout.regions[name]
+            part = block[region.offset - start :][: region.num_bytes]
+            tensors[name] = part.view(batch[name].dtype).view(region.shape)
+    tensors |= dict(zip(beside, copies[len(runs) :], strict=True))
+    return tensors, copies, mark
+
+
+def _runs(names: list[str], apart: Collection[str]) -> list[list[str]]:
+    """Neighbours in a slab that are copied together."""
+    runs: list[list[str]] = []
+    for name in names:
+        if runs and name not in apart and runs[-1][-1] not in apart:
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    return runs

@@ -20,6 +20,7 @@ from pipeline.stats import StageClock
 ROWS_PER_TASK = 16
 DECODED_ROWS_PER_TASK = 1  # decoding takes milliseconds, beside which a task is nothing
 THREAD_NAME = "reelshard-reader"
+PATIENCE_SECONDS = 0.1  # after which a thread that waits for readers looks whether a handler has ended the iteration
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Iteration:
         self._filled: list[tuple[BatchPlan, Tally]] = []
         self._pool_lock = threading.RLock()
         self._inside = 0  # the thread that is using the pool, whose own locks are not reentrant
+        self._waiting = 0  # the thread that waits for readers: a handler in it may hold up those it would wait for
         self._ended_by = ""
 
     def fill(self) -> None:
@@ -86,6 +88,13 @@ class Iteration:
         except (CancelledError, RuntimeError):
             self.check()  # ended meanwhile by another thread?
             raise
+
+    def ready(self) -> bool:
+        """Whether `fill` would not wait; an error is not what anybody asks for before its turn."""
+        return bool(self._pending) and all(
+            future.done() and not future.cancelled() and future.exception() is None
+            for future in self._pending[0].futures
+        )
 
     def take(self) -> tuple[BatchPlan, Tally]:
         """The batch that `fill` waited for, and what was done for it."""
@@ -114,7 +123,7 @@ class Iteration:
         if threading.current_thread().name.startswith(THREAD_NAME):
             self._pool.shutdown(wait=False, cancel_futures=True)
             return
-        if self._inside != threading.get_ident():
+        if threading.get_ident() not in (self._inside, self._waiting):
             with self._using_the_pool():
                 self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -139,12 +148,17 @@ class Iteration:
                 plan = self._planner.plan(draft, memory)
                 size, step = len(plan.samples), DECODED_ROWS_PER_TASK if plan.keys else ROWS_PER_TASK
                 futures = [
-                    self._pool.submit(self._fetcher.fill, plan, start, min(start + step, size), self._clock)
+                    self._pool.submit(self._fill, plan, start, min(start + step, size))
                     for start in range(0, size, step)
                 ]
                 self._pending.append(_Pending(plan, futures))
         self.check()
         self._clock.add("plan", perf_counter() - began)
+
+    def _fill(self, plan: BatchPlan, start: int, stop: int) -> Tally:
+        """Draw what is read of some rows, and read it: what a thread does."""
+        self._planner.draw(plan, start, stop)
+        return self._fetcher.fill(plan, start, stop, self._clock)
 
     def _next_draft(self) -> Draft | None:
         """The next batch to be read; None where its epoch is not to be begun yet."""
@@ -161,8 +175,22 @@ class Iteration:
         began = perf_counter()
         pending = self._pending.popleft()
         try:
-            tallies = list(map(Future.result, pending.futures))
+            self._waiting = threading.get_ident()
+            tallies = [self._result(future) for future in pending.futures]
+            self._waiting = 0
+            self.check()
             self._filled.append((pending.plan, Tally(*map(sum, zip(*tallies, strict=True)))))
         finally:
+            self._waiting = 0
             del pending  # an error holds this frame, and a future its error: no circle keeps files open
         self._clock.add("wait", perf_counter() - began)
+
+    def _result(self, future: Future[Tally]) -> Tally:
+        """What a task gave. A handler that strikes between the look at it and the wait for it would be missed."""
+        while True:
+            try:
+                return future.result(timeout=PATIENCE_SECONDS)
+            except TimeoutError:
+                if future.done():  # an error of storage may be one, too
+                    return future.result()
+                self.check()

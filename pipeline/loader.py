@@ -9,6 +9,7 @@ each time it asks for a batch, every free slab is planned and handed to the thre
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from typing import Any, NoReturn
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from pipeline.accelerator import Accelerator, accelerator_of
 from pipeline.batch.batch import Batch, BatchPlan
 from pipeline.batch.planner import Planner
 from pipeline.batch.slab import SlabRing
@@ -55,6 +57,7 @@ class ShardLoader(IterableDataset[Batch]):
         world: World | None = None,
         *,
         reads: Reads | None = None,
+        accelerator: Accelerator | None = None,
     ) -> None:
         """Prepare; no sample is read and no thread started before the first batch is asked for.
 
@@ -64,22 +67,34 @@ class ShardLoader(IterableDataset[Batch]):
             mask: drawn for every sample; its arrays are in the batch, too. Short for the draw of `reads`.
             world: the ranks.
             reads: what is read of each sample; without it, what `fields` and `gather` of the configuration say.
+            accelerator: where batches go, for which slabs are page-locked; without it, the GPU that is in use if
+                `pin_memory` asks for that.
 
         Raises:
             ValueError: the parts do not fit together, or what is read was said twice.
         """
         self.dataset = dataset
-        self.config = config or LoaderConfig()
+        config, world = config or LoaderConfig(), world or World()
+        self.config = dataclasses.replace(config, threads=config.num_threads(world))
         if reads is not None and (mask, self.config.fields, self.config.gather) != (None, None, None):
             raise ValueError("what is read was said twice: leave out mask, and the configuration's fields and gather")
         self.reads = reads or Reads.of(self.config, mask)
-        self.world = world or World()
+        self.world = world
         self.epoch = 0
         self._batch = 0
+        self._locks_for = self._who_locks(accelerator)
         self._planner = Planner(dataset, self.config, self.reads, self.world)
         self._digest = dataset.digest_of(self._planner.fields)
         self._reader: str = self.config.reader
         self._make_own()
+
+    def _who_locks(self, accelerator: Accelerator | None) -> Accelerator | None:
+        if self.config.pin_memory and accelerator is None:
+            accelerator = accelerator_of("cuda" if torch.cuda.is_available() else "cpu")
+        travels = accelerator is not None and accelerator.travels
+        if self.config.pin_memory and not travels:
+            raise ValueError("pin_memory is true, but batches go to no GPU: leave it out, or set it to false")
+        return accelerator if travels and self.config.pin_memory is not False else None
 
     def _make_own(self) -> None:
         """All that belongs to one process: threads, files, memory, counts, and the locks around them.
@@ -91,7 +106,7 @@ class ShardLoader(IterableDataset[Batch]):
         self._iteration: Iteration | None = None
         self._clock = StageClock()
         self._counts = {"batches": 0, "samples": 0, "padded": 0, "bytes": 0, "checked": 0}
-        self._ring = SlabRing(self.config.slabs, self.config.pin_memory)
+        self._ring = SlabRing(self.config.slabs, self._locks_for)
         self._fetcher = Fetcher(self.dataset, self.config, self._planner.parts)
 
     def _after_fork(self) -> None:
@@ -149,7 +164,7 @@ class ShardLoader(IterableDataset[Batch]):
             self._end_iteration("a newer one over the same loader")
             parts = (self._planner, self._fetcher, self._ring, self._clock)
             beyond = not self.reads.held_out
-            iteration = Iteration(*parts, threads=self.config.threads, position=position, beyond=beyond)
+            iteration = Iteration(*parts, threads=self.config.num_threads(self.world), position=position, beyond=beyond)
         iteration.idle = False
         self._iteration = iteration
         return iteration
@@ -173,6 +188,10 @@ class ShardLoader(IterableDataset[Batch]):
         self._counts["padded"] += plan.samples.count(-1)
         memory = torch.from_numpy(plan.memory)
         return Batch(tensors, epoch=plan.epoch, number=plan.number, memory=memory, layout=plan.layout)
+
+    def ready(self) -> bool:
+        """Whether the next batch of a running iteration is filled."""
+        return self._batch < len(self) and self._iteration is not None and self._iteration.ready()
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the next batch the consumer will get: a few integers, whatever the ranks and threads."""

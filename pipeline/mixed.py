@@ -62,11 +62,15 @@ class MixedLoader:
 
     def sources(self, epoch: int) -> list[str]:
         """Which source each batch of an epoch comes from."""
+        names = list(self.loaders)
+        return [names[source] for source in self._order(epoch).tolist()]
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """The same as places in `loaders`, i64 `[num_batches]`."""
         counts = tuple(self.counts(epoch).values())
         if self._spread[0] != counts:
             self._spread = (counts, spread(counts))
-        names = list(self.loaders)
-        return [names[source] for source in self._spread[1].tolist()]
+        return self._spread[1]
 
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the current epoch. What the sources have read ahead is kept for the next one."""
@@ -94,6 +98,11 @@ class MixedLoader:
         batch = next(stream)
         batch.source, batch.epoch, batch.number = source, self.epoch, number
         return batch
+
+    def ready(self) -> bool:
+        """Whether the source whose turn it is has its next batch ready."""
+        order = self._order(self.epoch)
+        return self._batch < len(order) and list(self.loaders.values())[order[self._batch]].ready()
 
     def state_dict(self) -> dict[str, Any]:
         """The position, and that of every source."""

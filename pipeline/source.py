@@ -29,6 +29,10 @@ class BatchSource(Protocol):
         """Batches in any epoch, the same on every rank."""
         ...
 
+    def ready(self) -> bool:
+        """Whether the iteration that is running has a next batch, and it can be had without waiting."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """The position of the next batch, in what JSON knows."""
         ...

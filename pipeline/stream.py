@@ -117,6 +117,10 @@ class StreamLoader:
         """Not known: ValueError."""
         raise ValueError(_NOT_KNOWN)
 
+    def ready(self) -> bool:
+        """Never: a stream is read when a batch is asked for."""
+        return False
+
     def state_dict(self) -> NoReturn:
         """There is no resume: ValueError."""
         raise ValueError(_NO_RESUME)

@@ -53,6 +53,9 @@ class SlowLoader:
     def num_batches(self, epoch: int) -> int:
         return self.loader.num_batches(epoch)
 
+    def ready(self) -> bool:
+        return self.loader.ready()
+
     def stats(self) -> LoaderStats:
         return self.loader.stats()
 

@@ -10,6 +10,7 @@ import torch
 
 from model.salt import SALTConfig
 from model.st_jepa import STJEPA, STJEPAConfig
+from pipeline.accelerator import Accelerator, accelerator_of
 from pipeline.config import LoaderConfig
 from pipeline.device import DeviceLoader
 from pipeline.loader import ShardLoader
@@ -58,8 +59,10 @@ def make_loader(
     batch_size: int = 8,
     gather: bool = True,
     world: World = World(),  # noqa: B008
+    device: str | Accelerator = "cpu",
     **data: Any,
 ) -> DeviceLoader:
+    accelerator = accelerator_of(device)
     config = LoaderConfig(
         global_batch_size=batch_size,
         seed=0,
@@ -68,8 +71,9 @@ def make_loader(
         threads=1,
         **data,
     )
-    loader = ShardLoader(dataset, config, TubeMask(num_positions=MODEL.num_positions), world)
-    return DeviceLoader(loader, "cpu", normalize={"clip": IMAGENET})
+    mask = TubeMask(num_positions=MODEL.num_positions)
+    loader = ShardLoader(dataset, config, mask, world, accelerator=accelerator)
+    return DeviceLoader(loader, accelerator, normalize={"clip": IMAGENET})
 
 
 def make_trainer(
@@ -83,20 +87,24 @@ def make_trainer(
     world: World = World(),  # noqa: B008
     validation: ShardDataset | None = None,
     data: Mapping[str, Any] = MappingProxyType({}),
+    profile: int = 0,
     **train: Any,
 ) -> Trainer:
     settings: dict[str, Any] = {"device": "cpu", "log_every": 1, "checkpoint_every": 3, "steps": 8} | train
     config = TrainConfig(**settings)
+    device = config.accelerator(world.local_rank)
     torch.manual_seed(config.seed)
+    held_out: dict[str, Any] = {"world": world, "device": device, "shuffle": False, "drop_last": False}
     return Trainer(
         STJEPAObjective(STJEPA(model)),
-        make_loader(dataset, batch_size=batch_size, world=world, **data),
+        make_loader(dataset, batch_size=batch_size, world=world, device=device, **data),
         config=config,
         optim=optim,
         recipe={"system": "st_jepa", "model": dataclasses.asdict(model), "optim": dataclasses.asdict(optim)},
         run_dir=run_dir,
         report=report,
         world=world,
-        validation=None if validation is None else make_loader(validation, world=world, shuffle=False, drop_last=False),
+        validation=None if validation is None else make_loader(validation, **held_out),
         key_of=dataset.key,
+        profile=profile,
     )

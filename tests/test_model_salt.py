@@ -55,7 +55,7 @@ def test_the_predictor_of_jepa_mode_has_about_eleven_million_parameters(dim: int
 
 @pytest.mark.parametrize(
     ("mode", "size", "gflop"),
-    [("dense", "tiny", 40.2), ("dense", "small", 113.8), ("jepa", "tiny", 64.1), ("jepa", "small", 78.8)],
+    [("dense", "tiny", 40.05), ("dense", "small", 112.81), ("jepa", "tiny", 61.57), ("jepa", "small", 76.34)],
 )
 def test_a_forward_pass_costs_what_arithmetic_says(mode: Mode, size: str, gflop: float) -> None:
     dim, heads = SIZES[size]

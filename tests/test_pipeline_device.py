@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.accelerator import accelerator_of
 from pipeline.config import LoaderConfig
 from pipeline.device import DeviceLoader, to_device
 from pipeline.loader import ShardLoader
 from pipeline.order.draws import TubeMask
 from pipeline.read.decoders import JpegFrames
 from pipeline.reads import Reads
+from pipeline.twin import Twin
 from shards.dataset import ShardDataset
 from shards.format.pixels import IMAGENET
 from tests.datasets import POSITIONS, make_dataset, tubes_sample
@@ -23,10 +25,10 @@ GATHER = {"clip": "visible", "target": "masked"}
 
 
 def device_loader(dataset: ShardDataset, device: str, dtype: torch.dtype = torch.float32) -> DeviceLoader:
-    pin = device == "cuda"
-    config = LoaderConfig(global_batch_size=4, gather=GATHER, fields=("clip", "target", "label"), pin_memory=pin)
-    loader = ShardLoader(dataset, config, TubeMask(num_positions=POSITIONS))
-    return DeviceLoader(loader, device, dtype, {"clip": IMAGENET})
+    config = LoaderConfig(global_batch_size=4, gather=GATHER, fields=("clip", "target", "label"))
+    accelerator = accelerator_of(device)
+    loader = ShardLoader(dataset, config, TubeMask(num_positions=POSITIONS), accelerator=accelerator)
+    return DeviceLoader(loader, accelerator, dtype, {"clip": IMAGENET})
 
 
 def assert_right(batch: dict[str, torch.Tensor], tolerance: float) -> None:
@@ -53,22 +55,25 @@ def test_on_a_cpu_batches_pass_through_and_are_normalised(tmp_path: Path, dtype:
         assert_right(batch, tolerance)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu_batches_arrive_right_in_order_and_are_not_overwritten(tmp_path: Path) -> None:
+needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+GPUS = ["twin", pytest.param("cuda", marks=needs_gpu)]
+
+
+@pytest.mark.parametrize("device", GPUS)
+def test_on_a_gpu_batches_arrive_right_in_order_and_are_not_overwritten(tmp_path: Path, device: str) -> None:
     dataset = make_dataset(tmp_path)
     expected = [batch["index"].tolist() for batch in device_loader(dataset, "cpu")]
-    loader = device_loader(dataset, "cuda")
+    loader = device_loader(dataset, device)
     states, held = [loader.state_dict()], []
     for batch in loader:
         held.append(batch)
         states.append(loader.state_dict())
     assert [batch["index"].tolist() for batch in held] == expected
     for batch in held:
-        assert batch["clip"].is_cuda
+        assert batch["clip"].device.type == loader.device.type
         assert_right(batch, 1e-5)
     for step, state in enumerate(states[:-1]):
-        resumed = device_loader(dataset, "cuda")
+        resumed = device_loader(dataset, device)
         resumed.load_state_dict(state)
         assert [batch["index"].tolist() for batch in resumed] == expected[step:]
 
@@ -79,29 +84,35 @@ LENGTHS = Reads(
 )
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_the_block_of_a_batch_holds_fields_of_every_kind_wherever_it_is_copied(tmp_path: Path, device: str) -> None:
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    config = LoaderConfig(global_batch_size=6, drop_last=False, pin_memory=device == "cuda")
-    for batch in ShardLoader(make_lengths(tmp_path), config, reads=LENGTHS):
+@pytest.mark.parametrize("device", ["cpu", *GPUS])
+@pytest.mark.parametrize("apart", [(), ("index", "frames", "boxes"), ("label",)])
+def test_the_block_of_a_batch_holds_fields_of_every_kind_wherever_it_is_copied(
+    tmp_path: Path, device: str, apart: tuple[str, ...]
+) -> None:
+    config, accelerator = LoaderConfig(global_batch_size=6, drop_last=False), accelerator_of(device)
+    for batch in ShardLoader(make_lengths(tmp_path), config, reads=LENGTHS, accelerator=accelerator):
         assert batch.layout is not None
         assert batch.memory is not None
         beside = batch.replace({name: torch.zeros_like(tensor) for name, tensor in batch.items()})
         beside.memory, beside.layout = batch.memory, batch.layout  # so that only the block can tell
-        copied = to_device(beside, torch.device(device))
+        copied = to_device(beside, accelerator, apart)
         assert copied.keys() == batch.keys()
         for name, tensor in batch.items():
             assert torch.equal(copied[name].cpu(), tensor), name
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_slabs_are_page_locked_once(tmp_path: Path) -> None:
-    loader = device_loader(make_dataset(tmp_path), "cuda")
+@pytest.mark.parametrize("device", GPUS)
+def test_slabs_are_page_locked_once(tmp_path: Path, device: str) -> None:
+    loader = device_loader(make_dataset(tmp_path), device)
+    addresses = set()
     for _ in range(3):
         for batch in loader.loader:
             assert batch.memory is not None
-            assert batch.memory.is_pinned()
+            addresses.add(batch.memory.data_ptr())
+            if device == "cuda":
+                assert batch.memory.is_pinned()
+            else:
+                assert isinstance(loader.accelerator, Twin)
+                assert batch.memory.data_ptr() in loader.accelerator._locked
             del batch
-    assert loader.loader.stats().num_slabs <= 5
+    assert len(addresses) == loader.loader.stats().num_slabs <= 5

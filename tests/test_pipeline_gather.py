@@ -17,7 +17,7 @@ from pipeline.config import LoaderConfig, Reader
 from pipeline.loader import ShardLoader
 from pipeline.order.draws import TubeMask
 from pipeline.read.auto import choose_reader
-from pipeline.read.gather import COMPILED, NO_LIBRARY, gather
+from pipeline.read.gather import COMPILED, NO_LIBRARY, WAYS, gather
 from shards.dataset import ShardDataset
 from tests.datasets import POSITIONS, make_dataset
 
@@ -40,28 +40,40 @@ def test_installing_compiled_it() -> None:
 @given(
     num_rows=st.integers(1, 4),
     num_pieces=st.integers(1, 9),
-    piece_bytes=st.one_of(st.integers(1, 300), st.sampled_from([4096, 6144])),
-    shift=st.integers(0, 33),
+    piece_bytes=st.one_of(st.integers(1, 300), st.sampled_from([4096, 6144, 8200, 12288, 16384, 16448, 24576])),
+    shift=st.one_of(st.integers(0, 65), st.just(-1)),
     seed=st.integers(0, 2**32 - 1),
     masked=st.booleans(),
+    way=st.sampled_from([None, *WAYS]),
 )
-def test_it_equals_numpy(num_rows: int, num_pieces: int, piece_bytes: int, shift: int, seed: int, masked: bool) -> None:
+def test_it_equals_numpy(
+    num_rows: int, num_pieces: int, piece_bytes: int, shift: int, seed: int, masked: bool, way: str | None
+) -> None:
     random = np.random.default_rng(seed)
     payloads = random.integers(0, 256, (num_rows, num_pieces, piece_bytes), np.uint8)
     left_out = random.random(num_rows) < 0.3
     addresses = np.array([0 if out else p.ctypes.data for out, p in zip(left_out, payloads, strict=True)], np.uint64)
     num_chosen = int(random.integers(1, 2 * num_pieces)) if masked else num_pieces
     positions = random.integers(0, num_pieces, (num_rows, num_chosen)) if masked else None
-    memory = np.full(shift + num_rows * num_chosen * piece_bytes + 64, 7, np.uint8)
-    out = memory[shift:-64].reshape(num_rows, num_chosen, piece_bytes)
+    memory = np.full(128 + num_rows * num_chosen * piece_bytes + 64, 7, np.uint8)
+    shift = -memory.ctypes.data % 64 if shift < 0 else shift  # also where every store is aligned
+    end = shift + num_rows * num_chosen * piece_bytes
+    out = memory[shift:end].reshape(num_rows, num_chosen, piece_bytes)
 
-    assert not gather(out, addresses, positions, num_pieces).any()
+    assert not gather(out, addresses, positions, num_pieces, way=way).any()
 
     for row in range(num_rows):
         expected = payloads[row] if positions is None else payloads[row][positions[row]]
         assert np.array_equal(out[row], np.full_like(out[row], 7) if left_out[row] else expected)
     assert (memory[:shift] == 7).all()
-    assert (memory[-64:] == 7).all()
+    assert (memory[end:] == 7).all()
+
+
+@needs_library
+def test_the_ways_to_copy_are_those_of_this_cpu_the_widest_first() -> None:
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    widths = {"avx512": "avx512f", "avx2": "avx2", "sse2": "sse2"}
+    assert list(WAYS) == [*(name for name, flag in widths.items() if flag in flags), "memcpy"]
 
 
 @needs_library

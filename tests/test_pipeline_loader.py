@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+import threading
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +17,9 @@ from hypothesis import strategies as st
 
 from pipeline.batch.batch import Batch
 from pipeline.config import LoaderConfig, Reader
+from pipeline.iteration import THREAD_NAME
 from pipeline.loader import ShardLoader
-from pipeline.order.draws import TubeMask
+from pipeline.order.draws import Positions, RandomMask, TubeMask
 from pipeline.stream import StreamLoader
 from pipeline.world import World
 from shards.dataset import ShardDataset
@@ -265,3 +269,23 @@ def test_another_epoch_has_another_order_and_other_masks(dataset: ShardDataset) 
 def test_without_shuffling_the_order_is_that_of_the_shards(dataset: ShardDataset) -> None:
     loader = ShardLoader(dataset, LoaderConfig(global_batch_size=4, shuffle=False))
     assert torch.cat([batch["index"] for batch in loader]).tolist() == list(range(20))
+
+
+def test_what_is_read_of_a_sample_is_drawn_by_the_threads_that_read_it(tmp_path: Path) -> None:
+    """The consumer's thread, which launches a GPU's kernels too, does not spend a mask's time on every clip."""
+    drawn_by: list[str] = []
+
+    class Noted(RandomMask):
+        def draw(self, *args: Any, **kwargs: Any) -> dict[str, Positions]:
+            drawn_by.append(threading.current_thread().name)
+            return super().draw(*args, **kwargs)
+
+    dataset = make_dataset(tmp_path)
+    num_tokens = POSITIONS * 2
+    config = LoaderConfig(global_batch_size=4, drop_last=False)
+    for batch in ShardLoader(dataset, config, Noted(num_positions=num_tokens)):
+        expected = RandomMask(num_positions=num_tokens).draw(config.seed, 0, batch["index"].clamp(min=0).numpy())
+        for name, positions in expected.items():
+            assert np.array_equal(batch[name].numpy(), positions)
+    assert drawn_by
+    assert all(name.startswith(THREAD_NAME) for name in drawn_by)

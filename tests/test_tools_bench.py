@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.read.auto import file_system, resident_share
+from pipeline.read.gather import NO_LIBRARY, WAYS
 from shards.dataset import ShardDataset
 from tests.test_model_teacher import save_backbone
 from tools import bench
@@ -42,11 +43,11 @@ def test_the_benchmark_ranks_the_loader_a_bare_loop_and_stock_webdataset(
 ) -> None:
     quick = ["--seconds", "0.1", "--rounds", "1", "--threads", "2", "--batch-size", "8"]
     output = ["--json", str(tmp_path / "b.json"), "--png", str(tmp_path / "b.png")]
-    extra = ["--against", "webdataset", "--verify", "never,first,always"]
+    extra = ["--against", "webdataset,memmap", "--verify", "never,first,always"]
     assert run_bench(str(dataset.directory), *mask, *quick, *output, *extra) == 0
     results = json.loads((tmp_path / "b.json").read_bytes())
     kinds = {name.split(" ")[0] for name in results["contenders"]}
-    assert kinds == {"reelshard", "bare", "webdataset"}
+    assert kinds == {"reelshard", "bare", "webdataset", "memmap"}
     ways = {
         way: results["contenders"][f"reelshard (mmap, verify {way}, 2 threads)"] for way in ("never", "first", "always")
     }
@@ -69,6 +70,20 @@ def test_cold_runs_and_several_ranks_are_measured(dataset: ShardDataset, tmp_pat
     assert results["storage_bytes_per_second"] > 0
     assert results["copy_clips_per_second"] > 0
     assert len(results["ranks"]) == 2
+
+
+@pytest.mark.skipif(not WAYS, reason=NO_LIBRARY)
+def test_every_way_to_copy_is_measured_on_pieces_whole_samples_and_plain_memory(
+    dataset: ShardDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = ["--json", str(tmp_path / "c.json")]
+    assert run_bench(str(dataset.directory), "--copies", "--threads", "1,2", "--rounds", "1", *output) == 0
+    measured = json.loads((tmp_path / "c.json").read_bytes())["copies"]
+    sizes = {("clip", 12_288), ("clip", 2_408_448), ("target", 6_144), ("target", 1_204_224)}
+    assert {(row["what"], row["piece_bytes"]) for row in measured} == {*sizes, ("plain memory", 64 << 20)}
+    assert len(measured) == 5 * 2 * len(WAYS)
+    assert all(row["bytes_per_second"] > 0 for row in measured)
+    assert "copies on" in capsys.readouterr().out
 
 
 def test_builds_with_a_teacher_are_measured_in_full_batches(

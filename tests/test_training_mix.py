@@ -16,6 +16,7 @@ from tests.mix_runs import STEPS, Captions, make_mix_trainer
 from tests.weights import stored_weights
 from training.checkpoint import load_checkpoint
 from training.metrics import TIMINGS, Row, read_metrics
+from training.peaks import Peaks
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,8 @@ def test_two_ranks_follow_the_curve_of_one_and_one_goes_on_where_two_were_killed
 def test_the_arithmetic_of_a_step_is_that_of_its_source(
     sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.loop.peak_flops_per_second", lambda device: 3e9)
+    peaks = Peaks(flops_per_second=3e9, bytes_per_second=1e9)
+    monkeypatch.setattr("training.loop.peaks_of", lambda device: peaks)
     train(sets, tmp_path, steps=8)
     gflop: dict[str, set[float]] = {"loss_video": set(), "loss_text": set()}
     for row in read_metrics(tmp_path / "metrics.jsonl"):

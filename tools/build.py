@@ -152,11 +152,10 @@ def _open_source(args: argparse.Namespace, recipe: Recipe) -> Source:
     named = {"source": args.source, "fold": args.fold, "protocol": args.protocol}
     is_named = any(value is not None for value in named.values())
     if args.tars is not None:
-        if args.videos or args.annotations or is_named:
-            raise ValueError(
-                "--tars hold the videos and what is said of them: leave --videos, --annotations, --source, --fold and "
-                "--protocol out"
-            )
+        if args.videos or args.annotations:
+            raise ValueError("--tars hold the videos and what is said of them: leave --videos and --annotations out")
+        if is_named:
+            raise ValueError("--tars hold chats: leave --source, --fold and --protocol out")
         return system.open_tars(recipe, args.tars, args.scratch or _scratch(args.tars, None))
     if args.videos is None and args.annotations is None:
         raise ValueError("nothing to build from: give --videos, the folder of videos, or --annotations, or --tars")

@@ -46,7 +46,7 @@ TAKES_OVERRIDES: Mapping[str, Sequence[str]] = {
     "demo": (),
     "recipe": (),
     "show": ("view", "build", "optim", "train", "evaluate"),
-    "bench": ("view", "build", "optim", "train", "evaluate"),
+    "bench": ("view", "build", "evaluate"),
 }
 _OVERRIDE = re.compile(r"--(\w+)\.[\w.]+(=.*)?", re.DOTALL)
 

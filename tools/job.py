@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from model.weights import load_encoder
+from pipeline.accelerator import Accelerator
 from pipeline.world import World
 from shards.dataset import ShardDataset
 from shards.format.views import refuse_other_views, single_view_hash, view_of
@@ -44,6 +45,7 @@ class Job:
         world: which of how many ranks this is.
         report: takes each line meant for the terminal; called on rank 0 only.
         command: what the run was started with, for the record.
+        profile: steps of which a trace is written.
     """
 
     recipe: Recipe
@@ -56,6 +58,7 @@ class Job:
     world: World = World()  # noqa: RUF009  (frozen)
     report: Callable[[str], None] = print
     command: str = ""
+    profile: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,21 +94,23 @@ def opened(job: Job) -> Iterator[OpenJob]:
     refuse_other_mix(job.recipe.data, job.data)
     device = job.recipe.train.torch_device(job.world.local_rank)
     use_device(device)
+    accelerator = job.recipe.train.accelerator(job.world.local_rank)
+    job.recipe.train.autocast_dtype(accelerator)  # refuses before anything is opened
     with process_group(job.world, device), contextlib.ExitStack() as stack:
-        prepared = _prepare(job, device, stack)
+        prepared = _prepare(job, accelerator, stack)
         notes = [*prepared.notes, *_resume(prepared.trainer, job.resume)]
         yield dataclasses.replace(prepared, notes=notes)
 
 
-def _prepare(job: Job, device: torch.device, stack: contextlib.ExitStack) -> OpenJob:
+def _prepare(job: Job, accelerator: Accelerator, stack: contextlib.ExitStack) -> OpenJob:
     datasets = {name: ShardDataset.open(path) for name, path in job.data.items()}
     torch.manual_seed(job.recipe.train.seed)
     system = system_of(job.recipe)
     objective = system.make_objective(job.recipe)
-    loader = TrainingLoader(job.recipe, datasets, device, job.world)
+    loader = TrainingLoader(job.recipe, datasets, accelerator, job.world)
     stack.enter_context(contextlib.closing(loader))
     recipe = dataclasses.replace(job.recipe, train=job.recipe.train.resolved(loader.num_batches))
-    held_out, validation, notes = _open_held_out(job, datasets, device, stack)
+    held_out, validation, notes = _open_held_out(job, datasets, accelerator, stack)
     notes += [] if job.init is None else _load_weights(system, objective, job.init)
     by_role = {"train": datasets[next(iter(job.val), next(iter(datasets)))]}
     by_role |= {} if held_out is None else {"val": held_out}
@@ -120,6 +125,7 @@ def _prepare(job: Job, device: torch.device, stack: contextlib.ExitStack) -> Ope
         validation=validation,
         evaluations=at_checkpoints(recipe, job.evaluate, by_role, job.world),
         report=job.report,
+        profile=job.profile,
         key_of=next(iter(datasets.values())).key if len(datasets) == 1 else "sample {}".format,
         view=_common_view(datasets),
     )
@@ -141,7 +147,7 @@ def _common_view(datasets: Mapping[str, ShardDataset]) -> dict[str, Any] | None:
 
 
 def _open_held_out(
-    job: Job, datasets: Mapping[str, ShardDataset], device: torch.device, stack: contextlib.ExitStack
+    job: Job, datasets: Mapping[str, ShardDataset], accelerator: Accelerator, stack: contextlib.ExitStack
 ) -> tuple[ShardDataset | None, TrainingLoader | None, list[str]]:
     """The held-out data set, its batches, and what was found when its view was compared with its source's."""
     if not job.val:
@@ -153,7 +159,7 @@ def _open_held_out(
     seen = {str(job.data[name]): datasets[name], str(path): held_out}
     views = {place: single_view_hash(dataset.manifest) for place, dataset in seen.items()}
     note = f"views    {refuse_other_views(views)}"
-    loader = TrainingLoader(job.recipe, {name: held_out}, device, job.world, held_out=True)
+    loader = TrainingLoader(job.recipe, {name: held_out}, accelerator, job.world, held_out=True)
     stack.enter_context(contextlib.closing(loader))
     return held_out, loader, [note]
 

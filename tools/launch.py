@@ -15,12 +15,13 @@ from tools.loaders import record_of, spell_batch
 from tools.recipe import save_resolved
 from tools.revision import git_revision, package_versions
 from tools.systems import system_of
+from training.compiling import why_not_compiled
 from training.loop import Trainer
 
 
 def record_run(prepared: OpenJob) -> None:
     """Write `recipe.yaml` and `run.json`: what was run, on which data, by which code, with which versions."""
-    trainer, device = prepared.trainer, prepared.trainer.device
+    trainer = prepared.trainer
     trainer.run_dir.mkdir(parents=True, exist_ok=True)
     save_resolved(prepared.recipe, trainer.run_dir / "recipe.yaml")
     held_out = prepared.held_out
@@ -32,7 +33,7 @@ def record_run(prepared: OpenJob) -> None:
         "validation": None if held_out is None else str(held_out.directory),
         **_by_source("loader", {n: record_of(s.config, s.reads) for n, s in prepared.loader.sources.items()}),
         "num_ranks": trainer.world.size,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "device": trainer.accelerator.name,
         "precision": _precision(trainer),
         "versions": package_versions(),
     }
@@ -65,10 +66,13 @@ def launch_lines(prepared: OpenJob) -> list[str]:
     return [
         *(line for name, dataset in prepared.datasets.items() for line in _data_lines(prepared, name, dataset)),
         f"held out {held_out.directory.resolve() if held_out else 'none; give one with --val'}",
-        f"loader   reader {data.reader}, {data.threads} threads, {data.slabs} slabs, seed {data.seed}, verify "
-        f"{data.verify}, on error {data.on_error} (at most {data.most_quarantined(num_samples):,} samples)",
+        f"loader   reader {data.reader}, {data.num_threads(trainer.world)} threads, {data.slabs} slabs, "
+        f"seed {data.seed}, verify {data.verify}, on error {data.on_error} "
+        f"(at most {data.most_quarantined(num_samples):,} samples)",
         f"batch    {spell_batch(prepared.loader, recipe, trainer.world)}",
-        f"student  {system.name}, {num_parameters:,} parameters, {_precision(trainer)} on {trainer.device}",
+        f"student  {system.name}, {num_parameters:,} parameters, {_precision(trainer)} on {_device(trainer)}, "
+        f"{_compiled(trainer)}",
+        *_halved(trainer),
         f"run      {trainer.num_steps:,} steps = {trainer.num_steps / len(trainer.loader):.1f} epochs, into "
         f"{trainer.run_dir}; {steps_left:,} to go, the expected time comes with each line",
         *prepared.notes,
@@ -84,6 +88,27 @@ def _data_lines(prepared: OpenJob, name: str, dataset: ShardDataset) -> list[str
         f"{len(dataset.manifest.shards)} shards, digest {dataset.digest[:12]}",
         *(f"{heading:<8} {text}" for heading, text in system_of(recipe).describe(recipe, dataset).items()),
     ]
+
+
+def _device(trainer: Trainer) -> str:
+    device, name = str(trainer.device), trainer.accelerator.name
+    return device if name == device else f"{device} ({name})"
+
+
+def _halved(trainer: Trainer) -> list[str]:
+    """That `auto` has chosen what it does not choose elsewhere."""
+    if trainer.config.precision != "auto" or trainer.learner.dtype is not torch.float16:
+        return []
+    return [f"precision {trainer.accelerator.name} has no bf16: auto takes fp16, and scales the loss"]
+
+
+def _compiled(trainer: Trainer) -> str:
+    """Whether the step is compiled; why not, where `auto` could have."""
+    mode, device = trainer.learner.compiled, trainer.device
+    if mode is not None:
+        return f"compiled ({mode})"
+    automatic = trainer.config.compile == "auto" and device.type == "cuda"
+    return f"not compiled{f': {why_not_compiled(device)}' if automatic else ''}"
 
 
 def _precision(trainer: Trainer) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from pipeline.accelerator import Accelerator, accelerator_of
 from pipeline.config import LoaderConfig
 from pipeline.device import DeviceLoader
 from pipeline.loader import ShardLoader
@@ -31,7 +32,13 @@ class TrainingLoader(DeviceLoader):
     """
 
     def __init__(
-        self, recipe: Recipe, datasets: DataSets, device: torch.device, world: World, *, held_out: bool = False
+        self,
+        recipe: Recipe,
+        datasets: DataSets,
+        device: torch.device | Accelerator,
+        world: World,
+        *,
+        held_out: bool = False,
     ) -> None:
         """Prepare; nothing is read yet.
 
@@ -40,8 +47,7 @@ class TrainingLoader(DeviceLoader):
         Raises:
             ValueError: If a data set is not what the recipe is about, or no source has the lengths of a budget.
         """
-        system, data = system_of(recipe), recipe.data
-        data = dataclasses.replace(data, pin_memory=data.pin_memory or device.type == "cuda")
+        system, data, accelerator = system_of(recipe), recipe.data, accelerator_of(device)
         if held_out:
             data = dataclasses.replace(data, shuffle=False, drop_last=False, mix=None)
         self.feeds = {name: system.feed(recipe, dataset, name) for name, dataset in datasets.items()}
@@ -55,22 +61,32 @@ class TrainingLoader(DeviceLoader):
                 dataclasses.replace(data, length_budget=budgets[name]),
                 world=world,
                 reads=feed.reads,
+                accelerator=accelerator,
             )
             for name, feed in self.feeds.items()
         }
         normalize = {field: pixels for feed in self.feeds.values() for field, pixels in feed.normalize.items()}
-        super().__init__(_joined(self.sources, data), device, normalize=normalize)
+        super().__init__(_joined(self.sources, data), accelerator, normalize=normalize)
 
 
 def make_loader(
-    recipe: Recipe, dataset: ShardDataset, feed: Feed, device: torch.device, world: World | None = None
+    recipe: Recipe,
+    dataset: ShardDataset,
+    feed: Feed,
+    device: torch.device | Accelerator,
+    world: World = World(),  # noqa: B008
 ) -> DeviceLoader:
-    """Every sample of a data set once, in order, on the device: what `feed` names of it."""
-    pinned = recipe.data.pin_memory or device.type == "cuda"
-    budget = _budget(recipe.data, dataset, feed.reads)
-    config = dataclasses.replace(recipe.data, shuffle=False, drop_last=False, pin_memory=pinned, length_budget=budget)
-    loader = ShardLoader(dataset, config, world=world, reads=_held_out(feed).reads)
-    return DeviceLoader(loader, device, normalize=feed.normalize)
+    """Every sample of a data set once, in order, on the device, for an evaluation: what `feed` names of it."""
+    accelerator, data = accelerator_of(device), recipe.data
+    config = dataclasses.replace(
+        data,
+        global_batch_size=data.evaluation_batch_size * world.size,
+        shuffle=False,
+        drop_last=False,
+        length_budget=_budget(data, dataset, feed.reads),
+    )
+    loader = ShardLoader(dataset, config, world=world, reads=_held_out(feed).reads, accelerator=accelerator)
+    return DeviceLoader(loader, accelerator, normalize=feed.normalize)
 
 
 def record_of(config: LoaderConfig, reads: Reads) -> dict[str, Any]:

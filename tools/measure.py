@@ -46,7 +46,7 @@ def measure(
     Args:
         recipe: the run's recipe.
         evaluation: one of its system's.
-        objective: on its device, in evaluation mode.
+        objective: on the recipe's device, in evaluation mode.
         datasets: by role.
         world: the ranks, which each read their part and all get the result.
         advance: called with the number of samples after every batch.
@@ -54,16 +54,16 @@ def measure(
     Raises:
         ValueError: If a data set is not what the evaluation needs.
     """
-    device = next(objective.parameters()).device
+    accelerator = recipe.train.accelerator(world.local_rank)
     feed = evaluation.feed or system_of(recipe).feed
     with contextlib.ExitStack() as stack:
         splits = {}
         for role, dataset in datasets.items():
-            loader = make_loader(recipe, dataset, feed(recipe, dataset), device, world)
+            loader = make_loader(recipe, dataset, feed(recipe, dataset), accelerator, world)
             stack.enter_context(contextlib.closing(loader))
             splits[role] = _split(dataset, loader, advance)
-        dtype = recipe.train.autocast_dtype(device)
-        stack.enter_context(torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None))
+        dtype = recipe.train.autocast_dtype(accelerator)
+        stack.enter_context(torch.autocast(accelerator.device.type, dtype or torch.bfloat16, enabled=dtype is not None))
         return evaluation.measure(evaluation.model(objective), splits, evaluation.config(recipe), world)
 
 

@@ -64,6 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "frozen, and the losses; write nothing",
     )
     parser.add_argument(
+        "--profile",
+        type=int,
+        default=0,
+        metavar="N",
+        help="write a trace of N steps, with every operation and kernel, to OUT/trace.json.gz",
+    )
+    parser.add_argument(
         "--requeue-code",
         type=int,
         default=EXIT_REQUEUE,
@@ -80,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
     from tools.job import Job
     from tools.recipe import load_recipe
 
+    if args.profile < 0:
+        raise ValueError(f"--profile is {args.profile}; give a number of steps to trace")
     epochs = [] if args.epochs is None else [f"--train.epochs={args.epochs}"]
     recipe = load_recipe(args.recipe, [*args.overrides, *epochs])
     world = World.from_env()
@@ -87,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
         level=logging.WARNING, format=f"%(asctime)s rank {world.rank} %(threadName)s %(levelname)s: %(message)s"
     )
     if world.rank == 0:
-        logging.getLogger("pipeline.loader").setLevel(logging.INFO)  # which reader `auto` chose, and why
+        for chooser in ("pipeline.loader", "training.attention"):  # which reader `auto` chose, and why; which kernel
+            logging.getLogger(chooser).setLevel(logging.INFO)
     report = functools.partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
     job = Job(
         recipe=recipe,
@@ -100,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
         world=world,
         report=report,
         command=shlex.join(sys.argv),
+        profile=args.profile,
     )
     try:
         if args.dry_run:

@@ -1,11 +1,12 @@
 """Where the time of a step goes, measured without making anyone wait."""
 
 import contextlib
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 
 import torch
+
+from pipeline.accelerator import Accelerator, Host, Stamp, accelerator_of
 
 STAGES = ("data", "forward", "backward", "optimizer")
 
@@ -17,31 +18,26 @@ class StepClock:
     CPU everything is.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device | str | Accelerator) -> None:
         """Start at zero."""
-        self._on_gpu = device.type == "cuda"
+        self._accelerator: Accelerator = accelerator_of(device)
+        self._host: Accelerator = Host(torch.device("cpu"))
+        self._spans: list[tuple[Accelerator, str, Stamp, Stamp]] = []
         self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time what runs in here as part of stage `name`."""
-        if self._on_gpu and name != "data":
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            begin.record()
-            yield
-            end.record()
-            self._events.append((name, begin, end))
-            return
-        began = time.perf_counter()
+        clock = self._host if name == "data" else self._accelerator
+        begin = clock.stamp()
         yield
-        self._seconds[name] += time.perf_counter() - began
+        self._spans.append((clock, name, begin, clock.stamp()))
 
     def seconds(self) -> dict[str, float]:
         """Seconds of each of `STAGES` so far; waits for the device."""
-        if self._events:
-            torch.cuda.synchronize()
-        for name, begin, end in self._events:
-            self._seconds[name] += begin.elapsed_time(end) / 1000
-        self._events.clear()
+        if self._spans:
+            self._accelerator.synchronize()
+        for clock, name, begin, end in self._spans:
+            self._seconds[name] += clock.seconds_between(begin, end)
+        self._spans.clear()
         return {name: self._seconds[name] for name in STAGES}

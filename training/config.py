@@ -7,10 +7,13 @@ from typing import Literal, get_args
 
 import torch
 
+from pipeline.accelerator import TWINS, Accelerator, accelerator_of
+from training.compiling import COMPILE, Compile
+
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 Tracker = Literal["wandb", "tensorboard"]
 BestMode = Literal["min", "max"]
+GRAPH_MODES = ("reduce-overhead", "max-autotune")
 MAX_EPOCHS = 1_000_000  # they are counted out one by one
 
 
@@ -22,14 +25,15 @@ class TrainConfig:
         epochs: how often the whole run goes through the data: it takes as many steps as these epochs have batches.
         steps: optimiser steps of the whole run, one global batch each; where they are given, `epochs` does not count.
         seed: draws the initial weights.
-        device: "auto" is the rank's GPU where there is one, otherwise the CPU; or a torch device.
-        precision: of the forward pass; the weights are f32 always. "bf16" is autocast, "fp16" autocast with a loss
-            scaler for cards without bf16; "auto" is bf16 on a GPU and fp32 on a CPU.
+        device: "auto" is the rank's GPU where there is one, otherwise the CPU; or a torch device; or "twin", a CPU that
+            plays a GPU and finds waits that are missing ("twin:fp16": a GPU without bf16).
+        precision: of the forward pass; the weights are f32 always. "bf16" is autocast, and refused by a card that has
+            none; "fp16" is autocast with a loss scaler; "auto" is bf16 on a GPU, fp16 on one without; fp32 on a CPU.
         chunk_size: clips of a rank's batch that go forward and backward at once; the gradients of the chunks add up
             to those of the batch. None takes the batch whole; smaller chunks need less memory.
         recompute: keep no activations of a block but its input, and compute it again on the way back (gradient
             checkpointing): less memory, about a third more arithmetic.
-        compile: mode of `torch.compile`; None runs without it.
+        compile: mode of `torch.compile`, or None for none; "auto" is "default" on a GPU that it can be done for.
         max_nonfinite: steps in a row whose loss or gradient is not finite, and which are skipped, that end the run.
         log_every: steps between two lines of metrics.
         checkpoint_every: steps between two checkpoints, and two validations where there is data for them; the last
@@ -50,7 +54,7 @@ class TrainConfig:
     precision: Precision = "auto"
     chunk_size: int | None = None
     recompute: bool = False
-    compile: CompileMode | None = None
+    compile: Compile | None = "auto"
     max_nonfinite: int = 20
     log_every: int = 10
     checkpoint_every: int = 500
@@ -80,7 +84,7 @@ class TrainConfig:
         for name, value, allowed in (
             ("precision", self.precision, get_args(Precision)),
             ("best_mode", self.best_mode, get_args(BestMode)),
-            ("compile", self.compile, (None, *get_args(CompileMode))),
+            ("compile", self.compile, (None, *COMPILE)),
             *(("trackers", tracker, get_args(Tracker)) for tracker in self.trackers),
         ):
             if value not in allowed:
@@ -104,16 +108,50 @@ class TrainConfig:
         return sum(num_batches(epoch) for epoch in range(self.epochs or 0))
 
     def torch_device(self, local_rank: int = 0) -> torch.device:
-        """The device this process trains on; of several GPUs, each rank of a machine has its own."""
+        """The device this process trains on; of several GPUs, each rank of a machine has its own.
+
+        Raises:
+            ValueError: There is no device of that name.
+        """
         name = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        device = torch.device(name)
+        try:
+            device = torch.device("cpu" if name in TWINS else name)
+        except RuntimeError:
+            raise ValueError(
+                f"train.device is {name!r}; give auto, cpu, cuda, one GPU such as cuda:1, or {' or '.join(TWINS)}"
+            ) from None
         return torch.device("cuda", local_rank) if device.type == "cuda" and device.index is None else device
 
-    def autocast_dtype(self, device: torch.device) -> torch.dtype | None:
-        """The dtype of the forward pass, or None for plain f32."""
-        chosen = self.precision if self.precision != "auto" else "bf16" if device.type == "cuda" else "fp32"
-        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[chosen]
+    def accelerator(self, local_rank: int = 0) -> Accelerator:
+        """The same with its streams and events."""
+        return accelerator_of(self.device if self.device in TWINS else self.torch_device(local_rank))
 
-    def uses_bf16(self, device: torch.device) -> bool:
-        """Whether the forward pass runs under bf16 autocast."""
-        return self.autocast_dtype(device) is torch.bfloat16
+    def autocast_dtype(self, device: torch.device | Accelerator) -> torch.dtype | None:
+        """The dtype of the forward pass, or None for plain f32.
+
+        Raises:
+            ValueError: bf16 is asked for, and the device has none.
+        """
+        accelerator = accelerator_of(device)
+        if self.precision == "auto":
+            return accelerator.half
+        if self.precision == "bf16" and not accelerator.has_bf16:
+            raise ValueError(
+                f"train.precision is bf16, and {accelerator.name} has no bf16: take a card that has (NVIDIA: compute "
+                "capability 8.0 or more), or --train.precision fp16, which scales the loss"
+            )
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[self.precision]
+
+    def refuse_overwritten_gradients(self, accelerator: Accelerator) -> None:
+        """Replayed kernels put the gradients of each chunk where those of the chunk before still are.
+
+        Raises:
+            ValueError: A batch is cut into chunks, and compiled in a mode that replays.
+        """
+        replays = self.compile in GRAPH_MODES and accelerator.captures_graphs
+        if replays and self.chunk_size is not None:
+            raise ValueError(
+                f"train.compile is {self.compile} and train.chunk_size {self.chunk_size}: that mode replays kernels as "
+                "CUDA graphs, and the gradients of a chunk would be written over by the next; take --train.compile "
+                "max-autotune-no-cudagraphs, or --train.chunk_size null"
+            )

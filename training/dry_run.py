@@ -29,7 +29,7 @@ def dry_run(trainer: Trainer) -> Iterator[str]:
     learner = trainer.learner
     for batch in _first_of_each_source(trainer):
         yield repr(batch)
-        found = learner.backward(batch, StepClock(learner.device))
+        found = learner.backward(batch, StepClock(learner.accelerator))
         gradients = {name: p.grad for name, p in learner.objective.named_parameters() if p.grad is not None}
         yield from _table(learner, gradients)
         scores = {"loss": float(found.loss), **means_over_ranks(found.sums, learner.world, learner.device)}

@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.blocks import recompute_blocks
+from pipeline.accelerator import Accelerator, accelerator_of
 from pipeline.batch.batch import Batch
 from pipeline.world import World
+from training.attention import FastestAttention
 from training.clock import StepClock
+from training.compiling import compile_mode
 from training.config import TrainConfig
 from training.distributed import sum_over_ranks
 from training.objective import declared
@@ -68,25 +71,36 @@ class Learner:
     """An objective on its device, wrapped for ranks and compilers, with its optimiser."""
 
     def __init__(
-        self, objective: nn.Module, config: TrainConfig, optim: OptimConfig, world: World, device: torch.device
+        self,
+        objective: nn.Module,
+        config: TrainConfig,
+        optim: OptimConfig,
+        world: World,
+        device: torch.device | Accelerator,
     ) -> None:
         """Freeze what the objective declares frozen, move it to the device and wrap it.
 
         Raises:
-            ValueError: It declares parts that it does not have, or nothing to train.
+            ValueError: It declares parts that it does not have, or nothing to train; or the device cannot do what is
+                configured.
         """
-        self.config, self.optim, self.world, self.device = config, optim, world, device
+        self.accelerator = accelerator_of(device)
+        self.dtype = config.autocast_dtype(self.accelerator)
+        config.refuse_overwritten_gradients(self.accelerator)
+        self.config, self.optim, self.world = config, optim, world
+        self.device = device = self.accelerator.device
         self.parts = declared(objective)
         self.frozen_digest = frozen_digest(objective, self.parts)
         self.objective = objective.to(device)
         freeze(objective, self.parts)
         self.optimizer = make_optimizer(objective, optim, self.parts)
-        self.dtype = config.autocast_dtype(device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
         if config.recompute:
             recompute_blocks(objective)
-        if config.compile is not None:
-            objective.compile(mode=config.compile)  # in place: the names in a checkpoint stay the same
+        self.compiled = compile_mode(config.compile, device)
+        if self.compiled is not None:
+            objective.compile(mode=self.compiled)  # in place: the names in a checkpoint stay the same
+        self._attention = FastestAttention(self.accelerator)
         self.module: nn.Module = objective
         if world.size > 1:
             self.module = DistributedDataParallel(
@@ -130,37 +144,38 @@ class Learner:
         """Leave the gradients of a global batch in the parameters.
 
         The weight of its samples is known behind the last chunk only. Until then a chunk's share of the loss is its
-        weighted sum over the number of valid samples of all ranks, and the wrapper, which averages over ranks, is given
-        the share times their number; the gradients are divided by the weight at the end.
+        weighted sum over the number of rows of all ranks, which all have as many, and the wrapper, which averages over
+        ranks, is given the share times their number; the gradients are divided by the weight at the end. So ranks meet
+        where gradients are exchanged, and once behind that.
 
         Raises:
             ValueError: See `step`.
         """
-        with clock.stage("forward"):
-            counts = torch.stack([(batch["index"] >= 0).sum(), batch["valid"].sum()])
-            num_samples, num_valid = sum_over_ranks(counts, self.world).unbind()
-            divisor = num_valid.clamp(min=1)
+        divisor = len(batch["valid"]) * self.world.size
         loss, weight = torch.zeros(2, device=self.device).unbind()
         sums, losses, source = Sums(), [], batch.source
         chunks = list(cut(batch, self.config.chunk_size))
-        for number, chunk in enumerate(chunks, start=1):
-            with self._gradients_exchanged(number == len(chunks)):
-                with clock.stage("forward"):
-                    with self.autocast():
+        self._choose_attention(batch)
+        with self.autocast():  # around all chunks: weights are cast once a step
+            for number, chunk in enumerate(chunks, start=1):
+                with self._gradients_exchanged(number == len(chunks)):
+                    with clock.stage("forward"), self._attention.used():
                         scores = score_batch(self.module, chunk)
-                    share = scores.loss_sum() / divisor
+                        share = scores.loss_sum() / divisor
                     if not share.requires_grad:
                         raise ValueError(f"the loss of a batch{_of(source)} depends on no parameter that is trained")
-                with clock.stage("backward"):
-                    self.scaler.scale(share * self.world.size).backward()  # type: ignore[no-untyped-call]
-            losses.append(scores.loss.detach().clone())  # a compiled forward may write over its outputs
-            loss, weight = loss + share.detach(), weight + scores.weight_sum()
-            sums.add(scores, source)
+                    with clock.stage("backward"), torch.autocast(self.device.type, enabled=False):
+                        self.scaler.scale(share * self.world.size).backward()  # type: ignore[no-untyped-call]
+                losses.append(scores.loss.detach().clone())  # a compiled forward may write over its outputs
+                loss, weight = loss + share.detach(), weight + scores.weight_sum()
+                sums.add(scores, source)
         self._refuse_left_out(source)
         with clock.stage("optimizer"):
-            loss, weight = sum_over_ranks(torch.stack([loss, weight]), self.world).unbind()
+            counts = [(batch["index"] >= 0).sum(), batch["valid"].sum()]  # exact in f32 up to 16 million
+            totals = sum_over_ranks(torch.stack([loss, weight, *(count.float() for count in counts)]), self.world)
+            loss, weight, num_samples, num_valid = totals.unbind()
             counted = weight > 0
-            factor = torch.where(counted, num_valid / weight, 0)  # 1 where no sample has a weight of its own
+            factor = torch.where(counted, divisor / weight, 0)  # 1 where every sample counts as one
             self.scaler.unscale_(self.optimizer)
             torch._foreach_mul_([p.grad for p in self.objective.parameters() if p.grad is not None], factor)
         return Passes(
@@ -168,9 +183,15 @@ class Learner:
             counted=counted,
             sums=sums,
             sample_losses=torch.cat(losses),
-            num_samples=num_samples,
-            num_valid=num_valid,
+            num_samples=num_samples.long(),
+            num_valid=num_valid.long(),
         )
+
+    def _choose_attention(self, batch: Batch) -> None:
+        """Measure attention on the first batch, where there is a choice."""
+        with self.autocast():
+            num_samples = min(self.config.chunk_size or len(batch["valid"]), len(batch["valid"]))
+            self._attention.choose(self.objective, batch, num_samples)
 
     def _gradients_exchanged(self, last: bool) -> contextlib.AbstractContextManager[object]:
         """Ranks exchange gradients once a step, with the last chunk."""
@@ -211,7 +232,7 @@ class Learner:
         self.objective.eval()
         for batch in batches:
             for chunk in cut(batch, self.config.chunk_size):
-                with self.autocast():
+                with self.autocast(), self._attention.used():
                     scores = score_batch(self.objective, chunk)
                 sums.add(scores, batch.source, with_loss=True)
         train_mode(self.objective, self.parts)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import nn
 
 from pipeline.batch.batch import Batch
@@ -20,14 +21,17 @@ from training.config import TrainConfig
 from training.curves import draw_curves
 from training.diagnosis import Diagnosis
 from training.distributed import StopRequest
-from training.flops import forward_flops_per_clip, model_flops_utilisation, peak_flops_per_second
+from training.flops import forward_flops_per_clip, model_flops_utilisation
 from training.guard import NonFiniteGuard
 from training.held_out import Evaluation, HeldOut, metrics_of, refuse_unmeasured
 from training.initial import restore
 from training.learner import Learner
+from training.memory import out_of_memory
 from training.metrics import Interval, MetricsFile, Row, format_row
 from training.optim import OptimConfig, learning_rate, rates, refuse_long_warmup
 from training.parts import kept_state
+from training.peaks import peaks_of
+from training.profiling import TRACE, traced
 from training.state import load_optimizer_tensors, load_rng_tensors, optimizer_tensors, rng_tensors
 from training.trackers import Track, open_trackers, refuse_missing_trackers
 
@@ -72,6 +76,7 @@ class Trainer:
         evaluations: Mapping[str, Evaluation] = MappingProxyType({}),
         report: Callable[[str], None] = print,
         key_of: Callable[[int], str] = str,
+        profile: int = 0,
         view: Mapping[str, Any] | None = None,
     ) -> None:
         """Prepare a run; nothing is written before `run`.
@@ -88,6 +93,7 @@ class Trainer:
             evaluations: measured at every checkpoint, by name.
             report: takes each line meant for the terminal, on rank 0.
             key_of: names a sample by its number in the data set, for messages.
+            profile: steps of which a trace is written into the folder of the run.
             view: of the training data, kept with the weights.
 
         Raises:
@@ -102,10 +108,11 @@ class Trainer:
         refuse_unmeasured(config, validation)
         self.config, self.optim, self.world = config, optim, world
         self.recipe = {**recipe, "train": dataclasses.asdict(config)}
+        self.run_dir, self.report, self.loader, self.profile = run_dir, report, loader, profile
+        self.accelerator = config.accelerator(world.local_rank)
+        self.device = self.accelerator.device
+        self.learner = Learner(objective, config, optim, world, self.accelerator)
         self.view = None if view is None else dict(view)
-        self.run_dir, self.report, self.loader = run_dir, report, loader
-        self.device = config.torch_device(world.local_rank)
-        self.learner = Learner(objective, config, optim, world, self.device)
         self.objective = self.learner.objective
         self.held_out = HeldOut(self.learner, validation, evaluations)
         self.diagnosis = Diagnosis(self.learner)
@@ -113,7 +120,8 @@ class Trainer:
         self._guard = NonFiniteGuard(config.max_nonfinite, key_of)
         refuse_missing_trackers(config.trackers if self.leads else ())
         self._trackers: list[Track] = []
-        self._peak = peak_flops_per_second(self.device)
+        peaks = peaks_of(self.device)
+        self._peak = None if peaks is None else peaks.flops_per_second
         self._forward_flops: dict[str, float] = {}  # of a sample, by source
 
     @property
@@ -168,12 +176,14 @@ class Trainer:
             stop.listening(),
             MetricsFile(self.run_dir / "metrics.jsonl", after_step=self.step, writes=self.leads) as metrics,
             contextlib.closing(_endless(self.loader)) as batches,
+            self._traced() as step_done,
         ):
             window = self._window()
             while self.step < self.num_steps and not stopped:
                 with window.clock.stage("data"):
                     batch = next(batches)
                 self._train_step(batch, window)
+                step_done()
                 if self.step % self.config.log_every == 0 or self.step == self.num_steps:
                     self.diagnosis.look(batch)
                 del batch  # its memory can be filled again while the next one is waited for
@@ -189,8 +199,13 @@ class Trainer:
             stop.settle()
         return self._summary(metrics.rows, last_saved, stopped and self.step < self.num_steps)
 
+    def _traced(self) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        left, path = self.num_steps - self.step, self.run_dir / TRACE
+        count = self.profile if self.leads else 0
+        return traced(count, path, steps_left=left, device=self.device, report=self.report)
+
     def _window(self) -> Interval:
-        return Interval(self.device, self.loader.stats())
+        return Interval(self.accelerator, self.loader.stats())
 
     def _train_step(self, batch: Batch, window: Interval) -> None:
         if self._peak is not None:
@@ -200,7 +215,11 @@ class Trainer:
         window.take(batch)
         self.step += 1
         rate = learning_rate(self.step, self.num_steps, self.optim)
-        result = self.learner.step(batch, rate, window.clock)
+        result = None
+        with contextlib.suppress(torch.OutOfMemoryError):  # and with it the frames that hold what was allocated
+            result = self.learner.step(batch, rate, window.clock)
+        if result is None:
+            raise ValueError(out_of_memory(self.learner, batch))
         window.add(result)
         self._guard.add(self.step, result, batch)
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from pipeline.accelerator import Accelerator, accelerator_of
 from pipeline.batch.batch import Batch
 from pipeline.contents import Contents
 from pipeline.stats import LoaderStats
@@ -32,6 +33,7 @@ TIMINGS = (
     "wait_seconds",
     *(f"{stage}_seconds" for stage in STAGES),
     "gpu_memory_gib",
+    "gpu_reserved_gib",
     "mfu",
 )
 
@@ -73,10 +75,11 @@ class MetricsFile:
 class Interval:
     """Sums of one interval between two rows, kept on the device so that no step waits for the GPU."""
 
-    def __init__(self, device: torch.device, reading: LoaderStats) -> None:
+    def __init__(self, device: torch.device | Accelerator, reading: LoaderStats) -> None:
         """Start at zero; `reading` is what the loader has done until now."""
-        self.device, self._reading = device, reading
-        self.clock = StepClock(device)
+        self.accelerator, self._reading = accelerator_of(device), reading
+        self.device = device = self.accelerator.device
+        self.clock = StepClock(self.accelerator)
         self.num_steps = 0
         self.seconds = 0.0
         self.forward_flops = 0.0  # of all ranks, where somebody counts them
@@ -127,9 +130,7 @@ class Interval:
             "wait_seconds": (reading.wait_seconds - self._reading.wait_seconds) / max(self.num_steps, 1),
             **{f"{stage}_seconds": stages[stage] / max(self.num_steps, 1) for stage in STAGES},
         }
-        if self.device.type == "cuda":
-            row["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
-        return row
+        return row | self.accelerator.memory()
 
 
 def read_metrics(path: Path) -> list[Row]:
@@ -150,6 +151,7 @@ _SHOWN = {
     "data_wait_share": ".1%",
     "read_seconds": ".4f",
     "gpu_memory_gib": ".1f",
+    "gpu_reserved_gib": ".1f",
     "mfu": ".1%",
 }
 

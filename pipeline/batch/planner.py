@@ -69,7 +69,7 @@ class Planner:
         return Draft(epoch, number, index, lay_out(tuple(arrays.items())))
 
     def plan(self, draft: Draft, memory: NDArray[np.uint8]) -> BatchPlan:
-        """The plan of a batch, with all that is known of it beforehand written to `memory`, u8 `[num_bytes]`."""
+        """The plan of a batch, with all that its parts know beforehand written to `memory`, u8 `[num_bytes]`."""
         index, epoch = draft.samples, draft.epoch
         real = index[index >= 0]
         shards, rows = self._dataset.locate(real)
@@ -77,14 +77,13 @@ class Planner:
         memory = memory[: draft.layout.num_bytes]
         arrays = draft.layout.views(memory)
         arrays["index"][:] = index
-        samples, drawn_as = np.maximum(index, 0), 0 if self._reads.held_out else epoch
         for draw in self._reads.draws:
-            lengths = None if draw.length_of is None else self._dataset.lengths(draw.length_of)[samples]
-            for name, positions in draw.draw(self._config.seed, drawn_as, samples, lengths).items():
-                arrays[name][:] = positions
+            if draw.length_of is not None:
+                self._dataset.lengths(draw.length_of)  # read here, once, and not by all threads at once
         keys: list[int] = []
         if self._reads.decoders:
-            keys = mix(samples.astype(np.uint64) ^ derive_key(self._config.seed, drawn_as, STREAM)).tolist()
+            stream = derive_key(self._config.seed, self._drawn_as(epoch), STREAM)
+            keys = mix(np.maximum(index, 0).astype(np.uint64) ^ stream).tolist()
         plan = BatchPlan(
             epoch=epoch,
             number=draft.number,
@@ -100,6 +99,18 @@ class Planner:
         for part in self.parts:
             part.begin(plan)
         return plan
+
+    def draw(self, plan: BatchPlan, start: int, stop: int) -> None:
+        """Draw what is read of rows `start` to `stop`: each sample's draw is its own, so threads may share a batch."""
+        samples = np.maximum(plan.arrays["index"][start:stop], 0)
+        for draw in self._reads.draws:
+            lengths = None if draw.length_of is None else self._dataset.lengths(draw.length_of)[samples]
+            drawn = draw.draw(self._config.seed, self._drawn_as(plan.epoch), samples, lengths)
+            for name, positions in drawn.items():
+                plan.arrays[name][start:stop] = positions
+
+    def _drawn_as(self, epoch: int) -> int:
+        return 0 if self._reads.held_out else epoch
 
     def _checked(self, epoch: int, samples: list[int]) -> list[bool]:
         if self._config.verify != "sample":

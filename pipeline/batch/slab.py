@@ -18,9 +18,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from pipeline.accelerator import Accelerator
 from shards.format.errors import ShardError
 
 PAGE_BYTES = 4096
@@ -86,33 +86,25 @@ def anonymous_memory(num_bytes: int) -> mmap.mmap:
 
 
 class Slab:
-    """A page-aligned private block of memory, page-locked for the GPU where asked."""
+    """A page-aligned private block of memory, page-locked for a GPU where there is one."""
 
-    def __init__(self, num_bytes: int, pin: bool) -> None:
-        """Allocate; pages are touched when they are first written.
+    def __init__(self, num_bytes: int, accelerator: Accelerator | None = None) -> None:
+        """Allocate; pages are touched when they are first written, or page-locked for the `accelerator`.
 
         Raises:
-            RuntimeError: the memory cannot be page-locked.
+            ShardError: the machine does not give so much, or it cannot be page-locked.
         """
         self.memory = anonymous_memory(num_bytes)
-        if pin:
-            address = np.frombuffer(self.memory, np.uint8).ctypes.data
-            cudart = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-            error = cudart.cudaHostRegister(address, len(self.memory), 0)
-            if int(error) != 0:
-                raise RuntimeError(
-                    f"cudaHostRegister could not page-lock {len(self.memory)} bytes (error {int(error)}): raise the "
-                    "limit `ulimit -l`, use fewer slabs, or set pin_memory to false"
-                )
-            weakref.finalize(self, cudart.cudaHostUnregister, address)
+        if accelerator is not None:
+            weakref.finalize(self, accelerator.unlock, accelerator.lock(self.memory))
 
 
 class SlabRing:
     """Hands out slabs and takes them back. Taking is for one thread; slabs may come back from any."""
 
-    def __init__(self, num_slabs: int, pin: bool = False) -> None:
-        """Prepare a ring of `num_slabs` slabs; they are allocated when first needed."""
-        self._num_slabs, self._pin = num_slabs, pin
+    def __init__(self, num_slabs: int, accelerator: Accelerator | None = None) -> None:
+        """Prepare a ring of `num_slabs` slabs, allocated when first needed, and page-locked for an `accelerator`."""
+        self._num_slabs, self._accelerator = num_slabs, accelerator
         self.num_bytes = 0  # of a slab: as many as the largest batch needed, or more
         self._free: deque[Slab] = deque()
         self._returned: deque[Slab] = deque()
@@ -134,7 +126,7 @@ class SlabRing:
         if slab is None:
             if self.num_allocated >= self._num_slabs and not grow:
                 return None
-            slab = Slab(self.num_bytes, self._pin)
+            slab = Slab(self.num_bytes, self._accelerator)
             self.num_allocated += 1
         lease = np.frombuffer(slab.memory, np.uint8)
         returned = self._returned
@@ -146,6 +138,8 @@ class SlabRing:
         while self._returned:
             slab = self._returned.popleft()
             del self._leases[id(slab)]
+            if self._accelerator is not None:
+                self._accelerator.released(slab.memory)
             if self.num_allocated > self._num_slabs:
                 self.num_allocated -= 1
             else:

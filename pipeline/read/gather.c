@@ -1,6 +1,8 @@
-/* Gathers rows of a batch out of mapped files. Two things that the C library's memcpy does not do for pieces of a few
- * kilobytes make it faster: it writes past the caches, so that the batch's old contents are not read first, and it
- * fetches the next piece while it copies this one, which no hardware prefetcher can foresee.
+/* Gathers rows of a batch out of mapped files. Three things that the C library's memcpy does not do for pieces of a few
+ * kilobytes make it faster: it writes past the caches, so that the batch's old contents are not read first; it copies
+ * all pages of a piece at the same time; and it touches the next piece meanwhile, which no CPU can foresee (copy.h).
+ *
+ * One binary has the copy in each width of registers; which is taken, the CPU that runs it says.
  *
  * Nothing else in the project reads a mapping: here alone a page that is not there any more is survived (guard.c).
  *
@@ -14,59 +16,113 @@
 
 #define EXPORTED __attribute__((visibility("default")))
 #define LINE_BYTES 64
-#define AHEAD_BYTES 4096
+#define PAGE_BYTES 4096
+#define MOST_PIECE_BYTES (4 * PAGE_BYTES) /* more is a run */
 
-#ifdef __SSE2__
-#include <emmintrin.h>
+/* A way to copy. Where it wants the destination aligned, pieces that are not fall to the next way. */
+struct way {
+    const char *name;
+    size_t alignment;
+    void (*piece)(uint8_t *to, const uint8_t *from, size_t size, const uint8_t *next);
+    void (*run)(uint8_t *to, const uint8_t *from, size_t size);
+};
 
-static void copy_line(uint8_t *to, const uint8_t *from) {
-    for (int i = 0; i < LINE_BYTES; i += 16)
-        _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((const __m128i *)(from + i)));
+static void memcpy_piece(uint8_t *to, const uint8_t *from, size_t size, const uint8_t *next) {
+    (void)next;
+    memcpy(to, from, size);
 }
 
-static int can_stream(const uint8_t *to) { return (uintptr_t)to % 16 == 0; }
+static void memcpy_run(uint8_t *to, const uint8_t *from, size_t size) { memcpy(to, from, size); }
 
+#ifdef __x86_64__
+#include <immintrin.h>
+
+#define NAME(function) function##_avx512
+#define TARGET __attribute__((target("avx512f")))
+#define COPY_LINE(to, from) _mm512_stream_si512((void *)(to), _mm512_loadu_si512((const void *)(from)))
+#include "copy.h"
+
+#define NAME(function) function##_avx2
+#define TARGET __attribute__((target("avx2")))
+#define COPY_LINE(to, from)                                                                                            \
+    for (int i = 0; i < LINE_BYTES; i += 32)                                                                           \
+    _mm256_stream_si256((__m256i *)((to) + i), _mm256_loadu_si256((const __m256i *)((from) + i)))
+#include "copy.h"
+
+#define NAME(function) function##_sse2
+#define TARGET
+#define COPY_LINE(to, from)                                                                                            \
+    for (int i = 0; i < LINE_BYTES; i += 16)                                                                           \
+    _mm_stream_si128((__m128i *)((to) + i), _mm_loadu_si128((const __m128i *)((from) + i)))
+#include "copy.h"
+
+static const struct way ways[] = {
+    {"avx512", 64, copy_piece_avx512, copy_run_avx512},
+    {"avx2", 32, copy_piece_avx2, copy_run_avx2},
+    {"sse2", 16, copy_piece_sse2, copy_run_sse2},
+    {"memcpy", 1, memcpy_piece, memcpy_run},
+};
+
+static int can(const struct way *way) {
+    if (way->alignment == 64)
+        return __builtin_cpu_supports("avx512f") != 0;
+    return way->alignment != 32 || __builtin_cpu_supports("avx2") != 0;
+}
+
+/* Stores past the caches are seen by others in their order from here on. */
 static void finish(void) { _mm_sfence(); }
 #else
-static void copy_line(uint8_t *to, const uint8_t *from) { memcpy(to, from, LINE_BYTES); }
+static const struct way ways[] = {{"memcpy", 1, memcpy_piece, memcpy_run}};
 
-static int can_stream(const uint8_t *to) { return to != NULL; }
+static int can(const struct way *way) { return way != NULL; }
 
 static void finish(void) {}
 #endif
 
-/* Copies `size` bytes while it fetches as many from `next` on into the cache; fetching from nowhere does no harm. */
-static void copy(uint8_t *to, const uint8_t *from, size_t size, const uint8_t *next) {
-    size_t done = 0;
-    if (can_stream(to))
-        for (; done + LINE_BYTES <= size; done += LINE_BYTES) {
-            __builtin_prefetch(next + done);
-            copy_line(to + done, from + done);
-        }
-    memcpy(to + done, from + done, size - done);
+#define NUM_WAYS ((int)(sizeof ways / sizeof *ways))
+
+/* The name of a way to copy, the fastest first; NULL beyond the last, "" where this CPU does not have it. */
+EXPORTED const char *reelshard_way(int number) {
+    if (number < 0 || number >= NUM_WAYS)
+        return NULL;
+    return can(&ways[number]) ? ways[number].name : "";
 }
 
 struct job {
+    const struct way *way;
     uint8_t *out;
     const uint64_t *sources;
     const int64_t *positions;
     size_t num_rows, num_chosen, num_pieces, piece_bytes;
 };
 
+/* The first of the ways from `number` on that this CPU has and that `out`, filled in steps of `step` bytes, allows. */
+static const struct way *choose(int number, const uint8_t *out, size_t step) {
+    for (; number < NUM_WAYS - 1; number++)
+        if (can(&ways[number]) && (uintptr_t)out % ways[number].alignment == 0 &&
+            step % ways[number].alignment == 0)
+            break;
+    return &ways[number];
+}
+
 /* Copies one row; false if it names a piece that does not exist. */
 static int copy_row(const struct job *job, size_t row, const uint8_t *source) {
-    uint8_t *to = job->out + row * job->num_chosen * job->piece_bytes;
+    size_t size = job->piece_bytes;
+    uint8_t *to = job->out + row * job->num_chosen * size;
     if (job->positions == NULL) {
-        copy(to, source, job->num_pieces * job->piece_bytes, source + AHEAD_BYTES);
+        job->way->run(to, source, job->num_pieces * size);
         return 1;
     }
     const int64_t *chosen = job->positions + row * job->num_chosen;
-    for (size_t i = 0; i < job->num_chosen; i++, to += job->piece_bytes) {
+    for (size_t i = 0; i < job->num_chosen; i++, to += size) {
         if (chosen[i] < 0 || (size_t)chosen[i] >= job->num_pieces)
             return 0;
         size_t next = (size_t)chosen[i + 1 < job->num_chosen ? i + 1 : i];
-        const uint8_t *ahead = source + (next < job->num_pieces ? next : 0) * job->piece_bytes;
-        copy(to, source + (size_t)chosen[i] * job->piece_bytes, job->piece_bytes, ahead);
+        const uint8_t *from = source + (size_t)chosen[i] * size;
+        if (size == 0 || size > MOST_PIECE_BYTES)
+            job->way->run(to, from, size);
+        else
+            job->way->piece(to, from, size, source + (next < job->num_pieces ? next : 0) * size);
     }
     return 1;
 }
@@ -90,11 +146,13 @@ __attribute__((noinline)) static int copy_rows(const struct job *job, struct gua
  * sources:   address of each row's payload, num_pieces x piece_bytes; 0 leaves the row of `out` as it is.
  * positions: num_rows x num_chosen, which pieces to take; NULL takes all, and num_chosen is num_pieces.
  * lost:      num_rows; set to 1 for each row whose source was not there (SIGBUS), which is then undefined in `out`.
+ * way:       number of the way to copy, or of the first to be considered; 0 is the fastest of this CPU.
  *
  * Returns 0; 1 + the row that names a piece which does not exist; or -1 if SIGBUS cannot be had. */
 EXPORTED int reelshard_copy_rows(uint8_t *out, const uint64_t *sources, const int64_t *positions, uint8_t *lost,
-                                 size_t num_rows, size_t num_chosen, size_t num_pieces, size_t piece_bytes) {
-    const struct job job = {out, sources, positions, num_rows, num_chosen, num_pieces, piece_bytes};
+                                 size_t num_rows, size_t num_chosen, size_t num_pieces, size_t piece_bytes, int way) {
+    const struct way *chosen = choose(way, out, positions == NULL ? num_pieces * piece_bytes : piece_bytes);
+    const struct job job = {chosen, out, sources, positions, num_rows, num_chosen, num_pieces, piece_bytes};
     struct guard *guard = guard_enter();
     if (guard == NULL)
         return -1;

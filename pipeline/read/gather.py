@@ -1,6 +1,7 @@
 """The one copy of a masked or whole row, out of a mapped file into the batch, and of bytes that are to be checked.
 
-`gather.c` does it 1.2 to 1.5 times as fast as numpy (docs/performance.md), and survives a file that is cut or
+`gather.c` does it 1.2 to 1.9 times as fast as numpy (docs/performance.md), in the widest registers that the CPU at hand
+has, and survives a file that is cut or
 overwritten meanwhile, which no copy from Python can: a page that is not there any more is SIGBUS. So where it was not
 compiled at installation, `COMPILED` is false and files are read, not mapped.
 """
@@ -21,13 +22,15 @@ NO_SIGBUS = -1
 def _load(path: str) -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(path)
-        rows, whole = library.reelshard_copy_rows, library.reelshard_copy_bytes
+        rows, whole, way = library.reelshard_copy_rows, library.reelshard_copy_bytes, library.reelshard_way
     except (OSError, AttributeError):  # not there, of another machine, or of another version
         return None
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
-    rows.argtypes = [pointer, pointer, pointer, pointer, size, size, size, size]
+    rows.argtypes = [pointer, pointer, pointer, pointer, size, size, size, size, ctypes.c_int]
     whole.argtypes = [pointer, pointer, size]
+    way.argtypes = [ctypes.c_int]
     rows.restype = whole.restype = ctypes.c_int
+    way.restype = ctypes.c_char_p
     return library
 
 
@@ -35,8 +38,23 @@ _library = _load(str(LIBRARY))
 COMPILED = _library is not None
 
 
+def _ways() -> dict[str, int]:
+    names: list[bytes] = []
+    while _library is not None and (name := _library.reelshard_way(len(names))) is not None:
+        names.append(name)
+    return {name.decode(): number for number, name in enumerate(names) if name}
+
+
+WAYS = _ways()  # ways to copy that this CPU has, by name, the fastest first; none where nothing was compiled
+
+
 def gather(
-    out: NDArray[np.uint8], sources: NDArray[np.uint64], positions: NDArray[np.int64] | None, num_pieces: int
+    out: NDArray[np.uint8],
+    sources: NDArray[np.uint64],
+    positions: NDArray[np.int64] | None,
+    num_pieces: int,
+    *,
+    way: str | None = None,
 ) -> NDArray[np.bool_]:
     """Fill the rows of `out` from memory at given addresses; the GIL is released meanwhile.
 
@@ -46,6 +64,7 @@ def gather(
             a row of `out` as it is.
         positions: i64 `[B, P]`, contiguous: which pieces to take; None takes all in order, and P is `num_pieces`.
         num_pieces: pieces of a payload.
+        way: one of `WAYS`, to compare them; None takes the fastest. Where the alignment of `out` forbids it, the next.
 
     Returns:
         bool `[B]`: rows that were lost, since a page of the mapped file is not there any more (it was cut or
@@ -65,8 +84,10 @@ def gather(
         assert positions.shape == (num_rows, num_chosen)
         chosen = positions.ctypes.data
     lost = np.zeros(num_rows, np.bool_)
+    sizes = num_rows, num_chosen, num_pieces, piece_bytes
+    number = 0 if way is None else WAYS[way]
     status = _library.reelshard_copy_rows(
-        out.ctypes.data, sources.ctypes.data, chosen, lost.ctypes.data, num_rows, num_chosen, num_pieces, piece_bytes
+        out.ctypes.data, sources.ctypes.data, chosen, lost.ctypes.data, *sizes, number
     )
     if status == NO_SIGBUS:
         raise _too_many_handlers()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.builder.decode.decoders import VideoDecoder
+from shards.cores import usable_cores
 
 
 class TeacherFacts(Protocol):
@@ -124,7 +124,7 @@ class BuildConfig:
     @property
     def num_workers(self) -> int:
         """Decoders to start."""
-        return self.workers or len(os.sched_getaffinity(0))
+        return self.workers or usable_cores()
 
     def allowed_failures(self, num_items: int) -> int:
         """Return how many of `num_items` may fail before the build stops."""

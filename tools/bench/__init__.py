@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from tools.bench.step import add_arguments as add_step_arguments
+
+if TYPE_CHECKING:
+    from shards.dataset import ShardDataset
 
 BATCH_SIZE = 32
 NUM_BUILD_CLIPS = 384  # enough that starting processes and syncing one shard do not count
 
-HELP = "measure the loader against the machine's ceilings and against other loaders"
+HELP = "measure the loader against the machine's ceilings and against other loaders; or building, or training"
 DESCRIPTION = """
 Measures clips per second of batches from DATASET, everything in one run and in turn: the loader, a bare loop that
 copies the same bytes with the same threads, and other loaders, each at the best of a few settings. Every batch is
@@ -29,16 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", default="", metavar="NAME", help="with --recipe: as this source of a mix")
     parser.add_argument("--build", action="store_true", help="measure the builder instead, on videos made for it")
     parser.add_argument("--teacher", metavar="ID_OR_PATH", help="with --build: also this VideoMAE and builds with it")
-    parser.add_argument("--device", help="with --build --teacher: the teacher's device, such as cuda:0 (default: auto)")
+    parser.add_argument("--device", help="of --train, or the teacher's of --build: such as cuda:0 (default: auto)")
     parser.add_argument(
         "--synthesize", type=int, metavar="N", help="make DATASET with N samples of the reference geometry"
     )
     parser.add_argument("--mask", type=float, default=None, metavar="RATIO", help="tube mask ratio, such as 0.75")
+    parser.add_argument(
+        "--copies", action="store_true", help="measure the copy alone, in each way that this CPU has, and nothing else"
+    )
     parser.add_argument("--cold", action="store_true", help="drop the page cache before each measurement")
     parser.add_argument("--threads", type=_numbers, default=(1, 2, 4), metavar="N,...", help="thread counts to try")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="samples per batch of a rank (default: 32)")
     parser.add_argument(
-        "--against", type=_names, default=(), metavar="NAME,...", help="webdataset,dali,mosaicml,litdata"
+        "--against", type=_names, default=(), metavar="NAME,...", help="webdataset,dali,mosaicml,litdata,memmap"
     )
     parser.add_argument(
         "--verify", type=_settings, default=(), metavar="NAME,...", help="also with these: never,sample,first,always"
@@ -49,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limits", action="store_true", help="also: interpreter time, state, start with a million samples"
     )
+    add_step_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to FILE")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw a bar chart")
 
@@ -88,14 +97,9 @@ def run(args: argparse.Namespace) -> int:
     from tools.progress import track
 
     logging.getLogger().setLevel(logging.WARNING)
-    if (args.teacher or args.device) and not (args.build and args.teacher):
-        raise ValueError("--teacher and --device measure builds with a teacher: give `--build --teacher ID_OR_PATH`")
-    if args.build:
-        return run_build(args)
-    if args.recipe is not None and args.data is not None:
-        return run_system(args)
-    if args.source or getattr(args, "overrides", []):
-        raise ValueError("values of a recipe and --source have a meaning with --recipe NAME only")
+    other = _other_measurement(args)
+    if other is not None:
+        return other(args)
     if args.data is None:
         raise ValueError("bench needs a DATASET, or --build to measure the builder")
     if args.synthesize is not None and not (args.data / "dataset.json").exists():
@@ -107,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(
                 f"bench needs clip and target in the tubes layout; {name} is {dataset.schema[name].layout}"
             )
+    if args.copies:
+        return run_copies(args, dataset)
     if len(dataset) < args.batch_size * args.ranks:
         raise ValueError(f"{len(dataset)} samples do not fill one batch of {args.batch_size} on {args.ranks} ranks")
     results = measure(args)
@@ -122,6 +128,41 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_copies(args: argparse.Namespace, dataset: ShardDataset) -> int:
+    """Measure the copy out of mapped shards, and report."""
+    from shards.format.publish import publish_json
+    from tools.bench.copies import copies_as_json, measure_copies, print_copies
+    from tools.progress import track
+
+    with track("copying", total=args.rounds + 1, unit="rounds") as advance:
+        results = measure_copies(dataset, threads=args.threads, rounds=args.rounds, progress=advance)
+    print_copies(results, machine())
+    if args.json:
+        publish_json(args.json, {"machine": machine(), "copies": copies_as_json(results)})
+    return 0
+
+
+def _other_measurement(args: argparse.Namespace) -> Callable[[argparse.Namespace], int] | None:
+    """What is measured in the place of the loader, by the flags.
+
+    Raises:
+        ValueError: they do not belong together.
+    """
+    if args.train is not None:
+        return run_step
+    if args.batch_sizes or args.variants or args.peak_tflops or args.peak_gb_per_second:
+        raise ValueError("--batch-sizes, --variants and --peak-... have a meaning with --train RECIPE only")
+    if (args.teacher or args.device) and not (args.build and args.teacher):
+        raise ValueError("--teacher and --device measure builds with a teacher: give `--build --teacher ID_OR_PATH`")
+    if args.build:
+        return run_build
+    if args.recipe is not None and args.data is not None:
+        return run_system
+    if args.source or getattr(args, "overrides", []):
+        raise ValueError("values of a recipe and --source have a meaning with --recipe NAME only")
+    return None
+
+
 def run_system(args: argparse.Namespace) -> int:
     """Measure how fast a system's reads are served, and report."""
     from shards.format.publish import publish_json
@@ -133,6 +174,9 @@ def run_system(args: argparse.Namespace) -> int:
         if getattr(args, name) not in (None, (), False, defaults.get(name)):
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} has no meaning with --recipe, which measures how its own system reads")
+    for override in args.overrides:
+        if override.startswith(("--train.", "--optim.")):
+            raise ValueError(f"{override} has no effect on reading; --train RECIPE measures training")
     recipe = load_recipe(args.recipe, args.overrides)
     rates, draw = measure_reads(
         recipe,
@@ -148,6 +192,19 @@ def run_system(args: argparse.Namespace) -> int:
     if args.json:
         publish_json(args.json, results)
     return 0
+
+
+def run_step(args: argparse.Namespace) -> int:
+    """Measure how fast a system trains, and report."""
+    from tools.bench.step import run
+
+    defaults = {"ranks": 1, "batch_size": BATCH_SIZE}
+    others = ("recipe", "build", "teacher", "mask", "cold", "against", "verify", "limits", "png", "ranks", "batch_size")
+    for name in others:
+        if getattr(args, name) not in (None, (), False, defaults.get(name)):
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} has no meaning with --train, which takes the recipe's values and --batch-sizes")
+    return run(args, machine())
 
 
 def run_build(args: argparse.Namespace) -> int:

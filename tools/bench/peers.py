@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
@@ -192,7 +193,7 @@ class MosaicStreaming:
                 raw = super().__getitem__(index)
                 arrays = {}
                 for name in GATHER:
-                    payload = np.frombuffer(bytearray(raw[name]), schema[name].dtype)
+                    payload = np.frombuffer(raw[name], schema[name].dtype)
                     arrays[name] = payload.reshape(schema[name].fixed_shape)
                 return gather(arrays)
 
@@ -207,16 +208,66 @@ class MosaicStreaming:
             yield arrived(batch)
 
 
-PEERS: dict[str, type[StockWebDataset] | type[Dali] | type[LitData] | type[MosaicStreaming]] = {
+class Memmap:
+    """What many write by hand: one array a field on disk, `np.memmap`, and torch's DataLoader."""
+
+    settings = (0, 1, 2)
+
+    def __init__(self, dataset: ShardDataset, case: Case, setting: int) -> None:
+        """Write the arrays once, beside the data set; `setting` is the number of workers."""
+        directory = dataset.directory.with_name(dataset.directory.name + ".memmap")
+        shapes = {name: (len(dataset), *dataset.schema[name].fixed_shape) for name in GATHER}
+        if not directory.exists():
+            unfinished = directory.with_name(directory.name + ".tmp")
+            unfinished.mkdir(exist_ok=True)
+            for name, shape in shapes.items():
+                array = open_memmap(unfinished / f"{name}.npy", "w+", dataset.schema[name].dtype, shape)
+                for number in range(len(dataset)):
+                    array[number] = dataset.read(number, name)
+                array.flush()
+            unfinished.rename(directory)
+        arrays = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in GATHER}
+        generator = torch.Generator().manual_seed(case.seed)
+        self._loader: DataLoader[Any] = DataLoader(
+            _Rows(arrays, Gather(dataset, case)),
+            batch_size=case.batch_size,
+            shuffle=True,
+            generator=generator,
+            num_workers=setting,
+            drop_last=True,
+            persistent_workers=setting > 0,
+        )
+
+    def epoch(self) -> Iterator[Arrived | int]:
+        """Batches of one pass."""
+        for batch in self._loader:
+            yield arrived(batch)
+
+
+class _Rows(torch.utils.data.Dataset[Sample]):
+    """A sample a row of each array."""
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], gather: Gather) -> None:
+        self._arrays, self._gather = arrays, gather
+
+    def __len__(self) -> int:
+        return len(self._arrays["clip"])
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._gather({name: array[index] for name, array in self._arrays.items()})
+
+
+PEERS: dict[str, type[StockWebDataset] | type[Dali] | type[LitData] | type[MosaicStreaming] | type[Memmap]] = {
     "webdataset": StockWebDataset,
     "webdataset-whole": WholeWebDataset,
     "dali": Dali,
     "mosaicml": MosaicStreaming,
     "litdata": LitData,
+    "memmap": Memmap,
 }
 
 
 def remove_conversions(dataset: Path) -> None:
     """Delete the copies of a data set that peers needed in formats of their own."""
-    for suffix in (".litdata", ".mds"):
+    for suffix in (".litdata", ".mds", ".memmap"):
         shutil.rmtree(dataset.with_name(dataset.name + suffix), ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Data sets of the reference geometry without any video: for measuring readers, not for learning."""
+"""Data sets of clips without any video, of the reference geometry or another: for measuring, not for learning."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from model.grid import GridConfig
 from shards.format.manifest import Manifest, shard_name
 from shards.format.publish import canonical_json
 from shards.format.schema import Field, Schema
@@ -19,10 +20,16 @@ NUM_TIMES, TUBELET, PATCH, POSITIONS, TARGET_DIM = 8, 2, 16, 196, 384
 
 def reference_schema(target_dim: int = TARGET_DIM) -> Schema:
     """Clip u8 16x224x224x3 and target f16 1568x`target_dim` in the tubes layout, and JSON."""
+    return schema_of(GridConfig(target_dim=target_dim))
+
+
+def schema_of(grid: GridConfig) -> Schema:
+    """Clip u8 and target f16 of a grid in the tubes layout, and JSON."""
+    places, tube = (grid.num_positions, grid.num_times), (grid.tubelet, grid.patch, grid.patch, 3)
     return Schema(
         (
-            Field(name="clip", dtype="|u1", shape=(POSITIONS, NUM_TIMES, TUBELET, PATCH, PATCH, 3), layout="tubes"),
-            Field(name="target", dtype="<f2", shape=(POSITIONS, NUM_TIMES, target_dim), layout="tubes"),
+            Field(name="clip", dtype="|u1", shape=(*places, *tube), layout="tubes"),
+            Field(name="target", dtype="<f2", shape=(*places, grid.target_dim), layout="tubes"),
             Field(name="json"),
         )
     )
@@ -34,16 +41,17 @@ def synthesize(
     *,
     samples_per_shard: int = 64,
     target_dim: int = TARGET_DIM,
+    grid: GridConfig | None = None,
     progress: Progress = untold,
 ) -> Manifest:
-    """Write `num_samples` samples of noise; every sample's bytes differ.
+    """Write `num_samples` samples of noise, of `grid` or of the reference; the samples of a shard differ.
 
     Raises:
         ValueError: no sample is asked for, or the disk has no room for them.
     """
     if num_samples < 1:
         raise ValueError(f"--synthesize takes a positive number of samples, got {num_samples}")
-    schema = reference_schema(target_dim)
+    schema = reference_schema(target_dim) if grid is None else schema_of(grid)
     directory.mkdir(parents=True, exist_ok=True)
     needed = round(num_samples * sum(field.num_bytes for field in schema if field.is_array) * 1.005)
     free = shutil.disk_usage(directory).free

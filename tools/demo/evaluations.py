@@ -136,7 +136,7 @@ def evaluate_student(
     config: ProbeConfig,
     *,
     seed: int,
-    threads: int,
+    threads: int | None,
     advance: Progress = untold,
 ) -> dict[str, Any]:
     """Measure a student.
@@ -146,7 +146,7 @@ def evaluate_student(
         paths: data sets by role, `train` and `val`, with captions.
         config: of the probe.
         seed: of the weights of the untrained student: that of the run, so that it is what the trained one began as.
-        threads: that read clips.
+        threads: that read clips; None takes one a core.
         advance: called with the number of samples after every batch.
 
     Returns:

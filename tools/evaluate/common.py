@@ -44,7 +44,7 @@ def add_encoder_arguments(parser: argparse.ArgumentParser, *, required: bool = T
     if not reading:
         return
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help=f"clips in a batch (default {BATCH_SIZE})")
-    parser.add_argument("--threads", type=int, default=2, help="that read clips (default 2)")
+    parser.add_argument("--threads", type=int, help="that read clips (default: one a core, 8 at most)")
 
 
 def add_result_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +67,7 @@ class Bench:
         datasets: by role.
         world: the ranks.
         batch_size: clips in a batch of all ranks.
-        threads: that read clips.
+        threads: that read clips; None takes one a core.
         views: what was found when the views were compared, for the terminal.
         recipe: of the run or the weights; None of a published model.
     """
@@ -76,7 +76,7 @@ class Bench:
     datasets: Mapping[str, ShardDataset]
     world: World
     batch_size: int
-    threads: int
+    threads: int | None
     views: str
     recipe: Recipe | None = None
 
@@ -207,8 +207,8 @@ def refuse_small_numbers(args: argparse.Namespace) -> None:
         ValueError: it says which.
     """
     for name in ("batch_size", "threads"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give at least 1")
+        if (given := getattr(args, name)) is not None and given < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {given}; give at least 1")
     if unused := [each for each in args.overrides if each.startswith("--data.")]:
         raise ValueError(f"{unused[0]} has no effect here: give --batch-size and --threads")
 

@@ -46,14 +46,15 @@ def run(args: argparse.Namespace) -> int:
     world = World.from_env()
     device = recipe.train.torch_device(world.local_rank)
     use_device(device)
+    accelerator = recipe.train.accelerator(world.local_rank)
 
     def failures() -> int:
         mine = sum(finding.status == "fail" for finding in findings)
         return int(sum_over_ranks(torch.tensor(mine, device=device), world).item())
 
     with process_group(world, device):
-        findings = machine_checks(device, world)
-        rehearsal = Rehearsal(recipe, data, args.out, device=device, world=world, num_batches=args.batches)
+        findings = machine_checks(accelerator, world)
+        rehearsal = Rehearsal(recipe, data, args.out, accelerator, world, num_batches=args.batches)
         findings += rehearsal.data_checks()
         num_failed = failures()
         if num_failed == 0:  # ranks step together: only if all of them can

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from pipeline.accelerator import Accelerator
 from pipeline.world import World
 from tools.preflight.finding import Finding, Status, check
 from tools.revision import PACKAGES, git_revision, package_versions
@@ -21,13 +22,13 @@ THEIRS = ("torch", "numpy", "safetensors", "transformers", "webdataset", "msgpac
 ALSO_NAMED = ("webdataset", "braceexpand", "einops", "msgpack", "av", "decord")
 
 
-def machine_checks(device: torch.device, world: World) -> list[Finding]:
+def machine_checks(accelerator: Accelerator, world: World) -> list[Finding]:
     """All of them."""
     return [
         check("environment", _environment),
         check("imports", _imports),
-        check("device", lambda: _device(device)),
-        check("all-reduce", lambda: _all_reduce(device, world)),
+        check("device", lambda: _device(accelerator)),
+        check("all-reduce", lambda: _all_reduce(accelerator.device, world)),
     ]
 
 
@@ -55,13 +56,14 @@ def _origin(name: str) -> Path:
     return Path(file or ".").resolve().parent
 
 
-def _device(device: torch.device) -> tuple[Status, str]:
+def _device(accelerator: Accelerator) -> tuple[Status, str]:
+    device = accelerator.device
     if device.type != "cuda":
         return "warn", f"{device}: no GPU, {torch.get_num_threads()} threads; fine for a small model"
     properties = torch.cuda.get_device_properties(device)
     what = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
-    if not torch.cuda.is_bf16_supported(including_emulation=False):
-        return "warn", f"{what}; no bf16: use --train.precision fp16"
+    if not accelerator.has_bf16:
+        return "warn", f"{what}; no bf16: train.precision auto takes fp16, and bf16 is refused"
     return "pass", what
 
 

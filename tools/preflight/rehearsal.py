@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from pipeline.accelerator import Accelerator
 from pipeline.device import DeviceLoader
 from pipeline.world import World
 from shards.dataset import ShardDataset
@@ -23,6 +24,7 @@ from tools.preflight.finding import Finding, Status, check
 from tools.preflight.shared_memory import SharedMemoryWatch
 from tools.systems import system_of
 from tools.systems.base import Recipe
+from training.compiling import compile_mode
 from training.learner import Learner
 from training.metrics import Interval
 from training.optim import refuse_long_warmup
@@ -39,14 +41,14 @@ class Rehearsal:
         recipe: Recipe,
         data: Mapping[str, Path],
         out: Path,
-        *,
-        device: torch.device,
+        accelerator: Accelerator,
         world: World,
+        *,
         num_batches: int,
     ) -> None:
         """Make a student; nothing is read yet. `data` is by source, "" where there is one."""
         self.recipe, self.data, self.out = recipe, data, out
-        self.device, self.world, self.num_batches = device, world, num_batches
+        self.accelerator, self.world, self.num_batches = accelerator, world, num_batches
         torch.manual_seed(recipe.train.seed)
         self.system = system_of(recipe)
         self.objective = self.system.make_objective(recipe)
@@ -85,10 +87,11 @@ class Rehearsal:
     def _make_loader(self) -> tuple[Status, str]:
         refuse_other_mix(self.recipe.data, self.data)
         datasets = {name: ShardDataset.open(path) for name, path in self.data.items()}
-        self._loader = loader = TrainingLoader(self.recipe, datasets, self.device, self.world)
+        self._loader = loader = TrainingLoader(self.recipe, datasets, self.accelerator, self.world)
         data = self.recipe.data
         refuse_long_warmup(self.recipe.train.num_steps(loader.num_batches), self.recipe.optim)
-        what = f"{spell_batch(loader, self.recipe, self.world)}, {data.threads} threads, reader {data.reader}"
+        threads = data.num_threads(self.world)
+        what = f"{spell_batch(loader, self.recipe, self.world)}, {threads} threads, reader {data.reader}"
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if soft < 256:
             return "warn", f"{what}; only {soft} open files are allowed: ulimit -n 4096"
@@ -98,7 +101,7 @@ class Rehearsal:
         """The first batch of a source, by what the system expects of it."""
         assert self._loader is not None
         feed = self._loader.feeds[name]
-        batch = next(iter(DeviceLoader(self._loader.sources[name], self.device, normalize=feed.normalize)))
+        batch = next(iter(DeviceLoader(self._loader.sources[name], self.accelerator, normalize=feed.normalize)))
         batch.source = name
         broken = int((~batch["valid"] & (batch["index"] >= 0)).sum())
         if broken:
@@ -155,8 +158,8 @@ class Rehearsal:
         """A few steps at a learning rate of zero, through the code of the run."""
         assert self._loader is not None
         config = dataclasses.replace(self.recipe.train, compile=None)
-        learner = Learner(self.objective, config, self.recipe.optim, self.world, self.device)
-        window = Interval(self.device, self._loader.stats())
+        learner = Learner(self.objective, config, self.recipe.optim, self.world, self.accelerator)
+        window = Interval(self.accelerator, self._loader.stats())
         for batch in itertools.islice(itertools.chain.from_iterable(itertools.repeat(self._loader)), NUM_STEPS):
             result = learner.step(batch, 0.0, window.clock)
             window.add(result)
@@ -166,13 +169,14 @@ class Rehearsal:
         precision = str(learner.dtype or "float32").removeprefix("torch.")
         what = f"{NUM_STEPS} steps in {precision}, loss {row['loss']:.4f}, gradient norm {row['grad_norm']:.3g}, "
         what += f"{row['clips_per_second']:,.0f} clips/s with the first step's preparations"
-        mode = self.recipe.train.compile
+        mode = compile_mode(self.recipe.train.compile, self.accelerator.device)
         return "pass", what if mode is None else f"{what}; torch.compile ({mode}) was not tried"
 
     def _memory(self) -> tuple[Status, str]:
-        if self.device.type == "cuda":
-            used = torch.cuda.max_memory_reserved(self.device)
-            total = torch.cuda.get_device_properties(self.device).total_memory
+        device = self.accelerator.device
+        if device.type == "cuda":
+            used = torch.cuda.max_memory_reserved(device)
+            total = torch.cuda.get_device_properties(device).total_memory
             advice = "--train.chunk_size or --train.recompute true need less"
         else:
             used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.reads import Reads
     from shards.builder import SampleKind, Source, Teacher
     from shards.dataset import ShardDataset
+    from shards.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +34,17 @@ class DataConfig(LoaderConfig):
     Attributes:
         mix: where several data sets are trained on (`--data NAME=PATH` each): name -> its share of the batches, by
             weights that need not add up to 1. An epoch is one pass over the heaviest; the others begin anew as needed.
+        evaluation_batch_size: samples that a device takes at once in an evaluation, which reads them whole and does not
+            cut them into chunks; with a length budget it does not count. A held-out loss takes the batches of training.
     """
 
     mix: Mapping[str, float] | None = None
+    evaluation_batch_size: int = 32
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.evaluation_batch_size < 1:
+            raise ValueError(f"evaluation_batch_size must be at least 1, got {self.evaluation_batch_size}")
         weights = list((self.mix or {}).values())
         if self.mix is not None and (not all(0 <= weight < math.inf for weight in weights) or not any(weights)):
             raise ValueError(f"mix is {dict(self.mix)}; give each source a weight of 0 or more, and one more than 0")
@@ -234,6 +240,16 @@ class System(Protocol[R_contra]):
             ValueError: it is not one to train on.
         """
         del recipe, batch
+
+    def synthesize(self, recipe: R_contra, directory: Path, num_samples: int, progress: Progress) -> None:
+        """Write a data set to measure training on (`reelshard bench --train`): of the recipe's geometry.
+
+        Raises:
+            ValueError: the system makes none.
+        """
+        raise ValueError(
+            f"{self.title} makes no data set for a measurement; name one: reelshard bench DATASET --train ..."
+        )
 
     def rehearsals(self, recipe: R_contra) -> Mapping[str, Callable[[ShardDataset, int], str]]:
         """Further checks of `preflight`: name -> check of (data set, rows of a batch), which says what it found."""

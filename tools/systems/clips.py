@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from evaluation.knn import KNNConfig, knn
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.order.draws import Mask
     from shards.builder import SampleKind
     from shards.dataset import ShardDataset
+    from shards.progress import Progress
 
 
 class Masked(Protocol):
@@ -128,9 +130,8 @@ class ClipSystem(System[C_contra], Protocol[C_contra]):
         for name in ("clip", "target"):
             shape = dataset.schema[name].shape or ()
             shapes[name] = (*mask.shapes[gather[name]], *shape[1:]) if name in gather else shape
-        normalize = {"clip": IMAGENET}
         reads = Reads(fields=("clip", "target"), gather=gather, draws=(mask,))
-        return Feed(reads=reads, normalize=normalize, shapes=shapes)
+        return Feed(reads=reads, shapes=shapes)  # the student takes bytes
 
     def make_teacher(self, recipe: C_contra, device: str) -> VideoMAETeacher | None:
         """The recipe's VideoMAE; None for the id 'none'."""
@@ -169,6 +170,12 @@ class ClipSystem(System[C_contra], Protocol[C_contra]):
     def encoder(self, objective: nn.Module) -> nn.Module:
         """The student's encoder."""
         return encoder_of(objective)
+
+    def synthesize(self, recipe: C_contra, directory: Path, num_samples: int, progress: Progress) -> None:
+        """Noise in the tubes layout, of the model's grid and width."""
+        from tools.bench.synthesize import synthesize
+
+        synthesize(directory, num_samples, grid=recipe.model, progress=progress)
 
     def check_batch(self, recipe: C_contra, batch: Mapping[str, Tensor]) -> None:
         """Whether the mask covers the clip.

@@ -69,8 +69,8 @@ class SALTObjective(nn.Module):
         """Score a batch, sample by sample.
 
         Args:
-            batch: `clip` (normalised float, any layout of the loader), `target`, `visible` and `masked`: numbers of
-                tokens, or of positions where the mask hides tubes.
+            batch: `clip` (u8, or normalised float; any layout of the loader), `target`, `visible` and `masked`: numbers
+                of tokens, or of positions where the mask hides tubes.
 
         Returns:
             f32 `[B]` each: `loss`, the mean over the masked tokens.

@@ -50,7 +50,7 @@ class STJEPAObjective(nn.Module):
         """Score a batch, sample by sample.
 
         Args:
-            batch: `clip` (normalised float, any layout of the loader), `target`, `visible`, `masked`.
+            batch: `clip` (u8, or normalised float; any layout of the loader), `target`, `visible`, `masked`.
 
         Returns:
             f32 `[B]` each: `loss`, the one that is trained, the mean of 1 - cos over the masked tokens (in [0, 2]).

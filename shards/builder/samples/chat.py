@@ -18,7 +18,7 @@ from shards.builder.item import Item
 from shards.builder.samples.base import Array, Prepared
 from shards.builder.samples.chat_media import read_frames
 from shards.builder.samples.chat_tokens import LITERAL, OWN, ChatTokenizer, ChatTokens, Message
-from shards.builder.samples.frames import check_quality
+from shards.builder.samples.frames import check_quality, check_single_view
 from shards.builder.samples.pictures import JpegWriter
 from shards.format.publish import canonical_json
 from shards.format.schema import Field, Schema
@@ -111,7 +111,7 @@ class ChatKind:
         """Return frames and times, unless there is text alone, tokens, answer and json.
 
         Raises:
-            ValueError: there is a teacher, or the view's pictures differ in size.
+            ValueError: there is a teacher, the view's pictures differ in size, or there are several views.
         """
         if teacher is not None:
             raise ValueError("chats have no targets: build them without a teacher")
@@ -119,6 +119,7 @@ class ChatKind:
             raise ValueError(
                 "view.geometry 'whole' keeps the shape of each picture, and a batch has one: choose 'squash'"
             )
+        check_single_view(self.view)
         fields = [
             Field(name="tokens", dtype="<i4", shape=(None,)),
             Field(name="answer", dtype="|u1", shape=(None,)),

@@ -13,6 +13,7 @@ import xxhash
 
 from shards.builder.decode.decoders import VideoDecoder
 from shards.builder.decode.stream_facts import SourceFile, read_source_file
+from shards.builder.decode.zipped import local_file
 from shards.builder.failure import BuildFailure
 from shards.builder.item import Item
 from shards.builder.samples.base import blame
@@ -51,9 +52,10 @@ def read_frames(
         return _images(pieces, writer, [_source_of(piece) for piece in pieces]) if pieces else (None, None)
     if not item.path:
         return None, None
-    source = read_source_file(root / item.path)
-    with blame(source):
-        return frames_of_video(root / item.path, source, writer, decoder), source
+    with local_file(root, item.path) as path:
+        source = read_source_file(path)
+        with blame(source):
+            return frames_of_video(path, source, writer, decoder), source
 
 
 def _images(

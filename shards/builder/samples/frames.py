@@ -37,6 +37,18 @@ def check_quality(quality: int, what: str) -> None:
         raise ValueError(f"{what} is {quality}; JPEGs have {LOWEST_QUALITY} to {HIGHEST_QUALITY}")
 
 
+def check_single_view(view: ViewSpec) -> None:
+    """Refuse several views of a video, which samples of frames do not have.
+
+    Raises:
+        ValueError: there are several.
+    """
+    if view.num_views > 1:
+        raise ValueError(
+            f"view.clips is {view.clips} and view.crops {view.crops}, but JPEG frames are of one view: leave them out"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class FramesKind:
     """JPEG frames of any number: `frames` packed, `times` f32 [n] in seconds, and `json`.
@@ -56,11 +68,7 @@ class FramesKind:
 
     def __post_init__(self) -> None:
         check_quality(self.quality, "the quality of the frames")
-        if self.view.num_views > 1:
-            raise ValueError(
-                f"view.clips is {self.view.clips} and view.crops {self.view.crops}, but JPEG frames are of one view: "
-                "leave them out"
-            )
+        check_single_view(self.view)
 
     @property
     def name(self) -> str:
