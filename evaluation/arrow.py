@@ -9,7 +9,7 @@ from torch import Tensor
 
 from evaluation.classified import classify
 from evaluation.encoder import Encoder, dense_clip
-from evaluation.features import Features, Vectors, videos_of
+from evaluation.features import Features, Vectors, origins_of, videos_of
 from evaluation.linear import ProbeConfig, choose, probabilities, train_linear
 from evaluation.probe import digests_of
 from evaluation.result import Result, Split
@@ -57,7 +57,8 @@ def arrow_of_time(
     videos = {role: videos_of(found[role][0], data[role].about, data[role].key_of) for role in sides}
     train, val, seed = sides["train"], sides["val"], config.seeds[0]
     scored = [f"{video}, {direction}" for direction in DIRECTIONS for video in videos["train"]]
-    choice = choose({1: train}, videos["train"] * 2, 2, config, device, scored=scored)
+    origins = origins_of(found["train"][0], data["train"].about, data["train"].key_of)
+    choice = choose({1: train}, origins * 2, 2, config, device, scored=scored)
     heads = [train_linear(train, 2, config, choice.setting, seed=s, device=device) for s in config.seeds]
     scores = [probabilities(head, val, device) for head in heads]
     names = [f"{video}, {direction}" for direction in DIRECTIONS for video in videos["val"]]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from evaluation.choice import Setting, held_out_part, labelled_part, settings_of
 from evaluation.classified import classify
-from evaluation.features import video_name
+from evaluation.features import origin_name, video_name
 from evaluation.heads import AttentiveHead, cosine
 from evaluation.probe import digests_of, refuse_other_splits
 from evaluation.ranks import gather_rows, sum_ranks
@@ -201,7 +201,8 @@ def _parts(train: Split, layers: Sequence[int], config: AttentiveConfig) -> tupl
         used &= labelled_part(labels, videos, config.label_share, config.seed)
     if len(layers) * len(settings_of(config.lrs, config.weight_decays)) == 1:
         return used, None
-    there = [video for video, is_used in zip(videos, used.tolist(), strict=True) if is_used]
+    origins = [origin_name(number, abouts.__getitem__, train.key_of) for number in range(train.num_samples)]
+    there = [origin for origin, is_used in zip(origins, used.tolist(), strict=True) if is_used]
     out = torch.zeros_like(used)
     out[used] = held_out_part(there, config.held_out, config.seed)
     return used & ~out, out

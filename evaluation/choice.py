@@ -34,7 +34,7 @@ def held_out_part(videos: Sequence[str], share: float, seed: int) -> Tensor:
     """Draw the videos that settings are chosen on.
 
     Args:
-        videos: of each sample.
+        videos: of each sample; of clips of one longer video, that one, since they look alike.
         share: of the videos, more than 0 and less than 1; at least one is drawn, and one is left.
         seed: of the draw.
 

@@ -141,3 +141,18 @@ def video_name(number: int, about: Callable[[int], Mapping[str, object]], key_of
     """The video that a sample is of."""
     found = about(number).get("video_id")
     return found if isinstance(found, str) and found else key_of(number)
+
+
+def origins_of(
+    features: Features, about: Callable[[int], Mapping[str, object]], key_of: Callable[[int], str]
+) -> list[str]:
+    """What each sample was cut out of, see `origin_name`."""
+    assert features.index is not None
+    return [origin_name(number, about, key_of) for number in features.index.tolist()]
+
+
+def origin_name(number: int, about: Callable[[int], Mapping[str, object]], key_of: Callable[[int], str]) -> str:
+    """The longer video that a sample's video is a clip of, where its source says so (UCF101, MSVD); else its video."""
+    extra = about(number).get("extra")
+    group = extra.get("group") if isinstance(extra, Mapping) else None
+    return f"group {group}" if isinstance(group, str) and group else video_name(number, about, key_of)

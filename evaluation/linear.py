@@ -77,7 +77,7 @@ class Choice:
 
 def choose(
     layers: Mapping[int, Features],
-    videos: Sequence[str],
+    origins: Sequence[str],
     num_classes: int,
     config: ProbeConfig,
     device: torch.device,
@@ -88,11 +88,11 @@ def choose(
 
     Args:
         layers: features by layer.
-        videos: of each sample; those of one video are held out together.
+        origins: of each sample; those of one video, or of one longer video, are held out together.
         num_classes: classes.
         config: the training.
         device: where it is done.
-        scored: whose scores are averaged, by sample; None for the videos.
+        scored: whose scores are averaged, by sample; None for the origins.
 
     Raises:
         ValueError: There is something to choose, and one video only.
@@ -101,8 +101,8 @@ def choose(
     if len(settings) == 1 and len(numbers) == 1:
         return Choice(numbers[0], settings[0], [])
     seed = config.seeds[0]
-    out = held_out_part(videos, config.held_out, seed)
-    names = [name for name, is_out in zip(scored or videos, out.tolist(), strict=True) if is_out]
+    out = held_out_part(origins, config.held_out, seed)
+    names = [name for name, is_out in zip(scored or origins, out.tolist(), strict=True) if is_out]
     held = Held.of(layers[numbers[0]].labels[out], names)
     tried: list[dict[str, Any]] = []
     for layer, features in layers.items():

@@ -4,6 +4,7 @@ import contextlib
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import compress
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from evaluation.choice import labelled_part
 from evaluation.classified import classify
 from evaluation.encoder import Encoder
-from evaluation.features import Features, collect, extract_features, layer_vectors, videos_of
+from evaluation.features import Features, collect, extract_features, layer_vectors, origins_of, videos_of
 from evaluation.heads import LinearHead
 from evaluation.linear import Choice, ProbeConfig, choose, probabilities, train_linear
 from evaluation.result import Result, Split
@@ -52,11 +53,13 @@ class FeatureSet:
     Attributes:
         layers: by the number of the encoder's layer, in the order in which they are tried.
         videos: that each sample is of.
+        origins: the longer video that each is a clip of, where that is known; else its video.
         split: where they come from.
     """
 
     layers: Mapping[int, Features]
     videos: Sequence[str]
+    origins: Sequence[str]
     split: Split
 
     @classmethod
@@ -81,7 +84,8 @@ class FeatureSet:
     def of_features(cls, layers: Mapping[int, Features], split: Split) -> "FeatureSet":
         """Features that are there."""
         first = next(iter(layers.values()))
-        return cls(layers=layers, videos=videos_of(first, split.about, split.key_of), split=split)
+        names = split.about, split.key_of
+        return cls(layers=layers, videos=videos_of(first, *names), origins=origins_of(first, *names), split=split)
 
     @property
     def labels(self) -> Tensor:
@@ -90,8 +94,9 @@ class FeatureSet:
 
     def part(self, chosen: Tensor) -> "FeatureSet":
         """The samples that are chosen, by a mask bool `[n]`."""
-        videos = [video for video, is_chosen in zip(self.videos, chosen.tolist(), strict=True) if is_chosen]
-        return replace(self, layers={n: features.part(chosen) for n, features in self.layers.items()}, videos=videos)
+        layers = {number: features.part(chosen) for number, features in self.layers.items()}
+        videos, origins = (list(compress(names, chosen.tolist())) for names in (self.videos, self.origins))
+        return replace(self, layers=layers, videos=videos, origins=origins)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +163,7 @@ def probe_features(
     if (highest := int(max(train.labels.max(), held.labels.max()))) >= len(names):
         raise ValueError(f"label {highest} does not exist: there are {len(names)} classes")
     used = train if share == 1 else train.part(labelled_part(train.labels, train.videos, share, seed))
-    choice = choose(used.layers, used.videos, len(names), config, device)
+    choice = choose(used.layers, used.origins, len(names), config, device, scored=used.videos)
     features, val_features = used.layers[choice.layer], val.layers[choice.layer]
     heads = [train_linear(features, len(names), config, choice.setting, seed=s, device=device) for s in config.seeds]
     found = classify([probabilities(head, val_features, device) for head in heads], held, names, seed=seed)

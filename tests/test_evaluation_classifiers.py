@@ -74,6 +74,18 @@ def test_layer_and_settings_are_chosen_on_training_videos_alone() -> None:
     assert run_probe(train, spoiled, lrs=(1e-6, 1e-2), weight_decays=(0.0, 0.01)).result.tables["tried"] == tried
 
 
+def test_clips_of_one_longer_video_are_held_out_together() -> None:
+    train, val = feature_set(120, 0), feature_set(60, 1)
+    about = train.split.about
+    split = dataclasses.replace(
+        train.split, about=lambda number: {**about(number), "extra": {"group": f"g{number // 20}"}}
+    )
+    grouped = FeatureSet.of_features(train.layers, split)
+    chosen_on = run_probe(grouped, val, lrs=(1e-3, 1e-2)).result.protocol["chosen_on"]
+    assert chosen_on == "10% of the training videos (20), seed 0; then trained on all"  # one of the six longer ones
+    assert attend(clips=40, epochs=1, lrs=(1e-3, 1e-2)).result.protocol["num_train"] == 200
+
+
 def test_a_probe_with_nothing_to_choose_holds_nothing_out() -> None:
     train, val = (
         dataclasses.replace(each, layers={3: each.layers[3]}) for each in (feature_set(9, 0), feature_set(9, 1))
@@ -199,11 +211,12 @@ def marked(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return tokens, labels
 
 
-def label_of(given: Sequence[int], number: int) -> dict[str, int]:
-    return {"label": given[number]}
+def label_of(given: Sequence[int], clips: int, number: int) -> dict[str, object]:
+    """A sample's metadata: so many clips in a row are of one longer video, as the sources of UCF101 and MSVD say it."""
+    return {"label": given[number], "extra": {"group": f"g{number // clips}"} if clips > 1 else {}}
 
 
-def attend(seed: int = 0, **config: object) -> Attended:
+def attend(seed: int = 0, *, clips: int = 1, **config: object) -> Attended:
     data = {}
     for role, count in (("train", 240), ("val", 90)):
         tokens, labels = marked(count, seed=len(role))
@@ -212,7 +225,7 @@ def attend(seed: int = 0, **config: object) -> Attended:
             batches=Rows(tokens, labels, 32, seed if role == "train" else None),
             label_names=CLASSES,
             digest=role,
-            about=partial(label_of, given),
+            about=partial(label_of, given, clips),
             num_samples=count,
         )
 

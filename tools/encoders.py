@@ -35,18 +35,20 @@ def load_encoder(
         checkpoint: the folder of a run (its newest whole checkpoint counts), that of a checkpoint, a file
             `model.safetensors` copied anywhere, the folder of a VideoMAE, or its id on the Hub.
         device: such as "cuda:0"; "auto" takes the first GPU, or the CPU.
-        dtype: of the arithmetic: "float32", "float16" or "bfloat16"; "auto" is bfloat16 on a GPU, float32 on a CPU.
+        dtype: of the arithmetic: "float32", "float16" or "bfloat16"; "auto" is bfloat16 on a GPU, float16
+            on one without it, float32 on a CPU.
         overrides: of the recipe of a run or of weights, `--SECTION.NAME=VALUE`.
 
     Raises:
         ValueError: there is no such checkpoint, it is damaged, of another kind, or its weights do not fit its recipe.
     """
     from model.pretrained import choose_device
+    from pipeline.accelerator import accelerator_of
 
     if dtype not in (*DTYPES, "auto"):
         raise ValueError(f"the encoder's dtype is {dtype!r}; choose auto, {', '.join(DTYPES)}")
     place = choose_device(str(device))
-    precision = DTYPES.get(dtype, torch.bfloat16 if place.type == "cuda" else torch.float32)
+    precision = DTYPES.get(dtype) or accelerator_of(place).half or torch.float32
     trunk, facts, fresh = _load(str(checkpoint), overrides)
     return Encoder(trunk, facts, fresh=fresh, dtype=precision).to(place)
 

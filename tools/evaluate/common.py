@@ -40,7 +40,9 @@ def add_encoder_arguments(parser: argparse.ArgumentParser, *, required: bool = T
         "made by save_pretrained, or its id on the Hub)",
     )
     parser.add_argument("--device", default="auto", help="such as cuda:0 (default: the first GPU, or the CPU)")
-    parser.add_argument("--dtype", default="auto", help="of the encoder's arithmetic (auto: bfloat16 on a GPU)")
+    parser.add_argument(
+        "--dtype", default="auto", help="of the encoder's arithmetic (auto: on a GPU bfloat16, or float16 without it)"
+    )
     if not reading:
         return
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help=f"clips in a batch (default {BATCH_SIZE})")
@@ -106,6 +108,7 @@ class Bench:
         self, dataset: ShardDataset, fields: Sequence[str], seed: int | None, advance: Progress
     ) -> Iterator[Split]:
         from evaluation.result import Split
+        from pipeline.accelerator import accelerator_of
         from pipeline.config import LoaderConfig
         from pipeline.device import DeviceLoader
         from pipeline.loader import ShardLoader
@@ -118,13 +121,12 @@ class Bench:
             seed=seed or 0,
             drop_last=False,
             threads=self.threads,
-            pin_memory=self.encoder.device.type == "cuda",
         )
-        reads = Reads(fields=tuple(fields), held_out=seed is None)
-        loader = DeviceLoader(ShardLoader(dataset, config, world=self.world, reads=reads), self.encoder.device)
-        with contextlib.closing(loader):
+        reads, accelerator = Reads(fields=tuple(fields), held_out=seed is None), accelerator_of(self.encoder.device)
+        loader = ShardLoader(dataset, config, world=self.world, reads=reads, accelerator=accelerator)
+        with contextlib.closing(DeviceLoader(loader, accelerator)) as batches:
             yield Split(
-                batches=Passes(loader, advance),
+                batches=Passes(batches, advance),
                 digest=dataset.digest,
                 label_names=dataset.manifest.label_names,
                 key_of=dataset.key,
@@ -214,9 +216,13 @@ def refuse_small_numbers(args: argparse.Namespace) -> None:
 
 
 def choose_device(name: str, world: World) -> torch.device:
-    """The device of a name; of several GPUs, "auto" and "cuda" are the rank's own."""
+    """The device of a name; of several GPUs, "auto" and "cuda" are the rank's own, and a twin is the CPU it runs on."""
     import torch
 
+    from pipeline.accelerator import TWINS
+
+    if name in TWINS:
+        return torch.device("cpu")
     place = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     return torch.device("cuda", world.local_rank) if place.type == "cuda" and place.index is None else place
 
