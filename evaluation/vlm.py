@@ -60,7 +60,8 @@ def measure_vlm(model: nn.Module, data: Mapping[str, Split], config: VLMConfig, 
         Metrics: `ce_MODE`, `ce_other_frames` (each sample with the frames of the one before it), `ce_text_alone` (all
         but a first word that nothing precedes), in nats a word; `gap`, by how much autoregressive is above fine, of it;
         `gain_BASELINE`, by how much of the baseline the right frames are below it on the same words, and
-        `gain_BASELINE_errors`, that difference in standard errors (of samples, paired).
+        `gain_BASELINE_errors`, that difference in standard errors (of samples, paired). What there is nothing to take
+        from, such as the frames of text alone, is left out.
     """
     assert isinstance(model, FoveatedVLM)
     names = (*config.modes, *BASELINES)
@@ -159,7 +160,8 @@ def _metrics(table: Mapping[str, Tensor], config: VLMConfig) -> dict[str, float]
         fine, stepwise = (_mean(table[mode][long], words[long]) for mode in ("coarse_fine", "autoregressive"))
         metrics["gap"] = (stepwise - fine) / fine if fine else math.nan
         metrics |= {"num_gap_samples": float(long.sum()), "num_gap_tokens": float(words[long].sum())}
-    return {**metrics, "num_samples": float(len(words)), "num_tokens": float(words.sum())}
+    metrics |= {"num_samples": float(len(words)), "num_tokens": float(words.sum())}
+    return {name: value for name, value in metrics.items() if not math.isnan(value)}
 
 
 def _mean(sums: Tensor, words: Tensor) -> float:

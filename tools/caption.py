@@ -1,6 +1,6 @@
 """`reelshard caption`: what a trained student writes about a video.
 
-reelshard caption VIDEO --run runs/fvlm_stage2 --question "What is on the left?"
+reelshard caption VIDEO --run RUN --question "What is on the left?"
 """
 
 from __future__ import annotations

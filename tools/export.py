@@ -1,6 +1,6 @@
 """`reelshard export`: a trained student as folders that other libraries read.
 
-reelshard export --run runs/fvlm_stage2 --out exported
+reelshard export --run RUN --out exported
 """
 
 from __future__ import annotations
