@@ -115,17 +115,22 @@ class Iteration:
         """Stop the threads and wait for them. In a forked child there are none, and their locks are left alone.
 
         Called by a signal's handler that interrupted this very object, it returns at once; what it interrupted ends.
-        Likewise where garbage is collected in one of the threads themselves.
         """
         if os.getpid() != self._process:
             return
         self._ended_by = self._ended_by or by
-        if threading.current_thread().name.startswith(THREAD_NAME):
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            return
         if threading.get_ident() not in (self._inside, self._waiting):
             with self._using_the_pool():
                 self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def abandon(self) -> None:
+        """Stop the threads and wait for none.
+
+        Garbage is collected in any thread, also in one that holds the very lock which a thread that ends asks for.
+        """
+        if os.getpid() == self._process:
+            self._ended_by = self._ended_by or "the end of its loader"
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
     @contextlib.contextmanager
     def _using_the_pool(self) -> Iterator[None]:

@@ -285,3 +285,27 @@ def test_nothing_of_a_batch_is_in_shared_memory(tmp_path: Path) -> None:
     for batch in ShardLoader(dataset, LoaderConfig(global_batch_size=4)):
         assert shared_memory_in_use(tmp_path) <= before
         del batch
+
+
+def test_a_loader_that_is_collected_where_threads_end_holds_up_nobody(tmp_path: Path) -> None:
+    """As the collector may find it: in a thread that holds the lock of `threading` that ending threads ask for."""
+    dataset = make_dataset(tmp_path)
+    script = f"""
+import faulthandler, gc, threading
+from pipeline.config import LoaderConfig
+from pipeline.loader import ShardLoader
+from shards.dataset import ShardDataset
+faulthandler.dump_traceback_later(60, exit=True)
+loader = ShardLoader(ShardDataset.open({str(dataset.directory)!r}), LoaderConfig(global_batch_size=2, threads=2))
+batches = iter(loader)
+next(batches)
+circle = [loader, batches]
+circle.append(circle)
+del loader, batches, circle
+gc.disable()
+with threading._shutdown_locks_lock:
+    gc.collect()
+print("done")
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert (found.returncode, found.stdout) == (0, "done\n"), found.stderr
