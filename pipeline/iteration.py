@@ -115,22 +115,17 @@ class Iteration:
         """Stop the threads and wait for them. In a forked child there are none, and their locks are left alone.
 
         Called by a signal's handler that interrupted this very object, it returns at once; what it interrupted ends.
+        Likewise where garbage is collected: in one of the threads themselves, or in one in which no other can end.
         """
         if os.getpid() != self._process:
             return
         self._ended_by = self._ended_by or by
+        if threading.current_thread().name.startswith(THREAD_NAME) or _no_thread_can_end():
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            return
         if threading.get_ident() not in (self._inside, self._waiting):
             with self._using_the_pool():
                 self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def abandon(self) -> None:
-        """Stop the threads and wait for none.
-
-        Garbage is collected in any thread, also in one that holds the very lock which a thread that ends asks for.
-        """
-        if os.getpid() == self._process:
-            self._ended_by = self._ended_by or "the end of its loader"
-            self._pool.shutdown(wait=False, cancel_futures=True)
 
     @contextlib.contextmanager
     def _using_the_pool(self) -> Iterator[None]:
@@ -201,6 +196,19 @@ class Iteration:
                 return tally
         finally:
             del futures  # as above
+
+
+def _no_thread_can_end() -> bool:
+    """Whether this thread holds the lock that ending threads ask for, as it may where the collector runs.
+
+    Python 3.11 and 3.12 have that lock; whoever else holds it soon lets go.
+    """
+    lock = getattr(threading, "_shutdown_locks_lock", None)
+    if lock is None:
+        return False
+    if free := lock.acquire(timeout=PATIENCE_SECONDS * 10):
+        lock.release()
+    return not free
 
 
 def _fill(planner: Planner, fetcher: Fetcher, clock: StageClock, plan: BatchPlan, rows: range) -> Tally:

@@ -270,7 +270,7 @@ class ShardLoader(IterableDataset[Batch]):
     def __del__(self) -> None:
         iteration: Iteration | None = self.__dict__.get("_iteration")
         if iteration is not None:
-            iteration.abandon()
+            iteration.end("the end of its loader")
 
     def __enter__(self) -> ShardLoader:
         return self
