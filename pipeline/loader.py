@@ -37,6 +37,7 @@ from shards.dataset import ShardDataset
 log = logging.getLogger(__name__)
 
 STATE_FORMAT = 2
+TILING = 2  # how samples of like length are put together: states of another way mean other batches
 
 
 class ShardLoader(IterableDataset[Batch]):
@@ -188,6 +189,7 @@ class ShardLoader(IterableDataset[Batch]):
             "shuffle": int(self.config.shuffle),
             "drop_last": int(self.config.drop_last),
             "length_budget": dict(self.config.length_budget) if self.config.length_budget else 0,
+            **({"tiling": TILING} if self.config.length_budget else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -219,12 +221,14 @@ class ShardLoader(IterableDataset[Batch]):
             num_bytes=self._counts["bytes"],
             num_padded=self._counts["padded"],
             num_checked=self._counts["checked"],
+            num_decoded=self._clock.count("decode"),
             num_quarantined=len(self._fetcher.quarantine),
             num_slabs=self._ring.num_allocated,
             wait_seconds=self._clock.seconds("wait"),
             plan_seconds=self._clock.seconds("plan"),
             consumer_seconds=self._clock.seconds("consumer"),
             read_seconds=self._clock.seconds("read"),
+            decode_seconds=self._clock.seconds("decode"),
         )
 
     def close(self) -> None:

@@ -26,6 +26,8 @@ class Reads:
         draws: what is drawn for every sample; each output is in the batch, too.
         decoders: packed or bytes field -> what turns its pieces into arrays, in the reader threads.
         lengths: name -> i64 `[num_samples]`, what counts for a name in `length_budget` that is no rows or packed field.
+        alike: rows or packed field -> another that is read whole, too, and has the same lengths in every sample; the
+            batch then holds them once, under the name of the other.
         held_out: every pass draws as epoch 0 does, and nothing is read beyond the end of a pass.
     """
 
@@ -34,6 +36,7 @@ class Reads:
     draws: tuple[Draw, ...] = ()
     decoders: Mapping[str, Decoder] = dataclasses.field(default_factory=dict)
     lengths: Mapping[str, NDArray[np.int64]] = dataclasses.field(default_factory=dict)
+    alike: Mapping[str, str] = dataclasses.field(default_factory=dict)
     held_out: bool = False
 
     def __post_init__(self) -> None:

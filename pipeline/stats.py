@@ -10,21 +10,27 @@ from dataclasses import dataclass
 
 
 class StageClock:
-    """Seconds per stage, added up over all threads."""
+    """Seconds per stage, and what was done in them, added up over all threads."""
 
     def __init__(self) -> None:
         """Start at zero."""
         self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._counts: defaultdict[str, int] = defaultdict(int)
         self._lock = threading.Lock()
 
-    def add(self, stage: str, seconds: float) -> None:
-        """Add the duration of one piece of work."""
+    def add(self, stage: str, seconds: float, count: int = 1) -> None:
+        """Add the duration of one piece of work, or of several."""
         with self._lock:
             self._seconds[stage] += seconds
+            self._counts[stage] += count
 
     def seconds(self, stage: str) -> float:
         """Seconds so far."""
         return self._seconds.get(stage, 0.0)
+
+    def count(self, stage: str) -> int:
+        """Pieces of work so far."""
+        return self._counts.get(stage, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +45,14 @@ class LoaderStats:
             that its reader takes whole.
         num_padded: rows of padding yielded.
         num_checked: rows yielded that were compared with their checksums.
+        num_decoded: pieces decoded, such as JPEG frames; of batches that are read ahead, too.
         num_quarantined: samples left out because they could not be read, each counted once.
         num_slabs: slabs allocated at present.
         wait_seconds: time the consumer waited for a batch.
         plan_seconds: time spent on order, masks and hand-out, in the consumer's thread.
         consumer_seconds: time between a batch being yielded and the next being asked for.
-        read_seconds: time in the reader threads, added up: storage, copy and checksums.
+        read_seconds: time in the reader threads, added up: storage, copy, checksums and decoding.
+        decode_seconds: processor time that they took, added up over the threads.
     """
 
     reader: str
@@ -53,12 +61,14 @@ class LoaderStats:
     num_bytes: int = 0
     num_padded: int = 0
     num_checked: int = 0
+    num_decoded: int = 0
     num_quarantined: int = 0
     num_slabs: int = 0
     wait_seconds: float = 0.0
     plan_seconds: float = 0.0
     consumer_seconds: float = 0.0
     read_seconds: float = 0.0
+    decode_seconds: float = 0.0
 
 
 def add_up(parts: Mapping[str, LoaderStats]) -> LoaderStats:

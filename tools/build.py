@@ -46,8 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe", default=DEFAULT_RECIPE, help="recipe name or YAML file; its view, build and teacher sections count"
     )
-    parser.add_argument("--videos", type=Path, required=True, help="folder of videos")
-    parser.add_argument("--annotations", type=Path, help="folder of SSv2 annotations, or a .csv or .tsv table")
+    parser.add_argument("--videos", type=Path, help="folder of videos (default: that of --annotations)")
+    parser.add_argument(
+        "--annotations", type=Path, help="folder of SSv2 annotations, a .csv or .tsv table, or a file of chats"
+    )
+    parser.add_argument(
+        "--tars", metavar="LIST", help="of chats: tars of others, paths or URLs, such as 'webvid/{00000..00099}.tar'"
+    )
     parser.add_argument("--split", default="train", help="split to build (default: train)")
     parser.add_argument(
         "--out", required=True, help="folder of the data set, or s3://BUCKET/PREFIX, gs://..., az://..."
@@ -108,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     system = system_of(recipe)
     system.check_build(recipe, look=False)
     partition = read_partition(args.partition)
-    source = system.open_source(recipe, args.videos, args.annotations, args.split)
+    source = _open_source(args, recipe)
     for note in source.notes:
         sys.stderr.write(f"reelshard: {note}\n")
     name, remote = args.out, None
@@ -129,6 +134,20 @@ def run(args: argparse.Namespace) -> int:
     unit = _unit(system.sample_kind(recipe))
     sys.stdout.write(json.dumps(asdict(summary)) + "\n" if args.json else describe(summary, name, unit))
     return 0
+
+
+def _open_source(args: argparse.Namespace, recipe: Recipe) -> Source:
+    """The items of a build, as the command line names them."""
+    from tools.systems import system_of
+
+    system = system_of(recipe)
+    if args.tars is not None:
+        if args.videos or args.annotations:
+            raise ValueError("--tars hold the videos and what is said of them: leave --videos and --annotations out")
+        return system.open_tars(recipe, args.tars, args.scratch or _scratch(args.tars, None))
+    if args.videos is None and args.annotations is None:
+        raise ValueError("nothing to build from: give --videos, the folder of videos, or --annotations, or --tars")
+    return system.open_source(recipe, args.videos or args.annotations.parent, args.annotations, args.split)
 
 
 def _shorthands(args: argparse.Namespace) -> list[str]:

@@ -1,6 +1,7 @@
 """A run's first step, without the step: what a batch is, what is trained of what, what it costs. Nothing is written."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -32,13 +33,16 @@ def dry_run(trainer: Trainer) -> Iterator[str]:
         gradients = {name: p.grad for name, p in learner.objective.named_parameters() if p.grad is not None}
         yield from _table(learner, gradients)
         scores = {"loss": float(found.loss), **means_over_ranks(found.sums, learner.world, learner.device)}
+        trainer.diagnosis.look(batch)
+        scores |= trainer.diagnosis.row({**scores, "step": trainer.step})
         learner.optimizer.zero_grad(set_to_none=True)
         if learner.scaler.is_enabled():
             learner.scaler.update()
         yield "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        wrong = [name for name, gradient in gradients.items() if not bool(gradient.isfinite().all())]
-        if not bool(found.loss.isfinite()) or wrong:
-            what = f"the gradient of {wrong[0]}" if wrong else "the loss"
+        wrong = [name for name, score in scores.items() if not math.isfinite(score)]
+        wrong += [f"the gradient of {n}" for n, gradient in gradients.items() if not bool(gradient.isfinite().all())]
+        if wrong:
+            what = "the loss" if wrong[0] == "loss" else wrong[0]
             raise FloatingPointError(f"{what} is not finite on samples {batch['index'].tolist()}")
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from training.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from training.objective import declared
-from training.parts import frozen_digest, kept_state, load_state
+from training.parts import frozen_digest, kept_state, load_state, own_state
 
 
 def load_initial(objective: nn.Module, path: Path) -> str:
@@ -27,9 +27,10 @@ def load_initial(objective: nn.Module, path: Path) -> str:
     """
     folder, checkpoint = _find(path)
     parts = declared(objective)
-    needed = {name for name in objective.state_dict() if not parts.is_frozen(name)}
+    own = own_state(objective)
+    needed = {name for name in own if not parts.is_frozen(name)}
     load_state(objective, checkpoint.model, needed, f"the checkpoint {folder}")
-    line = f"{folder}: {len(checkpoint.model)} of {len(objective.state_dict())} tensors"
+    line = f"{folder}: {len(checkpoint.model)} of {len(own)} tensors"
     here = frozen_digest(objective, parts)
     if checkpoint.frozen_digest and checkpoint.frozen_digest != here:
         line += f"; it was trained beside another frozen part ({checkpoint.frozen_digest}, not {here or 'this one'})"

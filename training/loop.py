@@ -18,6 +18,7 @@ from pipeline.world import World
 from training.checkpoint import Checkpoint, refuse_other_recipe, save_checkpoint
 from training.config import TrainConfig
 from training.curves import draw_curves
+from training.diagnosis import Diagnosis
 from training.distributed import StopRequest
 from training.flops import forward_flops_per_clip, model_flops_utilisation, peak_flops_per_second
 from training.guard import NonFiniteGuard
@@ -107,6 +108,7 @@ class Trainer:
         self.learner = Learner(objective, config, optim, world, self.device)
         self.objective = self.learner.objective
         self.held_out = HeldOut(self.learner, validation, evaluations)
+        self.diagnosis = Diagnosis(self.learner)
         self.step = 0
         self._guard = NonFiniteGuard(config.max_nonfinite, key_of)
         refuse_missing_trackers(config.trackers if self.leads else ())
@@ -172,6 +174,8 @@ class Trainer:
                 with window.clock.stage("data"):
                     batch = next(batches)
                 self._train_step(batch, window)
+                if self.step % self.config.log_every == 0 or self.step == self.num_steps:
+                    self.diagnosis.look(batch)
                 del batch  # its memory can be filled again while the next one is waited for
                 stopped = stop.agreed()
                 saving = stopped or self.step % self.config.checkpoint_every == 0 or self.step == self.num_steps
@@ -192,6 +196,7 @@ class Trainer:
             if batch.source not in self._forward_flops:
                 self._forward_flops[batch.source] = forward_flops_per_clip(self.objective, batch)
             window.forward_flops += self._forward_flops[batch.source] * len(batch["valid"]) * self.world.size
+        window.take(batch)
         self.step += 1
         rate = learning_rate(self.step, self.num_steps, self.optim)
         result = self.learner.step(batch, rate, window.clock)
@@ -210,6 +215,7 @@ class Trainer:
         if self._peak is not None:
             rate = window.forward_flops / window.seconds
             row["mfu"] = model_flops_utilisation(rate, self._peak, self.world.size)
+        row |= self.diagnosis.row(row)
         return row | self.held_out.measure() if measure else row
 
     def _publish(self, row: Row, window: Interval, metrics: MetricsFile) -> None:

@@ -10,11 +10,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from pipeline.batch.batch import Batch
+from pipeline.contents import Contents
 from pipeline.stats import LoaderStats
 from pipeline.world import World
 from shards.format.publish import publish_bytes
 from shards.words import spell_seconds
 from training.clock import STAGES, StepClock
+from training.distributed import sum_over_ranks
 from training.learner import StepResult
 from training.scores import Sums, means_over_ranks
 from training.table import MetricsTable
@@ -82,7 +85,12 @@ class Interval:
         self._num_valid = torch.zeros((), device=device, dtype=torch.int64)
         self._totals: dict[str, Tensor] = {}
         self._further = Sums()
+        self._contents = Contents()
         self._started = time.perf_counter()
+
+    def take(self, batch: Batch) -> None:
+        """Count what a batch holds, whatever becomes of its step."""
+        self._contents.add(batch)
 
     def add(self, result: StepResult) -> None:
         """Take in one step; the scores of a skipped one do not count."""
@@ -108,6 +116,7 @@ class Interval:
         num_taken, num_samples = self._num_taken.item(), int(self._num_samples.item())
         row = means_over_ranks(self._further, world, self.device)
         row |= {name: total.item() / num_taken for name, total in self._totals.items() if num_taken}
+        row |= self._contents.row(lambda sums: sum_over_ranks(sums, world))
         stages = self.clock.seconds()
         self.seconds = seconds = max(time.perf_counter() - self._started, 1e-9)
         row |= {
@@ -152,6 +161,7 @@ def format_row(row: Mapping[str, float], num_steps: int, also: str = "") -> str:
     """
     shown = _SHOWN if also in _SHOWN else {also: ".4f", **_SHOWN}
     parts = [f"{name} {row[name]:{spec}}" for name, spec in shown.items() if name in row]
+    parts += [f"{name} {row[name]:.1%}" for name in row if name.startswith("padding_")]
     parts += [f"{name} {row[name]:.0f}" for name in ("num_skipped", "num_invalid") if row.get(name)]
     line = "  ".join([f"step {row['step']:>{len(str(num_steps))}.0f}/{num_steps}", *parts])
     return line if "seconds_left" not in row else f"{line}  left {spell_seconds(row['seconds_left'])}"

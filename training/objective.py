@@ -10,11 +10,13 @@ attributes, each of which may be left out:
 
         def parameter_groups(self) -> dict[str, ParameterGroup]:
             return {"language": ParameterGroup(prefixes=("language",), lr=1e-5)}
+
+It may be `Diagnosed` besides, which puts further numbers into a run's rows.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -34,6 +36,28 @@ class Objective(Protocol):
             out) says how much a sample counts, for instance its number of tokens: the loss of a global batch is
             sum(weight * loss) / sum(weight) over all its samples, however it is cut into ranks and chunks. All other
             names are further scores, averaged in the same way and reported.
+        """
+        ...
+
+
+@runtime_checkable
+class Diagnosed(Protocol):
+    """Says more of itself where a row of metrics is written: by what is too dear, or too dull, for every step."""
+
+    def diagnose(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Look at a batch, or at some of its rows, without gradients and in evaluation mode.
+
+        Returns:
+            f32 `[B]` by name, and `weight`, as of `Objective.forward`; there need be no loss.
+        """
+        ...
+
+    def review(self, row: Mapping[str, float]) -> tuple[Mapping[str, float], Mapping[str, str]]:
+        """Look at a row of metrics, with what `diagnose` found in it.
+
+        Returns:
+            Further numbers of the row, and what is wrong with it: a name that stays the same while it stays wrong, and
+            a line for the log.
         """
         ...
 

@@ -26,9 +26,18 @@ def train_mode(objective: nn.Module, parts: Declared) -> None:
             module.training = False
 
 
+def own_state(objective: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name; of one that has several, as tied embeddings do, by its first."""
+    first: dict[int, str] = {}
+    for name, value in objective.state_dict(keep_vars=True).items():
+        first.setdefault(id(value), name)
+    names = set(first.values())
+    return {name: value for name, value in objective.state_dict().items() if name in names}
+
+
 def kept_state(objective: nn.Module, parts: Declared) -> dict[str, Tensor]:
     """Parameters and buffers that a checkpoint holds, by name."""
-    return {name: value for name, value in objective.state_dict().items() if parts.is_kept(name)}
+    return {name: value for name, value in own_state(objective).items() if parts.is_kept(name)}
 
 
 def frozen_digest(objective: nn.Module, parts: Declared) -> str:

@@ -44,9 +44,18 @@ def score_batch(objective: nn.Module, batch: Mapping[str, Tensor]) -> Scores:
         ValueError: There is no loss, or a score is not one number a sample.
     """
     given: dict[str, Tensor] = dict(objective(dict(batch)))
-    valid = batch["valid"]
     if "loss" not in given:
         raise ValueError(f"the objective gives {', '.join(given) or 'nothing'}; it has to give a loss")
+    return weigh(given, batch["valid"])
+
+
+def weigh(given: Mapping[str, Tensor], valid: Tensor) -> Scores:
+    """Scores of samples with how much each counts: by its `weight`, and only if it is `valid`.
+
+    Raises:
+        ValueError: A score is not one number a sample.
+    """
+    given = dict(given)
     for name, value in given.items():
         if value.shape != valid.shape:
             raise ValueError(
@@ -55,7 +64,8 @@ def score_batch(objective: nn.Module, batch: Mapping[str, Tensor]) -> Scores:
             )
     weight = given.pop("weight", None)
     weight = valid.float() if weight is None else weight.detach().float().where(valid, 0)
-    return Scores(loss=given.pop("loss"), weight=weight, others=given)
+    loss = given.pop("loss", torch.zeros_like(weight))
+    return Scores(loss=loss, weight=weight, others=given)
 
 
 class Sums:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -79,6 +80,7 @@ class LengthPart:
         decoder: of packed pieces.
         drawn: name of the rows or pieces to read; None for all.
         num_drawn: how many that are.
+        alike: whether another field of the batch says its lengths.
     """
 
     field: Field
@@ -86,6 +88,7 @@ class LengthPart:
     decoder: Decoder | None
     drawn: str | None
     num_drawn: int
+    alike: bool = False
 
     def _lengths(self, index: Samples) -> NDArray[np.int64]:
         lengths = np.zeros(len(index), np.int64)
@@ -102,21 +105,25 @@ class LengthPart:
             assert self.field.dtype is not None
             outputs = {self.field.name: (self.field.dtype, self.field.row_shape)}
         arrays = {name: (dtype, (len(index), longest, *shape)) for name, (dtype, shape) in outputs.items()}
-        return arrays if self.drawn is not None else arrays | {self._length_name: ("<i8", (len(index),))}
+        return arrays | {self._length_name: ("<i8", (len(index),))} if self._says_lengths else arrays
 
     @property
     def _length_name(self) -> str:
         return f"{self.field.name}_length"
 
+    @property
+    def _says_lengths(self) -> bool:
+        return self.drawn is None and not self.alike
+
     def begin(self, plan: BatchPlan) -> None:
         """The lengths."""
-        if self.drawn is None:
+        if self._says_lengths:
             plan.arrays[self._length_name][:] = self._lengths(plan.arrays["index"])
 
     def destination(self, plan: BatchPlan, start: int, stop: int) -> Destination:
         """Rows as bytes, or the decoder's outputs."""
         del start, stop
-        lengths = plan.arrays.get(self._length_name) if self.drawn is None else None
+        lengths = plan.arrays[self._length_name] if self._says_lengths else None
         positions = None if self.drawn is None else plan.arrays[self.drawn]
         if self.decoder is not None:
             outputs = {name: plan.arrays[name] for name in self.decoder.outputs}
@@ -219,12 +226,13 @@ def make_parts(dataset: ShardDataset, reads: Reads) -> tuple[Part, ...]:
         if field.is_array:
             parts[name] = FixedPart(field, draw_name, num_drawn)
         elif field.is_rows or (field.is_packed and decoder is not None):
-            parts[name] = LengthPart(field, dataset, decoder, draw_name, num_drawn)
+            parts[name] = LengthPart(field, dataset, decoder, draw_name, num_drawn, name in reads.alike)
         elif decoder is not None:
             parts[name] = DecodedBytesPart(field, decoder)
         else:
             kept, label = name in reads.fields, name == "json" and "label" in reads.fields
             parts[name] = PlainBytesPart(field, dataset, kept, label)
+    _refuse_unlike(parts, reads)
     _refuse_twice(parts, reads)
     return tuple(parts.values())
 
@@ -249,6 +257,20 @@ def _refuse_unfit(fields: dict[str, Field], reads: Reads) -> None:
             )
         if field.is_packed and name not in reads.decoders:
             raise ValueError(f"gather: {name} is packed pieces, which become rows of a batch only with a decoder")
+
+
+def _refuse_unlike(parts: Mapping[str, Part], reads: Reads) -> None:
+    """Compare the lengths of fields that are said to have the same; reads sidecars."""
+    for name, other in reads.alike.items():
+        one, two = parts.get(name), parts.get(other)
+        if not isinstance(one, LengthPart) or not isinstance(two, LengthPart) or {name, other} & set(reads.gather):
+            raise ValueError(f"alike: {name} and {other} must both be rows or decoded pieces that are read whole")
+        dataset = one.dataset
+        unlike = np.flatnonzero(dataset.lengths(name) != dataset.lengths(other))
+        if len(unlike):
+            number = int(unlike[0])
+            found = f"{dataset.lengths(name)[number]} and {dataset.lengths(other)[number]}"
+            raise ShardError(f"sample {dataset.key(number)}: {name} and {other} should be of one length, are {found}")
 
 
 def _refuse_twice(parts: dict[str, Part], reads: Reads) -> None:

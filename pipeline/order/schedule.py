@@ -5,6 +5,7 @@ A global batch is the same set of samples whatever the number of ranks; every ra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -98,9 +99,10 @@ class FixedSize:
 class LengthBudget:
     """Batches of samples of like length, such that rows times the longest stay within every budget.
 
-    A sample's cost is the largest share of a budget that one of its lengths is. Windows of the shuffled order are
-    sorted by cost and cut into batches, whose order is shuffled again. Every sample comes exactly once an epoch. The
-    number of batches differs a little from epoch to epoch, and is the same on every rank.
+    Windows of the shuffled order are cut into strips of like first length, say frames, and each strip is sorted by what
+    the other lengths cost, so that neighbours are alike in all of them (as the leaves of an R-tree that is packed by
+    sort-tile-recursive; Leutenegger et al., 1997). What is cut from it as batches is shuffled again. Every sample comes
+    exactly once an epoch. The number of batches differs a little from epoch to epoch, and is the same on every rank.
     """
 
     def __init__(
@@ -131,7 +133,8 @@ class LengthBudget:
         self._world, self._seed, self._shuffle = world, seed, shuffle
         self._budgets = list(budgets.values())
         self._lengths = np.maximum(np.stack([lengths[name] for name in budgets]), 1)  # [budgets, num_samples]
-        self._costs = (self._lengths / np.array(self._budgets)[:, None]).max(axis=0)
+        self._shares = self._lengths / np.array(self._budgets)[:, None]  # of each budget
+        self._costs = self._shares.max(axis=0)  # for dealing to ranks
         self._planned: dict[int, list[Samples]] = {}
 
     @property
@@ -165,13 +168,27 @@ class LengthBudget:
         order = (permute_at if self._shuffle else in_order)(count, self._seed, epoch, np.arange(count))
         batches: list[Samples] = []
         for start in range(0, count, WINDOW):
-            window = order[start : start + WINDOW]
-            window = window[np.argsort(self._costs[window], kind="stable")]
-            batches += self._cut(window)
+            batches += self._cut(self._tiled(order[start : start + WINDOW]))
         if not self._shuffle:
             return batches
         seed = int(derive_key(self._seed, 1))
         return [batches[place] for place in permute(len(batches), seed, epoch, 0, len(batches)).tolist()]
+
+    def _tiled(self, window: Samples) -> Samples:
+        """Order samples such that neighbours are alike in all lengths."""
+        first = self._shares[0, window]
+        window = window[np.argsort(first, kind="stable")]
+        if len(self._budgets) == 1:
+            return window
+        others = self._shares[1:].max(axis=0)
+        num_batches = float(self._shares[:, window].sum(axis=1).max())
+        spread = [float(costs.std() / costs.mean()) for costs in (first, others[window])]
+        wanted = math.sqrt(num_batches * spread[0] / max(spread[1], 1e-9))  # the least padding of both together
+        strips = np.array_split(window, max(1, min(round(wanted), math.ceil(num_batches))))
+        for number, strip in enumerate(strips):
+            dearest = -1 if number % 2 else 1  # there and back, so that where strips meet samples are alike, too
+            strips[number] = strip[np.argsort(dearest * others[strip], kind="stable")]
+        return np.concatenate(strips)
 
     def _cut(self, window: Samples) -> list[Samples]:
         batches, first = [], 0

@@ -38,16 +38,18 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class JpegFrames:
-    """Frames, each a JPEG of `height` x `width`: u8 `[height, width, 3]` under `name`."""
+    """Frames, each a JPEG of `height` x `width`: u8 `[height, width, 3]` under `name`, or `[3, height, width]`."""
 
     height: int
     width: int
     name: str = "frames"
+    channels_first: bool = False
 
     @property
     def outputs(self) -> Outputs:
         """One tensor of pixels."""
-        return {self.name: ("|u1", (self.height, self.width, 3))}
+        shape = (self.height, self.width)
+        return {self.name: ("|u1", (3, *shape) if self.channels_first else (*shape, 3))}
 
     def __call__(self, piece: memoryview, out: Mapping[str, NDArray[Any]], key: int) -> None:
         """Decode a frame."""
@@ -58,6 +60,7 @@ class JpegFrames:
                 pixels = np.asarray(image.convert("RGB"))
         except OSError as error:
             raise ValueError(f"it is not a readable JPEG: {error}") from None
-        if pixels.shape != frame.shape:
-            raise ValueError(f"the frame has shape {pixels.shape}, expected {frame.shape}")
-        frame[:] = pixels
+        expected = (self.height, self.width, 3)
+        if pixels.shape != expected:
+            raise ValueError(f"the frame has shape {pixels.shape}, expected {expected}")
+        frame[:] = pixels.transpose(2, 0, 1) if self.channels_first else pixels

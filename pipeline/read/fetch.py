@@ -105,6 +105,8 @@ class Fetcher:
             valid[row] = False
             for destination in destinations:
                 destination.blank(row)
+        decoding = [found for destination in destinations if (found := getattr(destination, "decoding", None))]
+        clock.add("decode", sum(found.seconds for found in decoding), sum(found.num_pieces for found in decoding))
         clock.add("read", perf_counter() - began)
         return Tally(num_bytes, num_checked)
 

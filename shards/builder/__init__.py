@@ -11,15 +11,18 @@ from shards.builder.failure import REASONS, BuildFailure, FailureRecord
 from shards.builder.item import Item, Source
 from shards.builder.partition import Partition
 from shards.builder.samples.base import Prepared, SampleKind
+from shards.builder.samples.chat import ChatConfig, ChatKind
 from shards.builder.samples.clip import ClipKind
 from shards.builder.samples.frames import FramesKind
-from shards.builder.sources import load_folder, load_ssv2, load_table, open_source
+from shards.builder.sources import load_chats, load_folder, load_ssv2, load_table, open_source
 
 __all__ = [
     "REASONS",
     "BuildConfig",
     "BuildFailure",
     "BuildSummary",
+    "ChatConfig",
+    "ChatKind",
     "ClipKind",
     "DecodedClip",
     "Engine",
@@ -38,6 +41,7 @@ __all__ = [
     "build_dataset",
     "decode_clip",
     "finalize_dataset",
+    "load_chats",
     "load_folder",
     "load_ssv2",
     "load_table",

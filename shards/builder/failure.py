@@ -22,6 +22,7 @@ Reason = Literal[
     "duplicate_id",
     "unknown_template",
     "bad_annotation",
+    "answer_cut",
     "teacher_error",
     "timeout",
 ]

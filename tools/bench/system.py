@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from tools.systems import system_of
 from tools.systems.base import Recipe
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ReadRate:
     """One setting: the median over the rounds.
 
@@ -30,12 +30,18 @@ class ReadRate:
         threads: reader threads.
         samples_per_second: on one rank.
         bytes_per_second: asked of storage.
+        decoded_per_second: pieces, such as JPEG frames; 0 where nothing is decoded.
+        decoded_per_core: in a second of the processor time that decoders take.
+        decode_share: of the processor time of the whole process.
     """
 
     reader: str
     threads: int
     samples_per_second: float
     bytes_per_second: float
+    decoded_per_second: float = 0.0
+    decoded_per_core: float = 0.0
+    decode_share: float = 0.0
 
 
 def measure_reads(
@@ -61,7 +67,7 @@ def measure_reads(
     single = replace(recipe, data=replace(recipe.data, mix=None))
     loader = TrainingLoader(single, {source: dataset}, torch.device("cpu"), World())
     (shards,) = loader.sources.values()
-    found: dict[tuple[ReaderName, int], list[tuple[float, float]]] = {}
+    found: dict[tuple[ReaderName, int], list[tuple[float, ...]]] = {}
     for _ in range(rounds):
         for reader in readers:
             for count in threads:
@@ -71,20 +77,15 @@ def measure_reads(
                 with ShardLoader(dataset, config, reads=shards.reads) as contender:
                     found.setdefault((reader, count), []).append(_rate(contender, seconds))
     rates = [
-        ReadRate(
-            reader=reader,
-            threads=count,
-            samples_per_second=statistics.median(samples for samples, _ in measured),
-            bytes_per_second=statistics.median(num_bytes for _, num_bytes in measured),
-        )
+        ReadRate(reader, count, *map(statistics.median, zip(*measured, strict=True)))
         for (reader, count), measured in found.items()
     ]
     return rates, bytes_per_draw(dataset, shards.reads)
 
 
-def _rate(loader: ShardLoader, seconds: float) -> tuple[float, float]:
-    """Samples and bytes a second over whole epochs, at least one."""
-    began = perf_counter()
+def _rate(loader: ShardLoader, seconds: float) -> tuple[float, ...]:
+    """The numbers of a `ReadRate` over whole epochs, at least one."""
+    began, used = perf_counter(), process_time()
     while (spent := perf_counter() - began) < seconds or not loader.stats().num_batches:
         for batch in loader:
             broken = batch["index"][~batch["valid"] & (batch["index"] >= 0)].tolist()
@@ -92,8 +93,10 @@ def _rate(loader: ShardLoader, seconds: float) -> tuple[float, float]:
                 raise ValueError(f"samples {broken} could not be read; `reelshard verify` lists what is wrong")
             del batch
         spent = perf_counter() - began
-    stats = loader.stats()
-    return stats.num_samples / spent, stats.num_bytes / spent
+    stats, used = loader.stats(), process_time() - used
+    per_core = stats.num_decoded / stats.decode_seconds if stats.decode_seconds else 0.0
+    rates = (stats.num_samples / spent, stats.num_bytes / spent, stats.num_decoded / spent)
+    return *rates, per_core, stats.decode_seconds / used
 
 
 def report(recipe: Recipe, rates: Sequence[ReadRate], draw: dict[str, float], machine: str) -> dict[str, Any]:
@@ -103,9 +106,13 @@ def report(recipe: Recipe, rates: Sequence[ReadRate], draw: dict[str, float], ma
 
     per_sample = sum(draw.values())
     title = f"{system_of(recipe).title} reads {per_sample:,.0f} bytes a sample, on {machine}"
-    table = Table("reader", "threads", "samples/s", "GB/s", title=title)
+    decodes = any(rate.decoded_per_second for rate in rates)
+    further = ("decoded/s", "decoded/s a core", "of CPU time decoding") if decodes else ()
+    table = Table("reader", "threads", "samples/s", "GB/s", *further, title=title)
     for rate in rates:
-        cells = (f"{rate.samples_per_second:,.0f}", f"{rate.bytes_per_second / 1e9:.2f}")
+        cells: tuple[str, ...] = (f"{rate.samples_per_second:,.0f}", f"{rate.bytes_per_second / 1e9:.2f}")
+        if decodes:
+            cells += (f"{rate.decoded_per_second:,.0f}", f"{rate.decoded_per_core:,.0f}", f"{rate.decode_share:.0%}")
         table.add_row(rate.reader, str(rate.threads), *cells)
     Console().print(table)
     return {"machine": machine, "bytes_per_draw": draw, "rates": [asdict(rate) for rate in rates]}

@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", dest="run_dir", type=Path, required=True, help="folder of the training run")
     for role, what in ROLES.items():
         parser.add_argument(f"--{role}", type=Path, help=what)
+    parser.add_argument(
+        "--mode", metavar="A,B", help="of a student that can look at its data in several ways: which (evaluate.modes)"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON only")
 
 
@@ -45,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     from tools.terminal import clean
 
     refuse_misplaced_name(args.what)
-    recipe = load_recipe(recorded_recipe(args.run_dir), args.overrides, recorded=True)
+    modes = [] if args.mode is None else [f"--evaluate.modes={json.dumps(args.mode.split(','))}"]
+    recipe = load_recipe(recorded_recipe(args.run_dir), [*args.overrides, *modes], recorded=True)
     evaluation = find_evaluation(recipe, args.what)
     given = {role: getattr(args, role) for role in ROLES}
     paths = {role: path for role, path in given.items() if path is not None}

@@ -11,7 +11,12 @@ if TYPE_CHECKING:
     from tools.systems.base import Recipe, System
 
 # Name, as a recipe has it -> module that holds its `SYSTEM`; loaded when asked for.
-SYSTEMS = {"st_jepa": "tools.systems.st_jepa", "salt": "tools.systems.salt", "frame_sets": "tools.systems.frame_sets"}
+SYSTEMS = {
+    "st_jepa": "tools.systems.st_jepa",
+    "salt": "tools.systems.salt",
+    "frame_sets": "tools.systems.frame_sets",
+    "fvlm": "tools.systems.fvlm",
+}
 DEFAULT_SYSTEM = "st_jepa"  # of a recipe that names none
 DEFAULT_RECIPE = "st_jepa_ssv2"  # of a command line that names none
 

@@ -144,6 +144,19 @@ class System(Protocol[R_contra]):
 
         return open_source(videos, annotations, split)
 
+    def open_tars(self, recipe: R_contra, tars: str, scratch: Path) -> Source:
+        """Where the items of a build come from, where they are tars of others.
+
+        Args:
+            recipe: the resolved recipe.
+            tars: a brace list of paths or URLs.
+            scratch: folder for what comes from URLs.
+
+        Raises:
+            ValueError: the system has no use for them.
+        """
+        raise ValueError(f"{self.title} is not built from tars of others: give --videos")
+
     def sample_kind(self, recipe: R_contra) -> SampleKind:
         """What an item of a build becomes.
 

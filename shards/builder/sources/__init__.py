@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from shards.builder.item import Source
+from shards.builder.sources.chat import load_chats
 from shards.builder.sources.folder import load_folder, load_table
 from shards.builder.sources.ssv2 import find_annotations, load_ssv2
 
-__all__ = ["load_folder", "load_ssv2", "load_table", "open_source"]
+__all__ = ["load_chats", "load_folder", "load_ssv2", "load_table", "open_source"]
 
 TABLE_SUFFIXES = {".csv", ".tsv"}
 
