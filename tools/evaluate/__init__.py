@@ -17,6 +17,8 @@ HELP = "measure what a trained student has learned"
 EVALUATIONS = {
     "probe": "tools.evaluate.probe",
     "features": "tools.evaluate.features",
+    "captions": "tools.evaluate.captions",
+    "vqa": "tools.evaluate.vqa",
 }
 
 
