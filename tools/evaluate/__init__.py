@@ -23,6 +23,8 @@ EVALUATIONS = {
     "retrieval": "tools.evaluate.retrieval",
     "ucf101": "tools.evaluate.ucf101",
     "classify": "tools.evaluate.classify",
+    "captions": "tools.evaluate.captions",
+    "vqa": "tools.evaluate.vqa",
 }
 
 
