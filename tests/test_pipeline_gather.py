@@ -55,6 +55,8 @@ def test_it_equals_numpy(
     addresses = np.array([0 if out else p.ctypes.data for out, p in zip(left_out, payloads, strict=True)], np.uint64)
     num_chosen = int(random.integers(1, 2 * num_pieces)) if masked else num_pieces
     positions = random.integers(0, num_pieces, (num_rows, num_chosen)) if masked else None
+    if positions is not None and random.random() < 0.5:
+        positions.sort(axis=1)  # as masks are, so that some lie side by side
     memory = np.full(128 + num_rows * num_chosen * piece_bytes + 64, 7, np.uint8)
     shift = -memory.ctypes.data % 64 if shift < 0 else shift  # also where every store is aligned
     end = shift + num_rows * num_chosen * piece_bytes
@@ -77,12 +79,19 @@ def test_the_ways_to_copy_are_those_of_this_cpu_the_widest_first() -> None:
 
 
 @needs_library
-@pytest.mark.parametrize("position", [-1, 5, 2**40])
+@pytest.mark.parametrize("position", [-1, 5, 2**40, 2**63 - 1])
 def test_a_position_that_does_not_exist_is_refused(position: int) -> None:
     payload = np.zeros((5, 64), np.uint8)
     positions = np.array([[0, position, 4]])
     with pytest.raises(ValueError, match="outside 0 to 4"):
         gather(np.zeros((1, 3, 64), np.uint8), np.array([payload.ctypes.data], np.uint64), positions, 5)
+
+
+@needs_library
+def test_neighbours_that_run_beyond_the_last_piece_are_refused() -> None:
+    payload = np.zeros((5, 64), np.uint8)
+    with pytest.raises(ValueError, match="outside 0 to 4"):
+        gather(np.zeros((1, 3, 64), np.uint8), np.array([payload.ctypes.data], np.uint64), np.array([[3, 4, 5]]), 5)
 
 
 class _Beyond(TubeMask):

@@ -105,6 +105,14 @@ static const struct way *choose(int number, const uint8_t *out, size_t step) {
     return &ways[number];
 }
 
+/* How many pieces, `most` at most, lie side by side from the first chosen one on, as far as they are copied as one. */
+static size_t count_neighbours(const int64_t *chosen, size_t most, size_t size) {
+    size_t count = 1;
+    while (count < most && (count + 1) * size <= MOST_PIECE_BYTES && chosen[count] == chosen[0] + (int64_t)count)
+        count++;
+    return count;
+}
+
 /* Copies one row; false if it names a piece that does not exist. */
 static int copy_row(const struct job *job, size_t row, const uint8_t *source) {
     size_t size = job->piece_bytes;
@@ -114,15 +122,17 @@ static int copy_row(const struct job *job, size_t row, const uint8_t *source) {
         return 1;
     }
     const int64_t *chosen = job->positions + row * job->num_chosen;
-    for (size_t i = 0; i < job->num_chosen; i++, to += size) {
+    for (size_t i = 0, count; i < job->num_chosen; i += count, to += count * size) {
         if (chosen[i] < 0 || (size_t)chosen[i] >= job->num_pieces)
             return 0;
-        size_t next = (size_t)chosen[i + 1 < job->num_chosen ? i + 1 : i];
+        size_t left = job->num_chosen - i, behind = job->num_pieces - (size_t)chosen[i];
+        count = count_neighbours(chosen + i, left < behind ? left : behind, size);
+        size_t next = (size_t)chosen[i + count < job->num_chosen ? i + count : i];
         const uint8_t *from = source + (size_t)chosen[i] * size;
         if (size == 0 || size > MOST_PIECE_BYTES)
             job->way->run(to, from, size);
         else
-            job->way->piece(to, from, size, source + (next < job->num_pieces ? next : 0) * size);
+            job->way->piece(to, from, count * size, source + (next < job->num_pieces ? next : 0) * size);
     }
     return 1;
 }
