@@ -6,6 +6,7 @@ reelshard evaluate captions --references captions_val2014.json --results caption
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -151,9 +152,11 @@ def _missing_for_meteor() -> str:
 
     if shutil.which("java") is None:
         return "there is no Java"
-    if importlib.util.find_spec("pycocoevalcap") is None:
+    package = importlib.util.find_spec("pycocoevalcap")
+    if package is None or not package.submodule_search_locations:
         return f"pycocoevalcap is not installed ({_EXTRA})"
-    return ""
+    folder = Path(package.submodule_search_locations[0]) / "tokenizer"
+    return "" if os.access(folder, os.W_OK) else f"its tokenizer keeps a file in {folder}, which cannot be written to"
 
 
 def _ptb_words(captions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
