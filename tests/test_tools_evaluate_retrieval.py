@@ -151,7 +151,7 @@ def test_without_msvd_msr_vtt_alone_is_measured_and_printed_as_json(
 
 @pytest.mark.slow
 def test_two_ranks_find_what_one_finds(downloads: Downloads, work: Path, tmp_path: Path) -> None:
-    """Their clips stand in batches of the same shape, so that even the bits are those of one rank."""
+    """Keys and digests to the letter; of three and four videos, rounding may turn one round."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command = arguments(downloads, tmp_path / "sets", tmp_path / "two", "--batch-size", "2")
     done = subprocess.run(
