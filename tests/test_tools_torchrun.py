@@ -14,7 +14,7 @@ from training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-LINES = re.findall(r"torchrun --no-python [^`\n]*", (ROOT / "README.md").read_text())
+LINES = re.findall(r"torchrun --no-python [^`\n]*st_jepa_ssv2[^`\n]*", (ROOT / "README.md").read_text())
 
 
 @pytest.fixture
