@@ -18,6 +18,7 @@ from evaluation.caption_words import caption_words
 from evaluation.captions import score_captions
 from evaluation.vqa import normalise, vqa_accuracy
 from tools.cli import main
+from tools.evaluate.captions import _missing_for_meteor
 
 WORDS = ["a", "the", "red", "blue", "square", "circle", "moves", "jumps", "left", "right", "up", "and", "slowly"]
 
@@ -133,8 +134,8 @@ def _coco(captions: Sequence[tuple[int, str]]) -> dict[str, object]:
 def test_caption_files_in_cocos_form_are_scored_by_one_command(
     tmp_path: Path, java: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if java and shutil.which("java") is None:
-        pytest.skip("no Java here")
+    if java and (missing := _missing_for_meteor()):
+        pytest.skip(missing)
     if not java:
         monkeypatch.setenv("PATH", str(tmp_path))
     references = _write(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,6 +157,8 @@ def _missing_for_meteor() -> str:
     if package is None or not package.submodule_search_locations:
         return f"pycocoevalcap is not installed ({_EXTRA})"
     folder = Path(package.submodule_search_locations[0]) / "tokenizer"
+    if " " in str(folder):
+        return f"METEOR does not find its files in a folder with a blank in its name, {folder}"
     return "" if os.access(folder, os.W_OK) else f"its tokenizer keeps a file in {folder}, which cannot be written to"
 
 
@@ -177,7 +180,10 @@ def _meteor(
     scorer = Meteor()
     try:
         score, each = scorer.compute_score({name: references[name] for name in captions}, captions)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"METEOR's program failed: {' '.join(str(error).split())}") from None
     finally:
+        scorer.lock = threading.Lock()  # its own may be held for good, and its end would wait for it
         scorer.meteor_p.kill()
         scorer.meteor_p.communicate()  # closes its pipes
     return float(score), [float(value) for value in each]
