@@ -81,10 +81,8 @@ def _parse(about: dict[str, Any], first_id: int) -> Annotation:
     """
     num_video_frames = _whole(about, "video_frame_count", MAX_FRAMES)
     size = _whole(about, "video_height", MAX_SIDE), _whole(about, "video_width", MAX_SIDE)
-    given = [
-        _integral(value, "an id of masklet_id") for value in sequence(entry(about, "masklet_id", "it"), "masklet_id")
-    ]
-    ids = tuple(first_id + count(value, "an id of masklet_id", AUTO_IDS - 1) for value in given)
+    given = sequence(entry(about, "masklet_id", "it"), "masklet_id")
+    ids = tuple(first_id + count(_integral(value), "an id of masklet_id", AUTO_IDS - 1) for value in given)
     if len(set(ids)) < len(ids):
         raise ValueError(f"masklet_id names an object twice: {spell(ids)}")
     masks = sequence(entry(about, "masklet", "it"), "masklet")
@@ -102,10 +100,10 @@ def _parse(about: dict[str, Any], first_id: int) -> Annotation:
 
 def _whole(about: dict[str, Any], name: str, most: int) -> int:
     """A whole number from 1 on, which SA-V writes as a float."""
-    return max(1, count(_integral(entry(about, name, "it"), name), name, most))
+    return max(1, count(_integral(entry(about, name, "it")), name, most))
 
 
-def _integral(value: object, what: str) -> object:
+def _integral(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

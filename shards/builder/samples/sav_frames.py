@@ -79,14 +79,16 @@ def _objects(masks: Path) -> dict[int, Path]:
     try:
         folders = sorted(path for path in masks.iterdir() if path.is_dir())
     except OSError:
-        raise BuildFailure(
-            "bad_annotation", f"it has no annotation: there is no folder {masks.name} of masks"
-        ) from None
+        found = f"it has no annotation: there is no folder {masks.name} of masks"
+        raise BuildFailure("bad_annotation", found) from None
     wrong = [path.name for path in folders if not (path.name.isascii() and path.name.isdecimal())]
     if wrong or not folders:
         found = f"{wrong[0]!r} is none" if wrong else "there is none"
         raise BuildFailure("bad_annotation", f"an object is a folder with a number for a name; {found}")
-    return {int(path.name): path for path in folders}
+    objects = {int(path.name): path for path in folders}
+    if len(objects) < len(folders):
+        raise BuildFailure("bad_annotation", f"two of its {len(folders)} folders of masks have one number")
+    return objects
 
 
 def _numbers(folders: Iterable[Path]) -> list[int]:
@@ -100,9 +102,7 @@ def _numbers(folders: Iterable[Path]) -> list[int]:
     if wrong:
         raise BuildFailure("bad_annotation", f"a mask is called as its frame, such as 00004.png, not {wrong[0]}.png")
     numbers = sorted(map(int, names))
-    if any(number != numbers[0] + STEP * place for place, number in enumerate(numbers)) or (
-        numbers and numbers[0] % STEP
-    ):
+    if numbers and (numbers[0] % STEP or numbers != list(range(numbers[0], numbers[-1] + 1, STEP))):
         raise BuildFailure("bad_annotation", f"masks are of every {STEP}th frame, here of {str(numbers)[:60]}")
     return numbers
 
@@ -127,13 +127,12 @@ def _mask(path: Path, png: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
             width, height = image.size
             if image.mode not in _MODES:
                 found = f"{name} has pixels of the kind {image.mode}"
-                raise BuildFailure(
-                    "bad_annotation", f"{found}; a mask is a palette or grey PNG, not zero is the object"
-                )
+                raise BuildFailure("bad_annotation", f"{found}; masks are palette or grey PNGs, the object not zero")
             if (height, width) != size or height * width > MAX_FRAME_PIXELS:
                 found = f"{name} is {height} x {width} px (height x width), its frame {size[0]} x {size[1]}"
                 raise BuildFailure("bad_annotation", found)
-            return np.asarray(image) != 0
+            mask: NDArray[np.bool_] = np.asarray(image) != 0
+            return mask
     except BuildFailure:
         raise
     except Exception as error:  # Pillow's plugins raise what they like on damaged files

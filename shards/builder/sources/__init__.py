@@ -80,9 +80,8 @@ def open_source(
     }
     if name in whole:
         if annotations is not None:
-            raise ValueError(
-                f"the source {name} finds its annotations in the folder of videos: leave --annotations out"
-            )
+            where = "in the folder of videos: leave --annotations out"
+            raise ValueError(f"the source {name} finds its annotations {where}")
         return whole[name]()
     if name == "table":
         if annotations is None:
