@@ -71,11 +71,20 @@ def open_browser(path: str) -> Iterator[Browser]:
             browser.close()
 
 
-def look(browser: Browser, page: Path, width: int, scheme: Scheme) -> Seen:
-    """Open a file in a window so many pixels wide."""
+def look(browser: Browser, page: Path | str, width: int, scheme: Scheme, ready: str = "body") -> Seen:
+    """Open a file, or an address, in a window so many pixels wide.
+
+    Args:
+        browser: from `open_browser`.
+        page: the file, or an address; what it asks of the same server is its own.
+        width: of the window in pixels.
+        scheme: light or dark.
+        ready: selector of an element that is there once the page has been made.
+    """
     errors: list[str] = []
     requests: list[str] = []
-    address = page.resolve().as_uri()
+    address = page if isinstance(page, str) else page.resolve().as_uri()
+    own = f"{'/'.join(address.split('/')[:3])}/" if isinstance(page, str) else address
     with browser.new_context(viewport={"width": width, "height": HEIGHT}, color_scheme=scheme) as context:
         tab = context.new_page()
         tab.on("console", lambda message: errors.append(f"console: {message.text}"))
@@ -83,8 +92,9 @@ def look(browser: Browser, page: Path, width: int, scheme: Scheme) -> Seen:
         tab.on("requestfailed", lambda request: errors.append(f"network: {request.url[:100]}"))
         tab.on("request", lambda request: requests.append(request.url[:100]))
         tab.goto(address)
+        tab.wait_for_selector(ready)
         tab.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
         found: dict[str, list[str]] = tab.evaluate(SCRIPT.read_text())
         picture = tab.screenshot(full_page=True)
-    others = [url for url in requests if url != address and not url.startswith("data:")]
+    others = [url for url in requests if not url.startswith((own, "data:"))]
     return Seen(**found, errors=errors, requests=others, picture=picture)

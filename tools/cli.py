@@ -26,6 +26,7 @@ COMMANDS = {
     "index": "tools.index",
     "verify": "tools.verify",
     "show": "tools.show",
+    "view": "tools.view",
     "preflight": "tools.preflight",
     "train": "tools.train",
     "evaluate": "tools.evaluate",
@@ -46,6 +47,7 @@ TAKES_OVERRIDES: Mapping[str, Sequence[str]] = {
     "demo": (),
     "recipe": (),
     "show": ("view", "build", "optim", "train", "evaluate"),
+    "view": ("view", "build", "optim", "train", "evaluate"),
     "bench": ("view", "build", "evaluate"),
 }
 _OVERRIDE = re.compile(r"--(\w+)\.[\w.]+(=.*)?", re.DOTALL)

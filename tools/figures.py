@@ -68,7 +68,7 @@ def _clip(dataset: ShardDataset, number: int, values: Mapping[str, StoredValue])
         return _decode_pictures(value, f"{dataset.directory}, key {dataset.key(number)}, field {field.name}")
     clip = np.asarray(value)
     if field.layout == "tubes":
-        clip = tubes_to_clip(clip, _side(clip.shape[0]))
+        clip = tubes_to_clip(clip, square_side(clip.shape[0]))
     if clip.ndim != 4 or clip.shape[-1] != 3 or clip.dtype != np.uint8 or not len(clip):
         raise ValueError(
             f"{dataset.directory}: {field.name!r} is {clip.dtype} {clip.shape}, expected uint8 [T, H, W, 3]"
@@ -105,11 +105,16 @@ def _target(dataset: ShardDataset, values: Mapping[str, StoredValue]) -> NDArray
         num_positions = schema["clip"].num_positions
     else:
         return None  # the grid of the tokens is not known
-    side = _side(num_positions)
+    side = square_side(num_positions)
     return tokens.reshape(-1, side, num_positions // side, tokens.shape[-1]).astype(np.float32)
 
 
-def _side(num_positions: int) -> int:
+def square_side(num_positions: int) -> int:
+    """The side of a square grid.
+
+    Raises:
+        ValueError: it is none.
+    """
     side = math.isqrt(num_positions)
     if side * side != num_positions:
         raise ValueError(f"{num_positions} positions are not a square grid; only square clips can be drawn")

@@ -82,6 +82,12 @@ class ShardIndex:
             self._keys = self._joined_keys.decode().split("\n") if self.info.num_samples else []
         return self._keys
 
+    def rows_with(self, part: str) -> list[int]:
+        """Rows whose keys contain `part`; no strings are kept."""
+        if part.encode() not in self._joined_keys:  # as in most shards of a large set
+            return []
+        return [row for row, key in enumerate(self._joined_keys.decode().split("\n")) if part in key]
+
     @cached_property
     def rows(self) -> Mapping[str, int]:
         """Row of each key."""
