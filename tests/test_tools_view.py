@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -185,6 +186,19 @@ def test_pages_of_other_sites_read_nothing_and_nobody_changes_anything(site: Sit
         assert site.ask("/api/samples", method).status == 405
 
 
+def test_other_users_of_the_machine_get_nothing_without_the_token(site: Site) -> None:
+    for cookie in ("", f"reelshard_{site.port}=", f"reelshard_{site.port}=guess", f"other={site.token}"):
+        for path in ("/", "/api/set", "/frame/0/0", "/view.js", "/?token=guess", "/?token="):
+            answer = site.ask(path, Cookie=cookie)
+            assert answer.status == 403
+            assert b"printed" in answer.body
+    answer = site.ask(f"/?token={site.token}", Cookie="")
+    assert (answer.status, answer.headers["location"]) == (303, "/")
+    assert "HttpOnly" in answer.headers["set-cookie"]
+    assert site.ask("/api/set", Cookie=answer.headers["set-cookie"].split(";")[0]).status == 200
+    assert site.ask(f"/api/set?token={site.token}", Cookie="").status == 403  # a page's own address alone lets in
+
+
 def test_answers_hold_the_browser_to_this_server_alone(site: Site) -> None:
     for path in ("/", "/api/set", "/frame/0/0", "/nothing", "/view.js"):
         headers = site.ask(path).headers
@@ -236,8 +250,9 @@ def test_the_command_says_where_it_is_answers_and_ends_with_ctrl_c(clips: ShardD
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        port = int(line.split("127.0.0.1:")[1].split("/")[0])
-        assert Site(port).json("/api/set")["num_samples"] == 20
+        found = re.search(r" at http://127\.0\.0\.1:(\d+)/\?token=(\S+)$", line)
+        assert found
+        assert Site(int(found[1]), found[2]).json("/api/set")["num_samples"] == 20
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=30)
     assert process.returncode == 130

@@ -139,10 +139,10 @@ def test_words_of_a_data_set_are_shown_and_never_run(tmp_path: Path, browser: Br
         expect(page.locator("#sample-key")).to_have_text(KEYS[0])
         expect(page.locator(".caption")).to_have_text(f"caption 0 {HOSTILE}")
         expect(page.locator(".message").first).to_contain_text(f"What is it? {HOSTILE}")
-        page.goto(f"{site.address}#/failures")
+        page.goto(f"{site.origin}/#/failures")
         expect(page.locator("#total")).to_have_text("1 item")
         expect(page.locator("tbody tr")).to_contain_text(f"{HOSTILE}.mp4")
-        page.goto(f"{site.address}#/?key=%3Cscript%3Ealert(2)%3C/script%3E")
+        page.goto(f"{site.origin}/#/?key=%3Cscript%3Ealert(2)%3C/script%3E")
         expect(page.locator("main")).to_contain_text("Nothing is found.")
         assert page.locator("main script, img[onerror]").count() == 0
         assert not wrong
@@ -154,10 +154,12 @@ def test_a_page_of_another_site_gets_nothing_of_it(tmp_path: Path, browser: Brow
         other.write_text(f"""<script>
             const got = window.got = [], image = new Image(), none = () => got.push("none");
             [image.onload, image.onerror] = [() => got.push("picture"), none];
-            image.src = "{site.address}frame/0/0";
-            fetch("{site.address}api/set").then((answer) => answer.text()).then((text) => got.push(text), none);
+            image.src = "{site.origin}/frame/0/0";
+            fetch("{site.origin}/api/set").then((answer) => answer.text()).then((text) => got.push(text), none);
         </script>""")
         page = context.new_page()
+        page.goto(site.address)  # so that the browser has its cookie
+        page.wait_for_selector(MADE)
         page.goto(other.as_uri())
         page.wait_for_function("window.got.length === 2")
         assert page.evaluate("window.got") == ["none", "none"]

@@ -25,7 +25,7 @@ from shards.format.schema import Field, Schema
 from shards.writer import ShardWriter
 from tests.results import HOSTILE
 from tools.view.masks import MaskView
-from tools.view.server import listen, serving
+from tools.view.server import listen, new_token, serving
 
 SIZE, NUM_FRAMES = 32, 4
 CHAT = [{"role": "user", "content": f"What is it? {HOSTILE}"}, {"role": "assistant", "content": [{"text": "A disc."}]}]
@@ -48,15 +48,22 @@ class Site:
     """A running server."""
 
     port: int
+    token: str
 
     @property
     def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
+        """What a browser opens, without a path behind it."""
+        return f"http://127.0.0.1:{self.port}/?token={self.token}"
+
+    @property
+    def origin(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
-        """Ask with a path as it is; `Host=...` replaces the name that is asked for."""
+        """Ask with a path as it is, as one who knows the token; `Host` and `Cookie` replace what is sent else."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
+            headers = {"Cookie": f"reelshard_{self.port}={self.token}"} | headers
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.putrequest(method, path, skip_host="Host" in named, skip_accept_encoding=True)
             for name, value in named.items():
@@ -75,8 +82,9 @@ class Site:
 
 @contextmanager
 def site_of(dataset: ShardDataset, mask: MaskView | None = None) -> Iterator[Site]:
-    with listen(0, any_free=False) as socket, serving(dataset, socket, mask):
-        yield Site(socket.getsockname()[1])
+    token = new_token()
+    with listen(0, any_free=False) as socket, serving(dataset, socket, token, mask):
+        yield Site(socket.getsockname()[1], token)
 
 
 def picture(number: int, place: int) -> bytes:

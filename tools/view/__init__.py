@@ -13,8 +13,8 @@ _DESCRIPTION = """Serve a page on this machine alone, http://127.0.0.1:PORT, unt
 Samples are found by key or label; clips play; boxes and masks lie over frames; captions and chats are there, and the
 failures of the build with their reasons. With --recipe NAME the mask that its student sees lies over the clip.
 
-Nothing is written, and nothing outside of the data set can be read through it. Other users of this machine can reach
-the page while it runs. From another machine: ssh -L 8765:127.0.0.1:8765 HOST."""
+Nothing is written, and nothing outside of the data set can be read through it. The address holds a token, without which
+other users of this machine get nothing. From another machine: ssh -L 8765:127.0.0.1:8765 HOST."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from shards.dataset import ShardDataset
     from tools.terminal import clean
     from tools.view.masks import MaskView, mask_view
-    from tools.view.server import listen, serve
+    from tools.view.server import address_of, listen, new_token, serving
 
     if args.port is not None and not 0 <= args.port < 1 << 16:
         raise ValueError(f"--port is {args.port}; allowed are 1 to 65535, and 0 for any that is free")
@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     elif args.overrides or args.source:
         raise ValueError("values of a recipe and --source have a meaning with --recipe NAME only")
     with listen(PORT if args.port is None else args.port, any_free=args.port is None) as socket:
-        print(clean(f"{args.dataset}: http://127.0.0.1:{socket.getsockname()[1]}/ until Ctrl-C"), flush=True)
-        serve(dataset, socket, mask)
+        token = new_token()
+        with serving(dataset, socket, token, mask) as thread:
+            print(clean(f"{args.dataset} is shown until Ctrl-C at {address_of(socket, token)}"), flush=True)
+            thread.join()
     return 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Mapping, Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 METHODS = ("GET", "HEAD")
@@ -26,12 +28,13 @@ class Guard:
 
     The name that the browser asked for has to be this machine's own (else a site could let its name point here, DNS
     rebinding), and the page that asks has to be ours. There is no answer that another origin may read, and no request
-    that changes anything.
+    that changes anything. Other users of the machine do not know the token: the address that was printed has it, and
+    the browser keeps it as a cookie.
     """
 
-    def __init__(self, app: ASGIApp, port: int) -> None:
-        """Stand before `app`, which is served at `port`."""
-        self._app = app
+    def __init__(self, app: ASGIApp, port: int, token: str) -> None:
+        """Stand before `app`, which is served at `port` to those who know `token`."""
+        self._app, self._token, self._cookie = app, token, f"reelshard_{port}"
         self._hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost")}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,8 +52,21 @@ class Guard:
             await send(message)
 
         refusal = self._refusal(scope)
-        answer = self._app if refusal is None else PlainTextResponse(refusal[1] + "\n", refusal[0])
+        answer = self._let_in(scope) if refusal is None else PlainTextResponse(refusal[1] + "\n", refusal[0])
         await answer(scope, receive, send_with_headers)
+
+    def _let_in(self, scope: Scope) -> ASGIApp:
+        request = HTTPConnection(scope)
+        if scope["path"] == "/" and self._is_token(request.query_params.get("token", "")):
+            answer: Response = RedirectResponse("/", 303)
+            answer.set_cookie(self._cookie, self._token, httponly=True, samesite="lax")
+            return answer
+        if self._is_token(request.cookies.get(self._cookie, "")):
+            return self._app
+        return PlainTextResponse("open the whole address that `reelshard view` printed, with its token\n", 403)
+
+    def _is_token(self, given: str) -> bool:
+        return hmac.compare_digest(given.encode(errors="replace"), self._token.encode())
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers = Headers(scope=scope)

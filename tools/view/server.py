@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import socket
 import threading
 from collections import Counter
@@ -56,8 +57,8 @@ class Pages:
         """Stop what goes on in the background."""
         self._catalogue.close()
 
-    def app(self, port: int) -> Guard:
-        """The application that is served at a port."""
+    def app(self, port: int, token: str) -> Guard:
+        """The application that is served at a port to those who know a token."""
         routes = [Route(path, _file(*file)) for path, file in FILES.items()]
         answers: dict[str, Answer] = {
             "/api/set": self.about,
@@ -77,7 +78,7 @@ class Pages:
         }
         routes += [Route(path, _answering(answer)) for path, answer in answers.items()]
         errors: Any = {404: _not_there}
-        return Guard(Starlette(routes=routes, exception_handlers=errors), port)
+        return Guard(Starlette(routes=routes, exception_handlers=errors), port, token)
 
     def about(self, request: Request) -> Response:
         """What the data set is."""
@@ -217,14 +218,24 @@ def listen(port: int, *, any_free: bool) -> Iterator[socket.socket]:
         yield listening
 
 
+def new_token() -> str:
+    """What the address holds that nobody else knows."""
+    return secrets.token_urlsafe(16)
+
+
+def address_of(listening: socket.socket, token: str) -> str:
+    """What is to be opened."""
+    return f"http://{LOOPBACK}:{listening.getsockname()[1]}/?token={token}"
+
+
 @contextlib.contextmanager
 def serving(
-    dataset: ShardDataset, listening: socket.socket, mask: MaskView | None = None
+    dataset: ShardDataset, listening: socket.socket, token: str, mask: MaskView | None = None
 ) -> Iterator[threading.Thread]:
     """Answer in a thread as long as this lasts."""
     pages = Pages(dataset, mask)
     config = uvicorn.Config(
-        pages.app(listening.getsockname()[1]),
+        pages.app(listening.getsockname()[1], token),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -241,9 +252,3 @@ def serving(
         server.should_exit = True
         thread.join()
         pages.close()
-
-
-def serve(dataset: ShardDataset, listening: socket.socket, mask: MaskView | None) -> None:
-    """Answer until a signal comes."""
-    with serving(dataset, listening, mask) as thread:
-        thread.join()
