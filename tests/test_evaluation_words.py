@@ -18,7 +18,7 @@ from evaluation.caption_words import caption_words
 from evaluation.captions import score_captions
 from evaluation.vqa import normalise, vqa_accuracy
 from tools.cli import main
-from tools.evaluate.captions import _missing_for_meteor
+from tools.evaluate.coco_tools import missing_for_meteor
 
 WORDS = ["a", "the", "red", "blue", "square", "circle", "moves", "jumps", "left", "right", "up", "and", "slowly"]
 
@@ -134,7 +134,7 @@ def _coco(captions: Sequence[tuple[int, str]]) -> dict[str, object]:
 def test_caption_files_in_cocos_form_are_scored_by_one_command(
     tmp_path: Path, java: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if java and (missing := _missing_for_meteor()):
+    if java and (missing := missing_for_meteor()):
         pytest.skip(missing)
     if not java:
         monkeypatch.setenv("PATH", str(tmp_path))
@@ -160,9 +160,10 @@ def test_caption_files_in_cocos_form_are_scored_by_one_command(
 @pytest.mark.parametrize(
     ("results", "expected"),
     [
-        ({}, "not in COCO's form"),
+        ({}, "not in the official form"),
         ([], "has no captions"),
-        ([{"image_id": 1}], "entry 0 has no image_id or no caption"),
+        ([{"image_id": 1}], "entry 0 has no caption"),
+        ([{"image_id": [9], "caption": 3}], "entry 0 has no image_id or no caption"),
         ([{"image_id": 9, "caption": "x"}], "which the references do not have"),
         ([{"image_id": 1, "caption": "x"}, {"image_id": 1, "caption": "y"}], "two captions of 1"),
     ],
