@@ -1,4 +1,4 @@
-"""A model that sees pictures and answers in words, as evaluators ask one: whoever trained it, whatever it is made of."""
+"""A model that sees pictures and answers in words, as evaluators ask one, whatever it is made of."""
 
 from __future__ import annotations
 
@@ -46,13 +46,16 @@ class Speaker(Protocol):
 
     Attributes:
         name: where it came from.
-        digest: of its weights.
         prompt: what it is asked where nobody says what.
     """
 
     name: str
-    digest: str
     prompt: str
+
+    @property
+    def digest(self) -> str:
+        """Of its weights."""
+        ...
 
     def read(self, path: Path) -> Pictures:
         """Decode a video or an image as this model is shown them; several threads may do so at once.

@@ -67,9 +67,10 @@ class ImageTextModel:
     def __init__(self, model: nn.Module, tokenizer: Any, processor: Any, template: str) -> None:
         self.model: Any = model
         self._tokenizer, self._processor, self.template = tokenizer, processor, template
-        self._config: Any = model.config
-        self._prepare = FAMILIES[self._config.model_type]
-        self._image_token: str = tokenizer.convert_ids_to_tokens(self._config.image_token_id)
+        config: Any = model.config
+        self._most = getattr(config.get_text_config(), "max_position_embeddings", None)
+        self._prepare = FAMILIES[config.model_type]
+        self._image_token: str = tokenizer.convert_ids_to_tokens(config.image_token_id)
         self._features = lru_cache(maxsize=8)(self._count_features)
 
     @classmethod
@@ -217,10 +218,9 @@ class ImageTextModel:
         return len(found.pooler_output[0])
 
     def _refuse_long(self, num_tokens: int, num_pictures: int) -> None:
-        most = getattr(self._config.get_text_config(), "max_position_embeddings", None)
-        if most is not None and num_tokens > most:
+        if self._most is not None and num_tokens > self._most:
             raise ValueError(
-                f"{num_pictures} pictures and what is asked are {num_tokens:,} tokens, and the model reads {most:,}: "
+                f"{num_pictures} pictures and what is asked are {num_tokens:,} tokens; the model reads {self._most:,}: "
                 "give fewer --max-frames"
             )
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import pickle
 from collections.abc import Iterator, Mapping
+from logging import ERROR
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def quiet() -> Iterator[None]:
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     of_hub = hub_logging.get_verbosity()
     logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()  # it warns of every time that it tries again
+    hub_logging.set_verbosity(ERROR)  # it warns of every time that it tries again
     logging.disable_progress_bar()
     try:
         yield

@@ -103,10 +103,8 @@ def written(speaker: Speaker, most: int) -> Callable[[Question, Pictures], str]:
     """How a question is answered in words of the model's own."""
 
     def answer(question: Question, pictures: Pictures) -> str:
-        text = ""
-        for text in speaker.write(pictures, question.messages, most):
-            pass
-        return text
+        said = deque(speaker.write(pictures, question.messages, most), maxlen=1)
+        return said[0] if said else ""
 
     return answer
 

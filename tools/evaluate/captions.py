@@ -21,8 +21,8 @@ HELP = "captions against references: BLEU-4, CIDEr-D, METEOR"
 MAX_NEW_TOKENS = 64
 SCORES = ("bleu4", "cider", "meteor")
 
-_DESCRIPTION = """Score captions against references: BLEU-4, CIDEr-D and, where Java is, METEOR. The captions are those of
-a file, or a model writes them, always with the likeliest token:
+_DESCRIPTION = """Score captions against references: BLEU-4, CIDEr-D and, where Java is, METEOR. The captions are those
+of a file, or a model writes them, always with the likeliest token:
 
   --references COCO.json --results MINE.json             a file's
   --references COCO.json --videos DIR --checkpoint RUN   a model's, of videos or images

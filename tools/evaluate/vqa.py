@@ -21,8 +21,8 @@ MAX_NEW_TOKENS = 16
 QUESTION = "{question}"
 PROMPT = f"{QUESTION}\nAnswer the question using a single word or phrase."
 
-_DESCRIPTION = """Score answers to questions about pictures by the official rule of ten people's answers. The answers are
-those of a file, or a model gives them, always with the likeliest token:
+_DESCRIPTION = """Score answers to questions about pictures by the official rule of ten people's answers. The answers
+are those of a file, or a model gives them, always with the likeliest token:
 
   --annotations VQA.json --results MINE.json                              a file's
   --annotations VQA.json --questions VQA.json --images DIR --checkpoint RUN   a model's

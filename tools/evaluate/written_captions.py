@@ -48,8 +48,8 @@ def caption_files(args: argparse.Namespace) -> Found:
     ids = references.ids
     results = [{"image_id": ids[name], "caption": answers.found[name]} for name in paths if name in answers.found]
     write_answers(args, results)
-    result = _scored(args, speaker, answers, references.captions, digests, asked[0]["content"])
-    return result, f"Captions by {speaker.name}", kept.drop
+    result = _scored(args, speaker, answers, references.captions, question=asked[0]["content"])
+    return replace(result, digests=digests), f"Captions by {speaker.name}", kept.drop
 
 
 def caption_set(args: argparse.Namespace) -> Found:
@@ -79,8 +79,8 @@ def caption_set(args: argparse.Namespace) -> Found:
     answers, kept = ask(args, questions, read, written(speaker, args.max_new_tokens), _asked(args, digests, []))
     _refuse_nothing(answers)
     write_answers(args, [{"image_id": name, "caption": caption} for name, caption in answers.found.items()])
-    result = _scored(args, speaker, answers, references, digests, "each chat up to its first answer")
-    return result, f"Captions by {speaker.name}", kept.drop
+    result = _scored(args, speaker, answers, references, question="each chat up to its first answer")
+    return replace(result, digests=digests), f"Captions by {speaker.name}", kept.drop
 
 
 def stored_pictures(dataset: ShardDataset, number: int) -> Pictures:
@@ -128,7 +128,7 @@ def _scored(
     speaker: Speaker,
     answers: Answers,
     references: Mapping[str, Sequence[str]],
-    digests: Mapping[str, str],
+    *,
     question: str,
 ) -> Result:
     found = {name: answers.found[name] for name in references if name in answers.found}
@@ -141,4 +141,4 @@ def _scored(
         "notes": [*answers.notes(), *result.protocol["notes"]],
     }
     metrics = {**result.metrics, "num_captions": float(len(found)), "num_failed": float(answers.num_failed)}
-    return replace(result, metrics=metrics, protocol=protocol, digests=digests)
+    return replace(result, metrics=metrics, protocol=protocol)
