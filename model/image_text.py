@@ -86,8 +86,8 @@ class ImageTextModel:
             family = AutoConfig.from_pretrained(name).model_type
         if family not in FAMILIES:
             raise ValueError(
-                f"the {WHAT} {name!r} is a {family!r}, whose processor needs torchvision, which is not used here: "
-                f"known are {', '.join(FAMILIES)}"
+                f"the {WHAT} {name!r} is a {family!r}; those that can be asked here are {', '.join(FAMILIES)}, others "
+                "are asked through processors that need torchvision"
             )
         try:
             with quiet(), one_line(name, ALLOWED, WHAT):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,22 +82,24 @@ def load_choices(path: Path) -> ChoiceSet:
         ValueError: it is neither.
         MissingDataError, ShardError: a parquet file cannot be read.
     """
-    files = _files(path)
-    records = {file: _records(file) for file in files}
-    digests = {f"questions {file.name}": sha256_of(file) for file in files}
-    first = next((record for some in records.values() for record in some), None)
-    if isinstance(first, Mapping) and "options" in first:
+    records = {file: _records(file) for file in _files(path)}
+    others = [file for file, some in records.items() if not any("question" in record for record in some)]
+    records = {file: some for file, some in records.items() if file not in others}
+    digests = {f"questions {file.name}": sha256_of(file) for file in records}
+    first = next((record for some in records.values() for record in some), {})
+    if "options" in first:
         found = [
             _of_video_mme(record, file, place) for file, some in records.items() for place, record in enumerate(some)
         ]
         layout, notes = VIDEO_MME, list[str]()
-    elif isinstance(first, Mapping) and {"video", "question", "answer"} <= set(first):
+    elif {"video", "question", "answer"} <= set(first):
         layout = MLVU
         found, notes = _all_of_mlvu(records)
     else:
         raise ValueError(f"{path} is of neither layout: {FORMS}")
     if twice := _twice(question.name for question in found):
         raise ValueError(f"{path} has two questions {twice}: give each once")
+    notes += [f"{file.name}: no questions, and left out" for file in others]
     if nobody := sum(question.answer is None for question in found):
         notes.append(f"{nobody} questions have an answer that is none of their options, and count as wrong")
     return ChoiceSet(layout=layout, questions=found, digests=digests, notes=notes)
@@ -125,15 +128,26 @@ def _records(file: Path) -> list[Mapping[str, Any]]:
     elif file.suffix.lower() == ".jsonl":
         found = _lines(file)
     else:
-        found = read_json(file)
+        found = _json_of(file)
     if not isinstance(found, list) or not all(isinstance(record, Mapping) for record in found):
         raise ValueError(f"{file} is no list of records: {FORMS}")
     return [{_SAME.get(key, key): value for key, value in one.items()} for record in found for one in _flat(record)]
 
 
-def _lines(file: Path) -> list[Any]:
-    import json
+def _json_of(file: Path) -> Any:
+    """What a file of JSON holds; Video-MME's template has commas behind the last entries, which JSON has not."""
+    try:
+        return read_json(file)
+    except ValueError:
+        text = file.read_bytes().decode(errors="replace")
+        try:
+            return json.loads(re.sub(r",(\s*[\]}])", r"\1", text))
+        except ValueError:
+            pass
+        raise
 
+
+def _lines(file: Path) -> list[Any]:
     found = []
     for number, line in enumerate(file.read_bytes().splitlines(), start=1):
         try:

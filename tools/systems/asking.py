@@ -37,7 +37,7 @@ def pictures_of(path: Path, view: ViewSpec, quality: int, decoder: VideoDecoder)
     try:
         frames, _ = read_frames(path.parent, Item(id=path.stem, path=path.name, extra=extra), writer, decoder)
     except BuildFailure as failure:
-        raise ValueError(f"{path} cannot be read ({failure.reason}): {failure}") from None
+        raise ValueError(f"{path} cannot be read ({failure.reason}): {failure.message}") from None
     assert frames is not None
     return Pictures(frames=tuple(map(decode_jpeg, frames.jpegs)), seconds=frames.seconds, moving=moving)
 
