@@ -190,9 +190,7 @@ def _vqa(folder: Path) -> tuple[Path, Path]:
     for name, colour in ((21, "red"), (22, "blue")):
         Image.fromarray(scene(1, colour, "left")[0]).save(folder / f"val2014/COCO_val2014_{name:012d}.jpg")
     ids = {21000: 21, 22000: 22, 21001: 21, 23000: 23}
-    questions = [
-        {"question_id": name, "image_id": image, "question": f"Is it {name}?"} for name, image in ids.items()
-    ]
+    questions = [{"question_id": name, "image_id": image, "question": f"Is it {name}?"} for name, image in ids.items()]
     answers = [{"answer": "yes", "answer_id": number} for number in range(9)] + [{"answer": "no", "answer_id": 10}]
     annotations = [
         {"question_id": name, "image_id": image, "answers": answers, "answer_type": "yes/no", "question_type": "is it"}
@@ -220,7 +218,9 @@ def test_questions_about_pictures_are_answered_by_runs_and_published_models(
     assert [each["question_id"] for each in written] == [21000, 22000, 21001, 23000]  # all, as the official tool wants
     assert written[-1]["answer"] == ""
     result = result_of(tmp_path / "out", "vqa")
-    expected = measure_vqa({str(each["question_id"]): each["answer"] for each in written}, load_annotations(annotations))
+    expected = measure_vqa(
+        {str(each["question_id"]): each["answer"] for each in written}, load_annotations(annotations)
+    )
     assert result["metrics"]["accuracy"] == expected.metrics["accuracy"]
     assert result["protocol"]["asked"] == "{question} In a word?"
     assert set(result["digests"]) == {"annotations", "questions", "model"}

@@ -1,0 +1,314 @@
+"""Multiple choice by likelihood, of Video-MME's and MLVU's files as their owners publish them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluation.multiple_choice import Choice, Rule, measure_choices
+from evaluation.speaker import Likelihood
+from tests.choice_files import write_mlvu, write_video_mme
+from tests.fvlm_runs import Workshop
+from tests.tiny_image_text import save_llava, save_smolvlm
+from tools.cli import main
+from tools.evaluate.choice_files import load_choices
+from tools.evaluate.subtitles import read_subtitles, shown_at
+from tools.systems.fvlm import SYSTEM
+from tools.trained import open_run
+
+VIDEO_MME_ASKED = """Select the best answer to the following multiple-choice question based on the video. Respond with \
+only the letter (A, B, C, or D) of the correct option.
+Which {crate} of 1?
+A. Two.
+B. Three.
+C. Four.
+D. Six.
+The best answer is:"""
+MLVU_ASKED = """Carefully watch this video and pay attention to every detail. Based on your observations, select the \
+best option that accurately addresses the question.
+Question: What is in film_1.mp4?
+Options:
+(A) Red
+(B) Green
+(C) Blue
+Only give the best option."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("choice")
+    write_video_mme(root / "video_mme")
+    write_mlvu(root / "mlvu")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shop = Workshop.make(tmp_path_factory.mktemp("choice_run"), num_videos=8, num_texts=4, held_out=(1,))
+    recipe, out = shop.recipe(2, train={"steps": 2}), shop.folder / "run"
+    assert main(["train", "--recipe", str(recipe), *shop.sources(), "--out", str(out)]) == 0
+    return out
+
+
+def evaluate(*words: object) -> int:
+    return main(["evaluate", "choice", *map(str, words)])
+
+
+def result_of(out: Path) -> dict[str, Any]:
+    (found,) = json.loads((out / "choice.json").read_bytes())["results"].values()
+    return dict(found)
+
+
+def choice(logs: Sequence[float], answer: int | None, video: str = "v", task: str = "t", **changes: Any) -> Choice:
+    likelihoods = [Likelihood(log, 1) for log in logs]
+    texts = changes.pop("texts", ["a"] * len(logs))
+    kinds = {"task": task, **changes}
+    return Choice(name=video, video=video, kinds=kinds, answer=answer, likelihoods=likelihoods, texts=texts)
+
+
+def test_the_likeliest_letter_is_the_answer_and_texts_count_by_their_bytes() -> None:
+    assert choice([-3, -1, -2], 1).guess("letter") == 1
+    assert choice([-2, -2, -3], 0).guess("letter") == 0
+    long = choice([-4, -5], 0, texts=["red", "réd and blue"])
+    assert (long.guess("letter"), long.guess("text")) == (0, 1)  # 4 nats in 3 bytes, 5 in 13
+
+
+def test_m_avg_is_the_mean_of_tasks_and_accuracy_that_of_questions() -> None:
+    right, wrong, nobody = ([0.0, -1.0], 0), ([0.0, -1.0], 1), ([0.0, -1.0], None)
+    choices = [choice(*right, "a"), choice(*right, "b"), choice(*wrong, "c"), choice(*nobody, "d", "needle")]
+    choices.append(choice([0.0, -1.0, -2.0], 0, "e", "order"))
+    found = measure_choices(choices, "letter", mean_over="task")
+    assert found.metrics["accuracy"] == pytest.approx(3 / 5)
+    assert found.metrics["m_avg"] == pytest.approx((2 / 3 + 0 + 1) / 3)
+    assert found.metrics["chance"] == pytest.approx((4 / 2 + 1 / 3) / 5)
+    assert found.tables["task"] == [
+        {"name": "needle", "count": 1, "accuracy": 0.0},
+        {"name": "order", "count": 1, "accuracy": 1.0},
+        {"name": "t", "count": 3, "accuracy": pytest.approx(2 / 3)},
+    ]
+    assert [row["guess"] for row in found.rows] == ["A"] * 5
+    assert found.rows[3]["answer"] is None
+    with pytest.raises(ValueError, match="no answer to score"):
+        measure_choices([], "letter")
+
+
+@given(answers=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=30))
+def test_the_interval_holds_the_accuracy_and_goes_by_videos(answers: list[tuple[int, int, int]]) -> None:
+    def made(guess: int) -> list[float]:
+        return [0.0 if place == guess else -1.0 for place in range(4)]
+
+    choices = [choice(made(guess), answer, f"video{video}") for guess, answer, video in answers]
+    found = measure_choices(choices, "letter")
+    low, high = found.intervals["accuracy"]
+    assert 0 <= low <= high <= 1
+    assert found.metrics["accuracy"] == pytest.approx(
+        sum(guess == answer for guess, answer, _ in answers) / len(answers)
+    )
+    if len({video for *_, video in answers}) == 1:
+        assert low == high  # one video says nothing of others
+
+
+def test_the_layouts_of_video_mme_hold_the_same_questions(folder: Path, tmp_path: Path) -> None:
+    lines = folder / "video_mme/test.jsonl"
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    expected = load_choices(lines)
+    assert expected.layout == "Video-MME"
+    assert len(expected.questions) == 6
+    first = expected.questions[0]
+    assert (first.name, first.question, first.answer) == ("001-1", "Which {crate} of 1?", 1)
+    assert first.options == ("Two.", "Three.", "Four.", "Six.")
+    assert first.videos == ("aaaaaaaaaaa", "aaaaaaaaaaa", "001")
+    assert first.kinds == {
+        "duration": "short",
+        "domain": "Knowledge",
+        "sub_category": "Odds & Ends",
+        "task_type": "Counting Problem",
+    }
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test-00000-of-00001.parquet")
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    # The owners' template: questions below their videos, other names, a comma too many, no id of YouTube's.
+    videos: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        about = {"video_id": row["video_id"], "duration_category": row["duration"], "video_category": row["domain"]}
+        about |= {"video_sub_category": row["sub_category"], "url": row["url"]}
+        said = {"question_id": row["question_id"], "task_type": row["task_type"], "question": row["question"]}
+        said |= {"choices": row["options"], "answer": row["answer"]}
+        videos.setdefault(row["video_id"], {**about, "questions": []})["questions"].append(said)
+    nested = json.dumps(list(videos.values())).replace("}]}", "},]},")
+    (tmp_path / "template.json").write_text(f"{nested[:-1]},]".replace(",,", ","))
+    with pytest.raises(ValueError, match="Expecting"):
+        json.loads((tmp_path / "template.json").read_text())
+    for name in ("test-00000-of-00001.parquet", "rows.json", "template.json"):
+        found = load_choices(tmp_path / name)
+        for one, other in zip(found.questions, expected.questions, strict=True):
+            assert (one.name, one.question, one.options, one.answer, one.kinds) == (
+                (other.name, other.question, other.options, other.answer, other.kinds)
+            )
+            assert one.videos[0] == other.videos[0]
+
+
+def test_mlvu_is_a_folder_of_tasks_of_which_those_of_words_are_left_out(folder: Path) -> None:
+    found = load_choices(folder / "mlvu/json")
+    assert found.layout == "MLVU"
+    assert [question.kinds["task"] for question in found.questions] == ["plotQA", "plotQA", "needle", "count"]
+    assert [question.answer for question in found.questions] == [2, 0, None, 2]
+    assert found.notes == [
+        "summary: no multiple choice, and left out (a judge model scores it)",
+        "1 questions have an answer that is none of their options, and count as wrong",
+    ]
+    one = load_choices(folder / "mlvu/json/4_count.json")
+    assert [question.options for question in one.questions] == [("1", "2", "12")]
+
+
+def test_subtitles_are_those_that_are_shown_with_the_frames(folder: Path, tmp_path: Path) -> None:
+    found = read_subtitles(folder / "video_mme/subtitle/aaaaaaaaaaa.srt")
+    assert [each.text for each in found] == ["hello there", "nobody sees", "two lines"]
+    assert shown_at(found, [0.0, 1.0]) == "hello there\ntwo lines"
+    assert shown_at(found, [0.5, 0.6]) == "hello there"
+    assert shown_at(found, []) == ""
+    (tmp_path / "no.srt").write_text("words alone")
+    with pytest.raises(ValueError, match="holds no subtitles"):
+        read_subtitles(tmp_path / "no.srt")
+
+
+def test_a_run_answers_video_mme_by_the_letters_likelihoods(
+    folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = folder / "video_mme"
+    assert evaluate("--questions", place / "test.jsonl", "--videos", place, "--run", run, "--out", tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "6 questions: accuracy" in printed
+    assert "  duration long: " in printed
+    result = result_of(tmp_path)
+    recipe, objective, _ = open_run(run)
+    speaker = SYSTEM.speaker(recipe, objective, "it")  # type: ignore[arg-type]
+    seen = speaker.read(place / "data/aaaaaaaaaaa.mp4")
+    expected = speaker.weigh(seen, [{"role": "user", "content": VIDEO_MME_ASKED}], "", list("ABCD"))
+    assert result["rows"][0]["log_likelihoods"] == pytest.approx([each.log for each in expected])
+    right = [row["guess"] == row["answer"] for row in result["rows"]]
+    assert result["metrics"]["accuracy"] == pytest.approx(sum(right) / 6)
+    assert {row["name"]: row["count"] for row in result["tables"]["duration"]} == {"long": 2, "short": 4}
+    assert result["protocol"]["rule"].startswith("the option whose letter is likeliest")
+    assert result["protocol"]["asked"].startswith("Select the best answer")
+    assert result["protocol"]["subtitles"] == "none"
+    assert set(result["digests"]) == {"questions test.jsonl", "model"}
+    responses = json.loads((tmp_path / "choice_results.json").read_bytes())
+    assert [video["video_id"] for video in responses] == ["001", "002", "003"]
+    assert [each["response"] for video in responses for each in video["questions"]] == [
+        row["guess"] for row in result["rows"]
+    ]
+    assert load_choices(tmp_path / "choice_results.json").questions[0].answer == 1  # the owners' form
+    assert not (tmp_path / "choice.answers.jsonl").exists()
+
+
+def test_subtitles_change_what_is_asked_of_the_videos_that_have_them(folder: Path, run: Path, tmp_path: Path) -> None:
+    place = folder / "video_mme"
+    words = ("--questions", place / "test.jsonl", "--videos", place, "--run", run)
+    assert evaluate(*words, "--out", tmp_path / "without") == 0
+    assert evaluate(*words, "--subtitles", place / "subtitle", "--out", tmp_path / "with") == 0
+    without, with_them = (result_of(tmp_path / name) for name in ("without", "with"))
+    logs = [[row["log_likelihoods"] for row in result["rows"]] for result in (without, with_them)]
+    same = [one == other for one, other in zip(*logs, strict=True)]
+    assert same == [False, False, True, True, True, True]
+    assert with_them["protocol"]["asked"].startswith("This video's subtitles are listed below:\n{subtitles}\nSelect")
+
+
+@pytest.mark.parametrize(
+    ("family", "rule"), [("run", "letter"), ("run", "text"), ("smolvlm", "letter"), ("llava", "text")]
+)
+def test_mlvu_is_asked_of_runs_and_published_models(
+    folder: Path, run: Path, tmp_path: Path, family: str, rule: Rule
+) -> None:
+    from tools.speakers import ImageTextSpeaker
+
+    folders: Mapping[str, Any] = {"run": lambda place: run, "smolvlm": save_smolvlm, "llava": save_llava}
+    checkpoint = folders[family](tmp_path / "model")
+    place = folder / "mlvu"
+    words = ("--questions", place / "json", "--videos", place / "video", "--checkpoint", checkpoint, "--rule", rule)
+    assert evaluate(*words, "--out", tmp_path / "out") == 0
+    result = result_of(tmp_path / "out")
+    if family == "run":
+        recipe, objective, _ = open_run(run)
+        speaker: Any = SYSTEM.speaker(recipe, objective, "it")  # type: ignore[arg-type]
+    else:
+        speaker = ImageTextSpeaker(str(checkpoint), "cpu", 64)
+    seen = speaker.read(place / "video/1_plotQA/film_1.mp4")  # and not the one of this name in another task's folder
+    asked = MLVU_ASKED if rule == "letter" else "What is in film_1.mp4?"
+    begun, options = ("Best Option: (", ["A", "B", "C"]) if rule == "letter" else ("", ["Red", "Green", "Blue"])
+    expected = speaker.weigh(seen, [{"role": "user", "content": asked}], begun, options)
+    assert result["rows"][0]["log_likelihoods"] == pytest.approx([each.log for each in expected], abs=1e-5)
+    assert result["rows"][2]["answer"] is None
+    assert [row["name"] for row in result["tables"]["task"]] == ["count", "needle", "plotQA"]
+    shares = [row["accuracy"] for row in result["tables"]["task"]]
+    assert result["metrics"]["m_avg"] == pytest.approx(sum(shares) / 3)
+    assert result["protocol"]["answer_begun"] == begun
+    assert "plain mean" in result["protocol"]["m_avg"]
+    assert not (tmp_path / "out/choice_results.json").exists()
+
+
+def test_some_missing_videos_are_named_with_the_official_page_and_not_counted(
+    folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/aaaaaaaaaaa.mp4").symlink_to(folder / "video_mme/data/aaaaaaaaaaa.mp4")
+    (tmp_path / "data/bbbbbbbbbbb.mp4").write_bytes(b"no video")
+    words = ("--questions", folder / "video_mme/test.jsonl", "--videos", tmp_path, "--run", run)
+    assert evaluate(*words, "--json") == 0
+    result = json.loads(capsys.readouterr().out)["results"]["choice"]
+    assert (result["metrics"]["num_questions"], result["metrics"]["num_failed"]) == (2, 4)
+    (note,) = result["protocol"]["notes"]
+    assert "failed: 4, for want of 2 videos or images" in note
+    assert "there is no video -cc_ccccccc in" in note
+    assert "bbbbbbbbbbb.mp4 cannot be read" in note
+    assert note.endswith("unpack its zips)")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--questions MME --videos V", "needs --checkpoint"),
+        ("--questions nowhere --videos V --run RUN", "there is no file nowhere: Video-MME is a .parquet"),
+        ("--questions V --videos V --run RUN", "there is no JSON file in"),
+        ("--questions MME --videos MLVU --run RUN", "https://github.com/BradyFU/Video-MME"),
+        ("--questions MLVU --videos V --run RUN", "https://github.com/JUNJIE99/MLVU"),
+        ("--questions SUMMARY --videos V --run RUN", "there is no multiple choice in"),
+        ("--questions OTHER --videos V --run RUN", "is of neither layout"),
+        ("--questions TORN --videos V --run RUN", "is not readable parquet"),
+        ("--questions MLVU --videos VM --run RUN --subtitles V", "--subtitles are Video-MME's"),
+        ("--questions MME --videos V --run RUN --subtitles nowhere", "there is no folder of subtitles"),
+        ("--questions MME --videos V --run RUN --rule guess", "invalid choice: 'guess'"),
+        ("--questions TWICE --videos V --run RUN", "has two questions 001-1"),
+        ("--questions LETTER --videos V --run RUN", "the answer 'E', which is no letter of its options"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_one_line(
+    folder: Path, run: Path, tmp_path: Path, words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = json.loads((folder / "video_mme/test.jsonl").read_text().splitlines()[0])
+    (tmp_path / "twice.json").write_text(json.dumps([row, row]))
+    (tmp_path / "letter.json").write_text(json.dumps([row | {"answer": "E"}]))
+    (tmp_path / "other.json").write_text(json.dumps([{"question_id": 1, "question": "?", "image_id": 3}]))
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+    places = {
+        "MME": folder / "video_mme/test.jsonl",
+        "V": folder / "video_mme/data",
+        "MLVU": folder / "mlvu/json",
+        "VM": folder / "mlvu/video",
+        "SUMMARY": folder / "mlvu/json/9_summary.json",
+        "RUN": run,
+        **{name.upper(): tmp_path / f"{name}.json" for name in ("twice", "letter", "other")},
+        "TORN": tmp_path / "torn.parquet",
+    }
+    capsys.readouterr()
+    assert evaluate(*(places.get(word, word) for word in words.split())) in (1, 2)
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert len(error.splitlines()) == 1
