@@ -7,6 +7,7 @@ families in `FAMILIES`. Frames of a video go in as images.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,7 @@ from typing import Any
 import jinja2
 import torch
 from PIL.Image import Image
+from PIL.Image import new as new_image
 from torch import Tensor, nn
 
 from model.likelihood import log_likelihoods, shared_beginning
@@ -99,6 +101,16 @@ class ImageTextModel:
             raise ValueError(f"the {WHAT} {name!r} needs a package that is not here: {what}") from None
         model = load_pretrained(AutoModelForImageTextToText, name, dtype=dtype, allowed=ALLOWED, what=WHAT)
         return cls(model.to(device), tokenizer, processor, template)
+
+    def most_frames(self, words: int) -> int:
+        """How many frames of a video the model can read, with so many tokens of words beside them; one at least."""
+        if self._most is None:
+            return sys.maxsize
+        blank = [new_image("RGB", (64, 64))]
+        prepared = self._prepare(self._processor, blank, True, self._image_token)
+        size = tuple(prepared.inputs["pixel_values"].shape[-2:])
+        (text,) = prepared.spell(self._features(size))
+        return max(1, (self._most - words) // len(self._tokenizer(text, add_special_tokens=False).input_ids))
 
     @torch.inference_mode()
     def write(self, pictures: Sequence[Image], whole: bool, turns: Sequence[Mapping[str, str]], most: int) -> str:
@@ -209,6 +221,7 @@ class ImageTextModel:
     def _tensor(self, tokens: list[list[int]]) -> Tensor:
         return torch.tensor(tokens, device=self.model.device)
 
+    @torch.inference_mode()
     def _count_features(self, size: tuple[int, int]) -> int:
         """How many tokens a tile of a height and width has; tried with one, so that it is what the model will want."""
         shape = (1, 1, 3, *size) if self._prepare is _tiles else (1, 3, *size)

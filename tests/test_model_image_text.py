@@ -16,6 +16,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, Idefics3Processor, L
 from model.image_text import ImageTextModel
 from model.likelihood import shared_beginning
 from tests.tiny_image_text import LLAVA_TEMPLATE, PATCH, SMOLVLM_TEMPLATE, save_llava, save_smolvlm
+from tools.speakers import ImageTextSpeaker
 
 TURNS = [{"role": "user", "content": "What is <image> there?"}]
 CPU = torch.device("cpu")
@@ -99,8 +100,13 @@ def test_a_begun_answer_is_part_of_what_is_given(folders: dict[str, Path]) -> No
 
 def test_pictures_beyond_what_the_model_reads_are_refused(tmp_path: Path) -> None:
     asked = loaded(save_smolvlm(tmp_path / "short", max_position_embeddings=40))
-    with pytest.raises(ValueError, match="3 pictures and what is asked are .* the model reads 40: give fewer"):
+    with pytest.raises(ValueError, match=r"3 pictures and what is asked are .* the model reads 40: give fewer"):
         asked.write(pictures(3), True, TURNS, 1)
+    assert asked.most_frames(19) == 3  # 7 tokens each
+    assert asked.most_frames(100) == 1
+    with pytest.raises(ValueError, match=r"--max-frames is 2, and .*short reads 1 with 512 tokens of words"):
+        ImageTextSpeaker(str(tmp_path / "short"), "cpu", 2)
+    assert ImageTextSpeaker(str(tmp_path / "short"), "cpu").facts()["frames"]["max_frames"] == 1
 
 
 def test_models_that_cannot_be_asked_are_one_line(folders: dict[str, Path], tmp_path: Path) -> None:

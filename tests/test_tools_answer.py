@@ -31,9 +31,9 @@ pytestmark = pytest.mark.usefixtures("without_java")
 
 
 @pytest.fixture
-def without_java(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """METEOR takes seconds to start, and is tested with files."""
-    monkeypatch.setattr("tools.evaluate.captions.missing_for_meteor", lambda: "left out")
+    monkeypatch.setenv("PATH", str(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ def _vqa(folder: Path) -> tuple[Path, Path]:
 def test_questions_about_pictures_are_answered_by_runs_and_published_models(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str
 ) -> None:
-    folders = {"run": lambda place: run, "smolvlm": save_smolvlm, "llava": save_llava}
+    folders: Mapping[str, Any] = {"run": lambda place: run, "smolvlm": save_smolvlm, "llava": save_llava}
     checkpoint = folders[family](tmp_path / "model")
     questions, annotations = _vqa(tmp_path / "vqa")
     files = ["--annotations", annotations, "--questions", questions, "--images", tmp_path / "vqa"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -207,6 +209,42 @@ def test_a_run_answers_video_mme_by_the_letters_likelihoods(
     ]
     assert load_choices(tmp_path / "choice_results.json").questions[0].answer == 1  # the owners' form
     assert not (tmp_path / "choice.answers.jsonl").exists()
+
+
+def test_models_are_compared_on_the_same_questions_by_the_same_rule(
+    folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = folder / "video_mme"
+    words = ("--questions", place / "test.jsonl", "--videos", place)
+    published = save_smolvlm(tmp_path / "model")
+    for name, more in {
+        "ours": ("--run", run),
+        "theirs": ("--checkpoint", published),
+        "by_text": ("--run", run, "--rule", "text"),
+    }.items():
+        assert evaluate(*words, *more, "--out", tmp_path / name) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "compare", str(tmp_path / "ours"), str(tmp_path / "theirs")]) == 0
+    printed = capsys.readouterr().out
+    assert "ours: choice" in printed
+    assert "theirs: choice" in printed
+    assert main(["evaluate", "compare", str(tmp_path / "ours"), str(tmp_path / "by_text")]) == 1
+    assert "what was measured differs" in capsys.readouterr().err
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"
+COMMANDS = [
+    line for line in PAGE.read_text().splitlines() if re.match(r"reelshard evaluate (captions|vqa|choice) ", line)
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_commands_of_the_page_are_understood(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where none of the files is
+    assert main(shlex.split(line)[1:]) == 1
+    assert re.search(r"there is no (file|data set)", capsys.readouterr().err)
 
 
 def test_subtitles_change_what_is_asked_of_the_videos_that_have_them(folder: Path, run: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from model.image_text import ImageTextModel
 
 MAX_FRAMES, QUALITY = 64, 95
+WORDS = 512  # tokens that are left to question and answer
 VIDEO_SIDE, IMAGE_SIDE = 512, 2048  # pixels of the short side, beyond which nobody looks
 PROMPT = "Describe this in one short sentence."
 
@@ -36,8 +37,8 @@ def add_speaker_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-frames",
         type=int,
         metavar="N",
-        help=f"of a published model: the most that it sees of a video, one a second (default {MAX_FRAMES}); a run sees "
-        "what its recipe says",
+        help=f"of a published model: the most that it sees of a video, one a second (default {MAX_FRAMES}, or as "
+        "many as it can read); a run sees what its recipe says",
     )
 
 
@@ -56,9 +57,9 @@ def open_speaker(args: argparse.Namespace) -> Speaker:
     if (path / "config.json").is_file() or not (path.is_dir() or args.checkpoint.startswith((".", "/", "~"))):
         if args.overrides:
             raise ValueError(f"{args.overrides[0]} has no effect: {args.checkpoint} has no recipe")
-        return ImageTextSpeaker(args.checkpoint, args.device, args.max_frames or MAX_FRAMES)
+        return ImageTextSpeaker(args.checkpoint, args.device, args.max_frames)
     if args.max_frames is not None:
-        raise ValueError("--max-frames is of published models; a run sees the frames of its recipe: --view.max_frames")
+        raise ValueError("--max-frames is of published models; a run sees the frames that its recipe's view says")
     device = [] if args.device == "auto" else [f"--train.device={args.device}"]
     recipe, objective, step = open_run(path, [*args.overrides, *device])
     return system_of(recipe).speaker(recipe, objective, f"run {path}, step {step}")
@@ -67,11 +68,16 @@ def open_speaker(args: argparse.Namespace) -> Speaker:
 class ImageTextSpeaker:
     """A published model: frames go in as images, one a second; see `evaluation.speaker.Speaker`."""
 
-    def __init__(self, checkpoint: str, device: str, max_frames: int) -> None:
+    def __init__(self, checkpoint: str, device: str, max_frames: int | None = None) -> None:
         """Load it.
 
+        Args:
+            checkpoint: an id on the Hub, or a folder.
+            device: such as "cuda:0", or "auto".
+            max_frames: of a video; None takes 64, or as many as the model can read with words beside them.
+
         Raises:
-            ValueError: it cannot be loaded.
+            ValueError: it cannot be loaded, or reads fewer frames.
         """
         import torch
 
@@ -83,8 +89,14 @@ class ImageTextSpeaker:
         self._dtype: torch.dtype = accelerator_of(place).half or torch.float32
         self._model: ImageTextModel = ImageTextModel.load(checkpoint, device=place, dtype=self._dtype)
         self.name, self.prompt = checkpoint, PROMPT
+        most = self._model.most_frames(WORDS)
+        if max_frames is not None and max_frames > most:
+            raise ValueError(
+                f"--max-frames is {max_frames}, and {checkpoint} reads {most} with {WORDS} tokens of words"
+            )
+        count = max_frames or min(most, MAX_FRAMES)
         self._video = ViewSpec(
-            sampling="fps", fps=1.0, max_frames=max_frames, geometry="whole", short_side=VIDEO_SIDE, size=VIDEO_SIDE
+            sampling="fps", fps=1.0, max_frames=count, geometry="whole", short_side=VIDEO_SIDE, size=VIDEO_SIDE
         )
 
     @cached_property

@@ -55,7 +55,8 @@ def answer_questions(args: argparse.Namespace) -> Found:
     order = sorted(annotations, key=lambda name: asked[name].pictures)
     paths = {name: media.find(*asked[name].pictures) for name in order}
     nowhere = [asked[name].pictures[0] for name, path in paths.items() if path is None]
-    refuse_if_all_are_missing(nowhere, len(paths), args.images, OFFICIAL)
+    num_wanted = len({asked[name].pictures for name in order})
+    refuse_if_all_are_missing(list(dict.fromkeys(nowhere)), num_wanted, args.images, OFFICIAL)
     speaker = open_speaker(args)
     questions = [
         Question(

@@ -95,6 +95,7 @@ class ChoiceAsker:
         found = measure_choices(choices, self._rule, mean_over="task" if is_mlvu else None)
         protocol = {
             **found.protocol,
+            "evaluator": f"choice by {self._rule}{'' if self._subtitles is None else ', with subtitles'}",
             "questions": self._asked.layout,
             "asked": self._template(),
             "answer_begun": MLVU_BEGUN if is_mlvu and self._rule == "letter" else "",
