@@ -22,7 +22,10 @@ from torch import Tensor, nn
 from model.likelihood import log_likelihoods, shared_beginning
 from model.pretrained import load_pretrained, one_line, quiet
 
-ALLOWED = "Give an image-text-to-text model's id on the Hub, or a folder made by its save_pretrained"
+ALLOWED = (
+    "Give the folder of a run, or an image-text-to-text model: its id on the Hub, or a folder made by its "
+    "save_pretrained"
+)
 WHAT = "image-text model"
 
 
@@ -110,7 +113,7 @@ class ImageTextModel:
         prepared = self._prepare(self._processor, blank, True, self._image_token)
         size = tuple(prepared.inputs["pixel_values"].shape[-2:])
         (text,) = prepared.spell(self._features(size))
-        return max(1, (self._most - words) // len(self._tokenizer(text, add_special_tokens=False).input_ids))
+        return max(1, (int(self._most) - words) // len(self._tokenizer(text, add_special_tokens=False).input_ids))
 
     @torch.inference_mode()
     def write(self, pictures: Sequence[Image], whole: bool, turns: Sequence[Mapping[str, str]], most: int) -> str:

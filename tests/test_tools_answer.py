@@ -103,6 +103,7 @@ def test_a_run_captions_the_files_that_references_name_and_failures_are_counted_
     )
     assert {name: result["metrics"][name] for name in ("bleu4", "cider")} == pytest.approx(dict(again.metrics))
     assert result["metrics"]["num_failed"] == 2
+    assert [Path(row["name"]).name for row in result["tables"]["failed"]] == ["torn.mp4", "gone"]
     assert result["protocol"]["asked"] == "What is it?"
     assert result["protocol"]["looked_at"] == "autoregressive"
     assert set(result["digests"]) == {"references", "model"}

@@ -136,6 +136,7 @@ class ImageTextSpeaker:
     def facts(self) -> Mapping[str, Any]:
         """What it is shown, and by which template it is asked."""
         return {
+            "checkpoint": self.name,
             "model": self._model.model.config.model_type,
             "frames": self._video.to_json() | {"jpeg_quality": QUALITY},
             "shown": "frames of videos as whole images, images as its own processor cuts them, all before the text",

@@ -94,7 +94,8 @@ def answer_questions(args: argparse.Namespace) -> Found:
         "notes": notes,
     }
     metrics = {**result.metrics, "num_questions": float(len(every)), "num_failed": float(answers.num_failed)}
-    done = replace(result, metrics=metrics, protocol=protocol, digests=digests)
+    tables = {**result.tables, **answers.table()}
+    done = replace(result, metrics=metrics, protocol=protocol, digests=digests, tables=tables)
     return done, f"Answers by {speaker.name}", kept.drop
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Way = TypeVar("Way")
 READERS = 2  # files that are decoded at once
 AHEAD = 2  # files that are decoded while one is asked about
+FAILED = "failed"  # the table of what could not be read
 NAMED = 3  # of those that failed
 
 
@@ -58,6 +59,11 @@ class Answers:
     problems: Mapping[str, str] = field(default_factory=dict)
     num_failed: int = 0
 
+    def table(self) -> dict[str, list[dict[str, str]]]:
+        """All that could not be read, as a table of a result; none where there is nothing."""
+        rows = [{"name": name, "problem": problem} for name, problem in self.problems.items()]
+        return {FAILED: rows} if rows else {}
+
     def notes(self, advice: str = "") -> list[str]:
         """A line on what failed, and its first names; none where nothing did."""
         if not self.problems:
@@ -66,6 +72,16 @@ class Answers:
         more = f"; and {len(self.problems) - NAMED} more" if len(self.problems) > NAMED else ""
         what = f"failed: {self.num_failed}, for want of {len(self.problems)} videos or images"
         return [f"{what}: {named}{more}{advice and f'. {advice}'}"]
+
+
+def spell_tables(result: Result) -> list[str]:
+    """The accuracies of a result's tables, a line each."""
+    return [
+        f"  {kind} {row['name']}: {row['accuracy']:.2%} of {row['count']}"
+        for kind, table in result.tables.items()
+        if kind != FAILED
+        for row in table
+    ]
 
 
 Found = tuple["Result", str, Callable[[], None]]  # with the page's title, and what is done once it is written

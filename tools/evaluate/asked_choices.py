@@ -110,7 +110,8 @@ class ChoiceAsker:
             "notes": [*answers.notes(advice), *self._asked.notes],
         }
         counts = {"num_questions": float(len(choices)), "num_failed": float(answers.num_failed)}
-        return replace(found, metrics={**found.metrics, **counts}, protocol=protocol, digests=self._digests)
+        metrics, tables = {**found.metrics, **counts}, {**found.tables, **answers.table()}
+        return replace(found, metrics=metrics, protocol=protocol, digests=self._digests, tables=tables)
 
     def write_responses(self, result: Result, out: Path | None) -> None:
         """Write what Video-MME's own tool reads: its questions below their videos, with the letters as responses."""

@@ -73,10 +73,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _lines(result: Result) -> list[str]:
     """The numbers for the terminal."""
+    from tools.evaluate.answering import spell_tables
+
     spelled = []
     for name, (low, high) in result.intervals.items():
         spelled.append(f"{name} {result.metrics[name]:.2%} ({low:.2%} to {high:.2%})")
-    lines = [f"{len(result.rows)} questions: {', '.join(spelled)}, chance {result.metrics['chance']:.2%}"]
-    for kind, table in result.tables.items():
-        lines += [f"  {kind} {row['name']}: {row['accuracy']:.2%} of {row['count']}" for row in table]
-    return [*lines, *result.protocol["notes"]]
+    first = f"{len(result.rows)} questions: {', '.join(spelled)}, chance {result.metrics['chance']:.2%}"
+    return [first, *spell_tables(result), *result.protocol["notes"]]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tools.evaluate.answering import Found, add_answering_arguments, choose_way
+from tools.evaluate.answering import Found, add_answering_arguments, choose_way, spell_tables
 from tools.evaluate.common import add_result_arguments
 from tools.evaluate.official import entries_of, read_json, sha256_of
 
@@ -69,9 +69,7 @@ def run(args: argparse.Namespace) -> int:
         ("annotations", "questions", "images", "checkpoint"): answer_questions,
     }
     result, title, done = choose_way(args, ways)(args)
-    lines = [f"{len(result.rows)} answers: accuracy {result.metrics['accuracy']:.2%}"]
-    for kind, table in result.tables.items():
-        lines += [f"  {kind} {row['name']}: {row['accuracy']:.2%} of {row['count']}" for row in table]
+    lines = [f"{len(result.rows)} answers: accuracy {result.metrics['accuracy']:.2%}", *spell_tables(result)]
     lines += result.protocol.get("notes", [])
     publish(args, World(), {"vqa": result}, title=title, lines=lines)
     done()

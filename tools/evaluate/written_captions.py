@@ -141,4 +141,4 @@ def _scored(
         "notes": [*answers.notes(), *result.protocol["notes"]],
     }
     metrics = {**result.metrics, "num_captions": float(len(found)), "num_failed": float(answers.num_failed)}
-    return replace(result, metrics=metrics, protocol=protocol)
+    return replace(result, metrics=metrics, protocol=protocol, tables=answers.table())

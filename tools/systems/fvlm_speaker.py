@@ -81,6 +81,7 @@ class FoveatedSpeaker:
         """View, template, and how frames are looked at."""
         chat = self._recipe.chat
         return {
+            "checkpoint": self.name,
             "model": "foveated VLM",
             "frames": self._recipe.view.to_json() | {"jpeg_quality": chat.quality},
             "looked_at": self._mode,
