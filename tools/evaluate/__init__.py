@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "Of any encoder (a run, weights alone, a VideoMAE); `reelshard evaluate NAME --help` explains each:",
             *(line for name, line in listed.items() if name not in OF_SPEAKERS),
             "",
-            "Of any model that answers in words (a run, SmolVLM, LLaVA), or of a file of answers:",
+            "Of any model that answers in words (a run, SmolVLM, LLaVA); the first two of a file of answers, too:",
             *(listed[name] for name in OF_SPEAKERS),
             "",
             "Any other NAME is what the system of the run is measured by:",
