@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import pickle
 from collections.abc import Iterator, Mapping
+from logging import ERROR
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +76,19 @@ def spell_device(device: torch.device) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' reports and progress bars off the terminal; what matters of them is raised."""
+    """Keep reports and progress bars of transformers and of the Hub off the terminal; what matters is raised."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    of_hub = hub_logging.get_verbosity()
     logging.set_verbosity_error()
+    hub_logging.set_verbosity(ERROR)  # it warns of every time that it tries again
     logging.disable_progress_bar()
     try:
         yield
     finally:
+        hub_logging.set_verbosity(of_hub)
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()

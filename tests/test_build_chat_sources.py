@@ -57,6 +57,8 @@ def test_llavas_records_lose_their_placeholders_and_keep_their_turns(tokenizer: 
         {"id": "two", "video": ["v.mp4", "v.mp4"], "conversations": talk("<video><video>Which?")},
         {"id": "mixed", "video": "v.mp4", "image": "a.jpg", "conversations": talk("Which?")},
         {"id": "outside", "image": "../a.jpg", "conversations": talk("Which?")},
+        {"id": "pair", "image": ["a.jpg", "a.jpg"], "conversations": talk("<image> or <image>?")},
+        {"id": "places", "image": ["a.jpg", "a.jpg"], "conversations": talk("<image>\nWhich of three? <image><image>")},
         {"id": "speaker", "image": "a.jpg", "conversations": [{"from": "cat", "value": "miaow"}]},
         {"id": "7", "image": "a.jpg", "instruction": "Is it blue?", "output": "No."},
     ]
@@ -67,7 +69,11 @@ def test_llavas_records_lose_their_placeholders_and_keep_their_turns(tokenizer: 
     assert said(found["7-2"]) == ["Is it blue?", "No."]  # of one picture
     assert (said(found["v"]), len(found["v"]["frames"]), found["v"]["source"]) == (["Does it move?", "Yes."], 3, "made")
     assert (said(found["t"]), found["t"]["frames"]) == (["Be brief.", "2 + 2?", "4"], [])
-    assert set(failures(tmp_path / "set")) == {"two", "mixed", "outside", "speaker"}
+    assert set(failures(tmp_path / "set")) == {"two", "mixed", "outside", "places", "speaker"}
+    told = (tmp_path / "set/failures.jsonl").read_text()
+    assert "a chat is about one video, or about images; this one names 2 video(s) and 0 image(s)" in told
+    assert "its turns have places for 3 pictures or videos, and it names 0 video(s) and 2 image(s)" in told
+    assert len(found["pair"]["frames"]) == 2
     assert set(failures(tmp_path / "set").values()) == {"bad_annotation"}
 
 

@@ -79,6 +79,21 @@ def test_tars_of_others_give_the_samples_that_webdataset_gives(tars: Path, token
     assert colour_of(found["000010001"]["frames"][0]) == "red"
 
 
+def test_several_images_of_a_sample_are_in_the_order_of_their_numbers_and_several_videos_are_refused(
+    tars: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    video = video_bytes(tmp_path / "made", 2)
+    images = [(f"many.{number}.jpg", picture(colour)) for number, colour in ((10, "blue"), (9, "red"), (1, "green"))]
+    members = [*images, ("many.txt", b"three colours"), ("two.0.mp4", video), ("two.1.mp4", video), ("two.txt", b"two")]
+    source = load_chat_tars([write_tar(tmp_path / "several.tar", members)], tmp_path)
+    found = build_from(source, tmp_path / "set", tokenizer)
+    assert [colour_of(jpeg) for jpeg in found["many"]["frames"]] == ["green", "red", "blue"]
+    assert failures(tmp_path / "set") == {"two": "bad_annotation"}
+    assert "a chat is about one video, or about images; this one has 2 videos" in (
+        (tmp_path / "set/failures.jsonl").read_text()
+    )
+
+
 def test_a_tar_that_was_cut_off_is_an_error_and_no_shorter_list(tars: Path, tmp_path: Path) -> None:
     whole = (tars / "00000.tar").read_bytes()
     cut = tmp_path / "cut.tar"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import random
 import shutil
 from collections.abc import Sequence
@@ -18,7 +20,7 @@ from evaluation.caption_words import caption_words
 from evaluation.captions import score_captions
 from evaluation.vqa import normalise, vqa_accuracy
 from tools.cli import main
-from tools.evaluate.captions import _missing_for_meteor
+from tools.evaluate.coco_tools import missing_for_meteor
 
 WORDS = ["a", "the", "red", "blue", "square", "circle", "moves", "jumps", "left", "right", "up", "and", "slowly"]
 
@@ -134,7 +136,7 @@ def _coco(captions: Sequence[tuple[int, str]]) -> dict[str, object]:
 def test_caption_files_in_cocos_form_are_scored_by_one_command(
     tmp_path: Path, java: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if java and (missing := _missing_for_meteor()):
+    if java and (missing := missing_for_meteor()):
         pytest.skip(missing)
     if not java:
         monkeypatch.setenv("PATH", str(tmp_path))
@@ -158,11 +160,77 @@ def test_caption_files_in_cocos_form_are_scored_by_one_command(
 
 
 @pytest.mark.parametrize(
+    ("java", "notes", "tokenizer"),
+    [
+        ("exit 1", "words were split by our own rules: the official tokenizer did not split all", "reelshard's"),
+        (
+            "head -c 400 /dev/zero | tr '\\0' '\\n'",
+            "our own rules: the official tokenizer found no words",
+            "reelshard's",
+        ),
+        ('case "$*" in *meteor*) exit 1;; esac; exec REAL "$@"', "METEOR was not computed: METEOR's", "PTBTokenizer"),
+    ],
+)
+def test_a_program_of_the_official_tools_that_fails_costs_its_own_numbers_alone(
+    tmp_path: Path, java: str, notes: str, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if missing := missing_for_meteor():
+        pytest.skip(missing)
+    (tmp_path / "java").write_text(f"#!/bin/sh\n{java.replace('REAL', str(shutil.which('java')))}\n")
+    (tmp_path / "java").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    references = _write(tmp_path / "references.json", _coco([(1, "A red kite flies."), (2, "two dogs swim")]))
+    captions = [{"image_id": 1, "caption": "A red kite flies!"}, {"image_id": 2, "caption": "two cats swim"}]
+    results = _write(tmp_path / "results.json", captions)
+    files = ["--references", str(references), "--results", str(results)]
+    assert main(["evaluate", "captions", *files, "--out", str(tmp_path / "out")]) == 0
+    (result,) = json.loads((tmp_path / "out" / "captions.json").read_bytes())["results"].values()
+    assert set(result["metrics"]) == {"bleu4", "cider"}
+    assert result["rows"][0]["bleu4"] == pytest.approx(1)
+    (note,) = result["protocol"]["notes"]
+    assert notes in note
+    assert result["protocol"]["tokenizer"].startswith(tokenizer)
+
+
+def test_results_go_into_a_folder_and_name_the_files_they_are_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = [_annotation(7000, ["yes"] * 10, "yes/no")]
+    annotations = _write(tmp_path / "annotations.json", {"annotations": notes})
+    results = _write(tmp_path / "results.json", [{"question_id": 7000, "answer": "yes"}])
+    command = ["evaluate", "vqa", "--annotations", str(annotations), "--results", str(results)]
+    assert main([*command, "--json"]) == 0
+    digests = json.loads(capsys.readouterr().out)["results"]["vqa"]["digests"]
+    assert digests == {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in (("annotations", annotations), ("results", results))
+    }
+    assert main([*command, "--out", str(results)]) == 2
+    error = capsys.readouterr().err
+    assert "is no folder, and results are several files: give a folder" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_model_that_cannot_be_reached_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from huggingface_hub.utils import logging as hub_logging
+
+    from model.pretrained import quiet
+
+    logger = hub_logging.get_logger("huggingface_hub.utils._http")
+    with quiet():
+        logger.warning("thrown while requesting HEAD")
+    assert capsys.readouterr().err == ""
+    logger.warning("thrown while requesting HEAD")
+    assert "thrown while requesting HEAD" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("results", "expected"),
     [
-        ({}, "not in COCO's form"),
+        ({}, "not in the official form"),
         ([], "has no captions"),
-        ([{"image_id": 1}], "entry 0 has no image_id or no caption"),
+        ([{"image_id": 1}], "entry 0 has no caption"),
+        ([{"image_id": [9], "caption": 3}], "entry 0 has no image_id or no caption"),
         ([{"image_id": 9, "caption": "x"}], "which the references do not have"),
         ([{"image_id": 1, "caption": "x"}, {"image_id": 1, "caption": "y"}], "two captions of 1"),
     ],

@@ -19,9 +19,8 @@ from tests.fvlm_runs import Workshop
 from tests.videos import write_video
 from tools.cli import main
 from tools.recipe import load_recipe
-from tools.systems.asking import frames_of
-from tools.systems.chats import ChatRecipe
-from tools.systems.fvlm import SYSTEM
+from tools.systems.asking import pictures_of
+from tools.systems.fvlm import SYSTEM, FoveatedRecipe
 from tools.trained import open_run
 
 
@@ -58,13 +57,15 @@ def test_a_caption_is_what_the_model_writes_behind_the_frames_and_the_prompt(
 
     found = said(capsys, video, "--run", run, "--question", "What colour is it?", "--max-new-tokens", "7")
     recipe, objective, step = open_run(run)
-    assert isinstance(recipe, ChatRecipe)
+    assert isinstance(recipe, FoveatedRecipe)
     assert step == 4
     tokenizer = AutoTokenizer.from_pretrained(workshop.folder / "tokenizer")
     asked = [{"role": "user", "content": "What colour is it?"}]
     prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
-    frames = frames_of(video, recipe)
+    pictures = SYSTEM.speaker(recipe, objective, "it").read(video)
+    frames = torch.from_numpy(np.stack(pictures.frames)).movedim(-1, 1)
     assert frames.shape == (5, 3, 28, 28)
+    assert pictures.moving
     model: Any = objective.get_submodule("model")
     expected = list(generate(model, frames, torch.tensor(prompt), max_new_tokens=7))
     assert found["num_tokens"] == len(expected) == 7
@@ -79,13 +80,14 @@ def test_the_frames_are_those_that_a_data_set_has(workshop: Workshop) -> None:
     reads = SYSTEM.feed(recipe, dataset).reads
     for number in (0, 7):
         about = dataset.metadata(number)
-        frames = frames_of(workshop.folder / "raw_video" / about["path"], recipe)
+        path = workshop.folder / "raw_video" / about["path"]
+        frames = pictures_of(path, recipe.view, recipe.chat.quality, recipe.build.decoder).frames
         stored = dataset[number]["frames"]
         assert len(frames) == len(stored) == about["num_frames"]
         for frame, piece in zip(frames, stored, strict=True):
-            out = {"frames": np.zeros(frame.shape, np.uint8)}
+            out = {"frames": np.zeros((3, *frame.shape[:2]), np.uint8)}
             reads.decoders["frames"](memoryview(bytes(piece)), out, 0)
-            assert np.array_equal(out["frames"], frame.numpy())
+            assert np.array_equal(out["frames"], frame.transpose(2, 0, 1))
 
 
 def test_an_image_is_one_frame_and_the_recipes_prompt_is_asked(
@@ -172,6 +174,6 @@ def test_a_student_that_does_not_speak_says_so(tmp_path: Path, capsys: pytest.Ca
 
     recipe = ST_JEPA.recipe()
     with pytest.raises(ValueError, match="ST-JEPA writes no text"):
-        ST_JEPA.write_about(recipe, torch.nn.Identity(), tmp_path, None, 3)
+        ST_JEPA.speaker(recipe, torch.nn.Identity(), "it")
     with pytest.raises(ValueError, match="ST-JEPA is exported nowhere"):
         ST_JEPA.export(recipe, torch.nn.Identity(), tmp_path)

@@ -37,9 +37,11 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--max-new-tokens is {args.max_new_tokens}; give 1 or more")
     if not args.video.is_file():
         raise ValueError(f"there is no file {str(args.video)!r}; give a video or an image")
-    recipe, objective, _ = open_run(args.run_dir, args.overrides)
+    recipe, objective, step = open_run(args.run_dir, args.overrides)
+    speaker = system_of(recipe).speaker(recipe, objective, f"run {args.run_dir}, step {step}")
+    question = [{"role": "user", "content": speaker.prompt if args.question is None else args.question}]
     began = time.perf_counter()
-    written = system_of(recipe).write_about(recipe, objective, args.video, args.question, args.max_new_tokens)
+    written = speaker.write(speaker.read(args.video), question, args.max_new_tokens)
     times, text = [], ""
     for so_far in written:
         text = so_far

@@ -51,8 +51,16 @@ def add_encoder_arguments(parser: argparse.ArgumentParser, *, required: bool = T
 
 def add_result_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare where the result goes."""
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write NAME.json and NAME.html there")
+    parser.add_argument("--out", type=result_folder, metavar="DIR", help="write NAME.json and NAME.html there")
     parser.add_argument("--json", action="store_true", help="print the result as JSON only")
+
+
+def result_folder(text: str) -> Path:
+    """The folder of an argument, which need not be there; a file is refused before any work."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is no folder, and results are several files: give a folder")
+    return path
 
 
 def add_seed_argument(parser: argparse.ArgumentParser) -> None:

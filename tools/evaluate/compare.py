@@ -22,6 +22,8 @@ TASKS = ("ssv2", "ucf101", "msrvtt")
 NUM_CLASSES = {"ssv2": 174, "ucf101": 101}
 FIRST = ("trained", "untrained", "pixels")  # in this order they stand, others behind them
 
+OFFICIAL_RESULTS = "_results.json"  # what models have said, beside what it scored
+
 _DESCRIPTION = """Compare results that other evaluations wrote with --out. They have to be of one evaluation and one
 view, and scored on the same data. --published adds numbers of others, marked as such."""
 
@@ -62,7 +64,12 @@ def run(args: argparse.Namespace) -> int:
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    found = [file for file in sorted(path.glob("*.json")) if file.name not in ("compare.json", "run.json")]
+    others = ("compare.json", "run.json")
+    found = [
+        file
+        for file in sorted(path.glob("*.json"))
+        if file.name not in others and not file.name.endswith(OFFICIAL_RESULTS)
+    ]
     if len(found) != 1:
         raise ValueError(f"{path} holds {len(found)} files NAME.json; name the one that is meant")
     return found
@@ -123,8 +130,10 @@ def refuse_incomparable(results: Mapping[str, Result]) -> None:
 
 
 def _scored_on(result: Result) -> str | None:
-    """The digests of all data but that which was trained on."""
-    found = {role: digest for role, digest in result.digests.items() if role not in ("train", "model", "view")}
+    """The digests of all data but that which was trained on, and of what a model said."""
+    found = {
+        role: digest for role, digest in result.digests.items() if role not in ("train", "model", "view", "results")
+    }
     return json.dumps(found, sort_keys=True) if found else None
 
 

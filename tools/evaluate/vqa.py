@@ -1,23 +1,33 @@
-"""`reelshard evaluate vqa`: answers to questions about pictures, by the official rule of ten people's answers.
-
-reelshard evaluate vqa --annotations v2_mscoco_val2014_annotations.json --results vqa_v2_mine_results.json
-"""
+"""`reelshard evaluate vqa`: answers to questions about pictures, by the official rule of ten people's answers."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tools.evaluate.answering import Found, add_answering_arguments, choose_way, spell_tables
 from tools.evaluate.common import add_result_arguments
+from tools.evaluate.official import entries_of, read_json, sha256_of
 
 if TYPE_CHECKING:
     from evaluation.result import Result
 
 NAME = "vqa"
 HELP = "answers to questions about pictures, by the official VQA rule"
+MAX_NEW_TOKENS = 16
+QUESTION = "{question}"
+PROMPT = f"{QUESTION}\nAnswer the question using a single word or phrase."
+
+_DESCRIPTION = """Score answers to questions about pictures by the official rule of ten people's answers. The answers
+are those of a file, or a model gives them, always with the likeliest token:
+
+  --annotations VQA.json --results MINE.json                              a file's
+  --annotations VQA.json --questions VQA.json --images DIR --checkpoint RUN   a model's
+
+With --out, what a model has answered is kept as it goes and as vqa_results.json, in the official form."""
 
 
 @dataclass(frozen=True)
@@ -35,27 +45,42 @@ class Asked:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `reelshard evaluate vqa`."""
-    parser.description = __doc__
+    parser.description = _DESCRIPTION
     parser.set_defaults(name=NAME)
     parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="of VQA v2 or OK-VQA")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="a list of {question_id, answer}, one a question")
+    parser.add_argument("--questions", type=Path, metavar="FILE", help="of VQA v2 or OK-VQA")
+    parser.add_argument("--images", "--videos", type=Path, metavar="DIR", help="where the pictures lie")
     parser.add_argument(
-        "--results", type=Path, required=True, metavar="FILE", help="a list of {question_id, answer}, one a question"
+        "--prompt", metavar="TEXT", help=f"what a model is asked, with {QUESTION} in it (default {PROMPT!r})"
     )
+    add_answering_arguments(parser, MAX_NEW_TOKENS)
     add_result_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from pipeline.world import World
+    from tools.evaluate.answered_vqa import answer_questions
     from tools.evaluate.common import publish
 
-    asked = load_annotations(args.annotations)
-    result = measure_vqa(load_answers(args.results, asked), asked)
-    lines = [f"{len(result.rows)} answers: accuracy {result.metrics['accuracy']:.2%}"]
-    for kind, table in result.tables.items():
-        lines += [f"  {kind} {row['name']}: {row['accuracy']:.2%} of {row['count']}" for row in table]
-    publish(args, World(), {"vqa": result}, title=f"Answers of {args.results.name}", lines=lines)
+    ways = {
+        ("annotations", "results"): _score_file,
+        ("annotations", "questions", "images", "checkpoint"): answer_questions,
+    }
+    result, title, done = choose_way(args, ways)(args)
+    lines = [f"{len(result.rows)} answers: accuracy {result.metrics['accuracy']:.2%}", *spell_tables(result)]
+    lines += result.protocol.get("notes", [])
+    publish(args, World(), {"vqa": result}, title=title, lines=lines)
+    done()
     return 0
+
+
+def _score_file(args: argparse.Namespace) -> Found:
+    asked = load_annotations(args.annotations)
+    digests = {"annotations": sha256_of(args.annotations), "results": sha256_of(args.results)}
+    result = replace(measure_vqa(load_answers(args.results, asked), asked), digests=digests)
+    return result, f"Answers of {args.results.name}", lambda: None
 
 
 def load_annotations(path: Path) -> dict[str, Asked]:
@@ -64,8 +89,6 @@ def load_annotations(path: Path) -> dict[str, Asked]:
     Raises:
         ValueError: the file is not in the official form.
     """
-    from tools.evaluate.captions import read_json
-
     record = read_json(path)
     form = '{"annotations": [{"question_id": ..., "answers": [{"answer": "..."}, ...]}, ...]}'
     entries = record.get("annotations") if isinstance(record, dict) else None
@@ -93,14 +116,9 @@ def load_answers(path: Path, asked: Mapping[str, Asked]) -> dict[str, str]:
     Raises:
         ValueError: one is missing, double, or answers no question.
     """
-    from tools.evaluate.captions import read_json
-
-    form, record, found = '[{"question_id": ..., "answer": "..."}, ...]', read_json(path), dict[str, str]()
-    if not isinstance(record, list):
-        raise ValueError(f"{path} is no list of answers; the form is {form}")
-    for number, entry in enumerate(record):
-        if not isinstance(entry, dict) or "question_id" not in entry or not isinstance(entry.get("answer"), str):
-            raise ValueError(f"{path}: entry {number} has no question_id or no answer; the form is {form}")
+    found: dict[str, str] = {}
+    form = '[{"question_id": ..., "answer": "..."}, ...]'
+    for entry in entries_of(read_json(path), path, name="question_id", texts=["answer"], form=form):
         name = str(entry["question_id"])
         if name in found or name not in asked:
             what = "is answered twice" if name in found else "is not among the annotations"

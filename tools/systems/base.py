@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from evaluation.result import Evaluator, Result
+    from evaluation.speaker import Speaker
     from pipeline.device import PixelStatistics
     from pipeline.reads import Reads
     from shards.builder import SampleKind, Source, Teacher
@@ -207,13 +208,16 @@ class System(Protocol[R_contra]):
         """Lines of a run's launch beside those of every run: heading -> text."""
         return {}
 
-    def write_about(
-        self, recipe: R_contra, objective: nn.Module, video: Path, question: str | None, max_new_tokens: int
-    ) -> Iterator[str]:
-        """What a trained student says of a video or image: all of it so far, once a token.
+    def speaker(self, recipe: R_contra, objective: nn.Module, name: str) -> Speaker:
+        """A trained student that is asked about videos and images.
+
+        Args:
+            recipe: its own.
+            objective: on its device, in evaluation mode.
+            name: where it came from, for results.
 
         Raises:
-            ValueError: it does not speak, or the file cannot be read.
+            ValueError: it does not speak.
         """
         raise ValueError(f"{self.title} writes no text")
 

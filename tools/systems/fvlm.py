@@ -19,6 +19,7 @@ from tools.systems.base import Evaluation, Feed
 from tools.systems.chats import ChatRecipe, ChatSystem
 
 if TYPE_CHECKING:
+    from evaluation.speaker import Speaker
     from shards.dataset import ShardDataset
 
 HIGHEST_RATE = 1e-3  # of the connector: above it, the public runs diverged
@@ -231,29 +232,11 @@ class FoveatedSystem(ChatSystem[FoveatedRecipe]):
             lines["tokens"] += f"; captions will be asked for by the recipe's, {recipe.chat.template[:40]!r}"
         return lines
 
-    def write_about(
-        self, recipe: FoveatedRecipe, objective: nn.Module, video: Path, question: str | None, max_new_tokens: int
-    ) -> Iterator[str]:
-        """Frame by frame, then word by word.
+    def speaker(self, recipe: FoveatedRecipe, objective: nn.Module, name: str) -> Speaker:
+        """Frame by frame, then word by word."""
+        from tools.systems.fvlm_speaker import FoveatedSpeaker
 
-        Raises:
-            ValueError: the file cannot be read.
-        """
-        from model.generate import generate
-        from tools.systems.asking import Words, frames_of
-
-        model, words = objective.get_submodule("model"), Words(recipe)
-        assert isinstance(model, FoveatedVLM)
-        device, dtype = model.q_static.device, recipe.train.autocast_dtype(model.q_static.device)
-        mode: Mode = "coarse_only" if recipe.objective.mode == "coarse_only" else "autoregressive"
-        frames, asked = frames_of(video, recipe).to(device), torch.tensor(words.asked(question), device=device)
-        said: list[int] = []
-        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            for token in generate(model, frames, asked, max_new_tokens=max_new_tokens, mode=mode):
-                if token in words.ends:
-                    return
-                said.append(token)
-                yield words.text(said)
+        return FoveatedSpeaker(recipe, objective.get_submodule("model"), name)
 
     def export(self, recipe: FoveatedRecipe, objective: nn.Module, folder: Path) -> Iterator[str]:
         """`dinov2` and `llm`, the latter with its tokenizer, and what joins them as safetensors and JSON."""

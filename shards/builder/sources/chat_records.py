@@ -49,8 +49,19 @@ def _item(record: Mapping[str, Any], name: str) -> Item:
         extra["messages"] = messages
     elif not isinstance(text, str):
         raise ValueError(f"it has neither messages nor a caption; {SHAPES}")
+    num_places, num_named = _places(record), len(images) + len(videos)
+    if num_places and num_named and num_places != num_named:
+        what = f"{len(videos)} video(s) and {len(images)} image(s)"
+        raise ValueError(f"its turns have places for {num_places} pictures or videos, and it names {what}")
     path = (*videos, *images, "")[0]
     return Item(id=name, path=path, text=text if messages is None else None, extra=extra)
+
+
+def _places(record: Mapping[str, Any]) -> int:
+    """Where its turns say that a picture or video stands, as LLaVA's do."""
+    turns = record.get("conversations")
+    said = [turn.get("value") for turn in turns if isinstance(turn, Mapping)] if isinstance(turns, list) else []
+    return sum(len(_PLACEHOLDER.findall(text)) for text in said if isinstance(text, str))
 
 
 def _paths(record: Mapping[str, Any], *names: str) -> list[str]:

@@ -7,6 +7,7 @@ that is damaged or was cut off is an error, and never a shorter list.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -59,18 +60,26 @@ def _items(tar: Path, name: str) -> Iterator[Item]:
         for key, row in zip(scanned.keys, scanned.rows, strict=True):
             said = _said(file, row, key)
             members = _members(row)
+            if len(members) > 1 and f".{members[0][0].rpartition('.')[2].lower()}" in VIDEO_SUFFIXES:
+                found = f"a chat is about one video, or about images; this one has {len(members)} videos"
+                said = replace(said, problem=("bad_annotation", found))
             extra = {**said.extra, "members": members} if members else said.extra
             yield replace(said, path=name if members else "", extra=extra)
 
 
 def _members(row: dict[str, Found]) -> list[list[Any]]:
-    """Suffix, offset and size of a sample's video, or else of its images in the order of their names."""
+    """Suffix, offset and size of a sample's videos, or else of its images, by name: 10 behind 9."""
     places = [(PurePosixPath(f"x.{suffix}").suffix.lower(), suffix, found.member) for suffix, found in row.items()]
     for wanted in (VIDEO_SUFFIXES, IMAGE_SUFFIXES):
-        found = sorted((name, suffix, member) for suffix, name, member in places if suffix in wanted)
+        found = sorted(((name, member) for suffix, name, member in places if suffix in wanted), key=_in_order)
         if found:
-            return [[suffix, member.offset, member.size] for _, suffix, member in found]
+            return [[name, member.offset, member.size] for name, member in found]
     return []
+
+
+def _in_order(found: tuple[str, Any]) -> list[tuple[int, str]]:
+    """Numbers in a name by what they are worth."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", found[0])]
 
 
 def _said(file: BinaryIO, row: dict[str, Found], key: str) -> Item:
