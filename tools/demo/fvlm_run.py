@@ -157,10 +157,12 @@ def _train_seeds(plan: FoveatedPlan, out: Path, overrides: Sequence[str]) -> lis
 
 def _looks(out: Path) -> list[Html]:
     """Where the first seed's model looks in some held-out videos, and what it says of them."""
+    from tools.systems.fvlm import FoveatedRecipe
     from tools.systems.fvlm_looks import show_looks
     from tools.trained import open_run
 
     recipe, objective, _ = open_run(SeedTask(out=out, seed=0).run_dir(STAGES[-1]))
+    assert isinstance(recipe, FoveatedRecipe)
     held_out = {"val": ShardDataset.open(out / "sets" / EXAM)}
     return list(show_looks(recipe, objective.get_submodule("model"), held_out))
 

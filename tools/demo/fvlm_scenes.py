@@ -6,7 +6,7 @@ is what a second, closer look should tell better than a first one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class Film:
 
 
 # Kind of question -> how it is asked, and what of a film answers it. The last one is about the small detail.
-QUESTIONS = {
+QUESTIONS: Mapping[str, tuple[str, Callable[[Film], str]]] = {
     "colour": ("What colour are the shapes?", lambda film: film.scene.colour),
     "place": ("Where is the mark?", lambda film: film.place),
     "detail": ("What colour is the mark?", lambda film: film.mark),

@@ -111,7 +111,7 @@ def _about(run_dir: Path) -> dict[str, float]:
     return {"steps": starts[-1], "text_batches": round(text), **padding, **losses}
 
 
-def _mean(rows: Sequence[Mapping[str, Any]], steps: Sequence[int], name: str) -> float:
+def _mean(rows: Sequence[Mapping[str, float]], steps: Sequence[float], name: str) -> float:
     """Over the steps of the rows that have it."""
     there = [(row[name], count) for row, count in zip(rows, steps, strict=True) if name in row]
     return sum(value * count for value, count in there) / max(sum(count for _, count in there), 1)
