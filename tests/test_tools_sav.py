@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from shards import ShardDataset
 from tests.builds import ROOT
 from tests.sav_sets import SIDE, make_scene, write_frames, write_sample, write_teacher, write_train
+from tests.test_shards_content import rewritten
 from tools.cli import main
 
 RECIPE = f"""
@@ -76,6 +79,30 @@ def test_the_validation_set_and_other_masklets_are_built_by_name(root: Path, tmp
     assert ShardDataset.open(tmp_path / "val").key(0) == "sav_000050"
     assert build(root, tmp_path / "both", "--masklets", "both", "--teacher", "none", "--limit", "2") == 0
     assert ShardDataset.open(tmp_path / "both").manifest.provenance["source"]["masklets"] == "both"
+
+
+def test_samples_are_made_again_from_their_videos_and_annotations(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(root / "set"), "--sources", str(root)]) == 0
+    assert "3 samples decoded again: all hold the frames that they say" in capsys.readouterr().out
+    assert build(root, tmp_path / "two", "--limit", "2", "--limit-order", "source", "--teacher", "none") == 0
+    dataset = ShardDataset.open(tmp_path / "two")
+    count = int(dataset.lengths("frames")[0])
+    last = 4 * (count - 1)
+    changes: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+        f"does not look like frame {last}": lambda sample: {"frames": [*sample["frames"][:-1], sample["frames"][0]]},
+        "its masks of frame 0 are not": lambda sample: {"masks": [sample["masks"][-1], *sample["masks"][1:]]},
+        f"it holds {count - 1} frames and {count} with masks": lambda sample: {"frames": sample["frames"][:-1]},
+    }
+    for number, (problem, change) in enumerate(changes.items()):
+        changed = rewritten(dataset, tmp_path / str(number), change)
+        assert main(["verify", str(changed), "--sources", str(root)]) == 1
+        assert f"sample {dataset.key(0)} (read by pyav): " in (said := capsys.readouterr().out)
+        assert problem in said
+    assert build(root, tmp_path / "val", "--split", "val", "--teacher", "none") == 0
+    assert main(["verify", str(tmp_path / "val"), "--sources", str(root)]) == 1
+    assert "was built from folders of JPEGs and PNGs" in capsys.readouterr().err
 
 
 def test_a_set_that_is_not_there_gets_one_line(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
