@@ -97,12 +97,6 @@ def perfect(batch: dict[str, Tensor], num_queries: int = 30, seed: int = 0) -> P
     return Predictions(masks, boxes, logits, presence, logits.sigmoid())
 
 
-def wrong(batch: dict[str, Tensor], **logits: float) -> Predictions:
-    """The contrary of every object's mask, at the place where it is not."""
-    found = perfect(batch)
-    return found._replace(masks=-found.masks, boxes=found.boxes.flip(-1) * 0, presence=-found.presence)
-
-
 @pytest.mark.parametrize("count", [1, 2, 20])
 def test_a_perfect_prediction_costs_nothing(count: int) -> None:
     scores = mask_losses(perfect(random_batch([count])), random_batch([count]))
@@ -114,12 +108,27 @@ def test_a_perfect_prediction_costs_nothing(count: int) -> None:
 
 def test_a_prediction_of_nothing_costs_all_that_it_misses() -> None:
     batch = random_batch([2])
-    scores = mask_losses(wrong(batch), batch)
-    assert float(scores["dice"]) == pytest.approx(1, abs=0.02)
+    found = perfect(batch)
+    found = found._replace(masks=torch.full_like(found.masks, -SURE), boxes=found.boxes * 0, presence=-found.presence)
+    scores = mask_losses(found, batch)
+    areas = batch["object_masks"][0, :2].flatten(1).sum(dim=1).float()
+    assert float(scores["dice"]) == pytest.approx(float((1 - 1 / (areas + 1)).mean()), rel=1e-4)
+    assert float(scores["bce"]) == pytest.approx(SURE * float(areas.mean()) / MASK_SIDE**2, rel=1e-4)
+    assert float(scores["box_l1"]) == pytest.approx(float(batch["object_boxes"][0, :2].sum(dim=1).mean()), rel=1e-5)
+    assert float(scores["box_giou"]) > 1
     assert float(scores["presence"]) == pytest.approx(SURE)
-    assert float(scores["mask_iou"]) == pytest.approx(0, abs=0.1)
+    assert float(scores["mask_iou"]) == 0
     assert float(scores["loss"]) == pytest.approx(sum(weight * float(scores[n]) for n, weight in WEIGHTS.items()))
     assert WEIGHTS == {"dice": 5, "bce": 5, "box_l1": 5, "box_giou": 2, "iou_error": 2, "presence": 1}
+
+
+def test_of_25_objects_the_20_that_were_drawn_are_scored() -> None:
+    batch = random_batch([NUM_OBJECTS])
+    found = perfect(batch)
+    batch["num_objects"] += 5
+    scores = mask_losses(found, batch)
+    assert scores["num_matched"].tolist() == [20.0]
+    assert scores["loss"].tolist() == pytest.approx([0.0], abs=1e-4)
 
 
 def test_where_there_is_no_object_the_presence_alone_counts() -> None:
