@@ -37,8 +37,8 @@ def load_sam3(name: str, image_size: int) -> nn.Module:
     """
     from transformers import Sam3Model
 
-    options = {"image_size": image_size, "attn_implementation": "sdpa"}
-    sam = load_pretrained(Sam3Model, name, dtype=torch.float32, allowed=ALLOWED, what="student", **options)
+    changes = {"image_size": image_size, "attn_implementation": "sdpa"}
+    sam = load_pretrained(Sam3Model, name, dtype=torch.float32, allowed=ALLOWED, what="student", **changes)
     for parameter in sam.parameters():  # a file's tensors lie anywhere in memory, and some kernels round by where
         parameter.data = parameter.data.clone()
     return sam.requires_grad_(True)
