@@ -19,6 +19,7 @@ from training.objective import declared
 from training.optim import OptimConfig
 from training.parts import freeze, kept_state
 
+OUT_PROJ = ("student.memory_attention.attention.out_proj.weight",)
 KINDS = ("weight", "bias")
 PREFIXES = tuple(f"student.{name}" for name in TRAINED)
 
@@ -175,6 +176,13 @@ def test_a_prompt_is_read_once_where_its_reader_is_frozen_and_in_each_batch_wher
         assert torch.allclose(texts.features, own.features[prompt], atol=1e-6)
         assert torch.equal(texts.mask, fixed.words[prompt])
     assert calls == [4, 4, 4]  # of the first by this test alone; six rows have four prompts
+
+
+def test_a_student_learns_on_after_it_was_used_without_gradients(folder: Path) -> None:
+    objective, batch = memory_objective(folder), random_batch([2, 1])
+    with torch.inference_mode():  # what is kept of a first pass must be of use in training
+        objective.find(batch)
+    assert all(gradient is not None for gradient in (gradients(objective, batch)[name] for name in OUT_PROJ))
 
 
 def test_chunks_of_one_give_the_gradients_of_the_whole_batch(folder: Path) -> None:
