@@ -26,7 +26,7 @@ from shards.format.files import read_small
 from shards.format.index import ShardInfo, index_path, load_index
 from shards.format.manifest import MANIFEST_NAME, Manifest, refuse_url, shard_name
 from shards.format.publish import publish_bytes, remove_temporaries
-from shards.progress import Progress, untold
+from shards.progress import Progress, one_at_a_time, untold
 from shards.writer import ShardWriter, Value
 
 THREADS = min(8, os.cpu_count() or 1)
@@ -79,7 +79,7 @@ class Rewrite:
             self.origin.publish(out)
             remove_temporaries(out)
             try:
-                series = self._write_shards(out, threads, progress)
+                series = self._write_shards(out, threads, one_at_a_time(progress))
             except KeyboardInterrupt as stop:
                 raise type(stop)(f"stopped: {self._remaining(out)}") from None
             except OSError as error:

@@ -81,7 +81,9 @@ def draw(dataset: ShardDataset, numbers: Sequence[int], count: int, seed: int) -
     """
     if count > len(numbers):
         raise ValueError(f"{count} samples are to be drawn, there are {len(numbers)}")
-    ranked = sorted(numbers, key=lambda number: (xxhash.xxh3_64_intdigest(dataset.key(number), seed=seed), number))
+    ranked = sorted(
+        numbers, key=lambda number: (xxhash.xxh3_64_intdigest(dataset.key(number).encode(), seed=seed), number)
+    )
     return sorted(ranked[:count])
 
 
