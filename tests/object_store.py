@@ -8,12 +8,13 @@ import random
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -86,6 +87,11 @@ def http_files(folder: Path, *, ranges: bool = True) -> Iterator[str]:
             size = path.stat().st_size
             found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("range", "")) if ranges else None
             start, stop = (int(found[1]), min(int(found[2]) + 1, size)) if found else (0, size)
+            if start >= size > 0:
+                self.send_response(416)
+                self.send_header("content-length", "0")
+                self.end_headers()
+                return
             self.send_response(206 if found else 200)
             if found:
                 self.send_header("content-range", f"bytes {start}-{stop - 1}/{size}")
@@ -112,7 +118,9 @@ def http_files(folder: Path, *, ranges: bool = True) -> Iterator[str]:
 
 
 @contextmanager
-def faulty_proxy(port: int, share: float, seed: int = 0) -> Iterator[tuple[int, Counter[str]]]:
+def faulty_proxy(
+    port: int, share: float, seed: int = 0, faults: Sequence[str] = FAULTS
+) -> Iterator[tuple[int, Counter[str]]]:
     """Forward to `port`, spoiling `share` of the requests; yields the proxy's port and what it has done."""
     chance, done, lock = random.Random(seed), Counter[str](), threading.Lock()
 
@@ -121,11 +129,15 @@ def faulty_proxy(port: int, share: float, seed: int = 0) -> Iterator[tuple[int, 
 
         def handle_one(self) -> None:
             with lock:
-                fault = chance.choice(FAULTS) if chance.random() < share else "none"
+                fault = chance.choice(faults) if chance.random() < share else "none"
                 done[fault] += 1
             size = int(self.headers.get("content-length", 0))
             body = self.rfile.read(size // 2 if fault == "cut_request" else size)
             if fault == "cut_request":
+                self.close_connection = True
+                return
+            if fault == "reset":
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.close_connection = True
                 return
             if fault == "error":

@@ -57,6 +57,8 @@ def test_an_object_that_is_not_there_is_missing_and_one_that_is_shorter_damaged(
         assert "\n" not in str(raised.value)
     with pytest.raises(DamagedShardError, match=r"shard a, offset 16000: it ends before byte 17000"):
         store.get_ranges("a", [16000], [17000])
+    with pytest.raises(DamagedShardError, match=r"shard a, offset 20000: it ends before byte 20010"):
+        store.get_ranges("a", [20000], [20010])
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "", "a\nb", "a\\b"])

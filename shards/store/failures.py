@@ -7,6 +7,7 @@ import re
 
 _METADATA_SERVICE = "169.254.169.254"  # where a machine of a cloud gets credentials, if none are set
 _NO_RANGES = "Range request not supported"
+_BEYOND_END = ("416 Range Not Satisfiable", "InvalidRange", "StartTooLarge", "InvalidGetRange")
 _DENIED = ("PermissionDeniedError", "UnauthenticatedError")
 _UNREACHABLE = ("kind: Connect", "ConnectError", "dns error")
 _CREDENTIALS = {
@@ -24,7 +25,12 @@ def is_unreachable(error: BaseException) -> bool:
 
 def is_final(error: BaseException) -> bool:
     """Whether the same request would fail again: what is asked for is not there, is refused, or cannot be done."""
-    return type(error).__name__ in ("NotFoundError", *_DENIED) or _NO_RANGES in str(error)
+    return type(error).__name__ in ("NotFoundError", *_DENIED) or _NO_RANGES in str(error) or is_beyond_end(error)
+
+
+def is_beyond_end(error: BaseException) -> bool:
+    """Whether a part was asked for that begins beyond the end of an object."""
+    return any(mark in str(error) for mark in _BEYOND_END)
 
 
 def reason_of(error: BaseException, url: str) -> str:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from urllib.parse import urlsplit
 
-from shards.format.errors import MissingDataError, ShardError
+from shards.format.errors import DamagedShardError, MissingDataError, ShardError
 from shards.format.files import MAX_SMALL_BYTES
 from shards.store.base import checked_name
-from shards.store.failures import is_final, is_unreachable, reason_of
+from shards.store.failures import is_beyond_end, is_final, is_unreachable, reason_of
 from shards.store.local import refuse_short
 from shards.store.urls import is_object_store, without_secrets
 
@@ -73,10 +73,18 @@ class RemoteStore:
         return found
 
     def _get_ranges(self, name: str, starts: Sequence[int], stops: Sequence[int]) -> list[bytes]:
-        if len(starts) == 1:
-            found = [self.inner.get_range(name, start=starts[0], end=stops[0])]
-        else:
-            found = self.inner.get_ranges(name, starts=list(starts), ends=list(stops), coalesce=0)
+        from obstore.exceptions import BaseError
+
+        try:
+            if len(starts) == 1:
+                found = [self.inner.get_range(name, start=starts[0], end=stops[0])]
+            else:
+                found = self.inner.get_ranges(name, starts=list(starts), ends=list(stops), coalesce=0)
+        except BaseError as error:
+            if not is_beyond_end(error):
+                raise
+            problem = f"it ends before byte {max(stops)}: it was cut off"
+            raise DamagedShardError(problem, shard=name, offset=max(starts)) from error
         return cast("list[bytes]", found)  # obstore's own bytes: the same to every reader of buffers, and not copied
 
     def size(self, name: str) -> int:
