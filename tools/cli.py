@@ -25,6 +25,7 @@ COMMANDS = {
     "drop-field": "tools.drop_field",
     "index": "tools.index",
     "reshard": "tools.reshard",
+    "merge": "tools.merge",
     "verify": "tools.verify",
     "show": "tools.show",
     "preflight": "tools.preflight",
