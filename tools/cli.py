@@ -24,6 +24,7 @@ COMMANDS = {
     "add-field": "tools.add_field",
     "drop-field": "tools.drop_field",
     "index": "tools.index",
+    "import": "tools.import_tars",
     "reshard": "tools.reshard",
     "merge": "tools.merge",
     "verify": "tools.verify",
