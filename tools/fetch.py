@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,6 @@ from shards.format.publish import publish_file, temporary_path
 
 if TYPE_CHECKING:
     from shards.store import Store
-
-PART_BYTES = 16 << 20
 
 
 def fetch_tar(url: str, scratch: Path) -> Path:
@@ -38,15 +35,11 @@ def fetch_tar(url: str, scratch: Path) -> Path:
 
 
 def _download(store: Store, name: str, path: Path) -> None:
-    """Read an object in parts into a file, which appears when it is whole."""
-    size, temporary = store.size(name), temporary_path(path)
+    from shards.index_store import fetch
+
+    temporary = temporary_path(path)
     try:
-        with temporary.open("xb") as file:
-            for start in range(0, size, PART_BYTES):
-                (data,) = store.get_ranges(name, [start], [min(start + PART_BYTES, size)])
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        fetch(store, name, store.size(name), temporary)
         publish_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
