@@ -25,6 +25,8 @@ COMMANDS = {
     "drop-field": "tools.drop_field",
     "index": "tools.index",
     "verify": "tools.verify",
+    "copy": "tools.copy",
+    "cache": "tools.cache",
     "show": "tools.show",
     "preflight": "tools.preflight",
     "train": "tools.train",
