@@ -29,6 +29,7 @@ from pipeline.iteration import Iteration
 from pipeline.order.draws import Draw
 from pipeline.read.arrivals import Arrivals
 from pipeline.read.auto import choose_reader
+from pipeline.read.estimate import Estimate, estimate
 from pipeline.read.fetch import Fetcher, Tally
 from pipeline.read.prefetch import Prefetcher
 from pipeline.read.readers import ReaderName
@@ -111,8 +112,8 @@ class ShardLoader(IterableDataset[Batch]):
         self._clock = StageClock()
         self._counts = {"batches": 0, "samples": 0, "padded": 0, "bytes": 0, "checked": 0}
         self._ring = SlabRing(self.config.slabs, self._locks_for)
-        arrivals = None if self.dataset.mirror is None else self._make_arrivals(self.dataset.mirror)
-        self._fetcher = Fetcher(self.dataset, self.config, self._planner.parts, arrivals)
+        self._arrivals = None if self.dataset.mirror is None else self._make_arrivals(self.dataset.mirror)
+        self._fetcher = Fetcher(self.dataset, self.config, self._planner.parts, self._arrivals)
 
     def _make_arrivals(self, mirror: Mirror) -> Arrivals:
         """What fetches the samples of a data set elsewhere, and orders them ahead."""
@@ -250,6 +251,18 @@ class ShardLoader(IterableDataset[Batch]):
                 f"the loader's state names batch {batch} of epoch {epoch}; the epoch has {num_batches} batches"
             )
         self.epoch, self._batch = epoch, batch
+
+    def estimate(self) -> Estimate:
+        """What an epoch will ask of the store that the data set is in.
+
+        Raises:
+            ValueError: the data set is on this machine.
+        """
+        self._after_fork()
+        if self._arrivals is None:
+            raise ValueError(f"{self.dataset.place} is on this machine: nothing is asked of a store")
+        machines = max(1, self.world.size // self.world.local_size)
+        return estimate(self.dataset, self._arrivals, self.config.window_of(self.dataset), machines)
 
     def stats(self) -> LoaderStats:
         """What was done so far in this process, and where the time went."""

@@ -83,6 +83,18 @@ class ShardDataset:
         """The same and one line a field, for `print`; reads the sidecars."""
         return "\n".join([repr(self)[1:-1], *describe_fields(self)])
 
+    def refuse_elsewhere(self) -> None:
+        """Refuse what would change a data set in a store elsewhere.
+
+        Raises:
+            ShardError: it is one.
+        """
+        if self.mirror is not None:
+            raise ShardError(
+                f"{self.place} is in a store elsewhere, where data sets are read and not changed: `reelshard copy` it "
+                "to a local folder, change that, and copy it back"
+            )
+
     @property
     def schema(self) -> Schema:
         """The fields of every sample."""

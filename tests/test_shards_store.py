@@ -82,7 +82,7 @@ def test_a_plain_http_server_is_read_by_name_and_not_listed(tmp_path: Path, monk
         assert store.get("a.tar") == DATA
         assert store.size("a.tar") == len(DATA)
         assert [bytes(part) for part in store.get_ranges("a.tar", [5, 1000], [8, 2000])] == [DATA[5:8], DATA[1000:2000]]
-        with pytest.raises(ShardError, match="plain HTTP server, where nothing can be listed: name what you want"):
+        with pytest.raises(ShardError, match="plain HTTP server, where nothing can be listed: "):
             list(store.list())
         with pytest.raises(MissingDataError, match="set/b is not there: there is no such object"):
             store.get("b")

@@ -28,6 +28,8 @@ COMMANDS = {
     "reshard": "tools.reshard",
     "merge": "tools.merge",
     "verify": "tools.verify",
+    "copy": "tools.copy",
+    "cache": "tools.cache",
     "show": "tools.show",
     "preflight": "tools.preflight",
     "train": "tools.train",

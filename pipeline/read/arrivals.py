@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.cache.fetch import into_runs, members_of
 from shards.cache.mirror import Mirror
 from shards.cache.sparse import CachedTar
 from shards.dataset import ShardDataset
@@ -42,6 +43,27 @@ class Arrivals:
         """
         for group, names in self._by_group.items():
             yield self.mirror.tar(self._dataset.index(shard, group)), names
+
+    def rows_along(self, tar: CachedTar, rows: Rows) -> Rows:
+        """The rows that are fetched where these are needed."""
+        return np.flatnonzero(np.isin(tar.chunks, tar.chunks[rows])) if self.whole else rows
+
+    def estimate(self, num_machines: int) -> tuple[int, int]:
+        """Requests and bytes of an epoch on one of so many machines, from the sidecars of the first shard.
+
+        Raises:
+            ShardError: a sidecar cannot be had.
+        """
+        requests, num_bytes = 0, 0
+        for tar, fields in self.tars(0):
+            rows = np.arange(len(tar.index))
+            piece_of = tar.chunks if self.whole else rows
+            for piece in (rows[piece_of == number] for number in np.unique(piece_of)):
+                runs = into_runs(members_of(tar, piece.tolist(), fields))
+                requests += len(runs)
+                num_bytes += sum(run[-1].stop - run[0].start for run in runs)
+        share = len(self._dataset) / max(1, self._dataset.manifest.shards[0].num_samples) / num_machines
+        return round(requests * share), round(num_bytes * share)
 
     @contextlib.contextmanager
     def waited_for(self, shards: Sequence[int], rows: Sequence[int]) -> Iterator[dict[int, ShardError]]:

@@ -98,7 +98,7 @@ class Prefetcher:
                 for tar, fields in self._arrivals.tars(shard):
                     tar.acquire()
                     held.append(tar)
-                    num_bytes += sum(int(tar.index.extents[field].sizes[of_shard].sum()) for field in fields)
+                    num_bytes += tar.num_bytes(self._arrivals.rows_along(tar, of_shard), fields)
                     for chunk in np.unique(tar.chunks[of_shard]).tolist():
                         wanted = of_shard[tar.chunks[of_shard] == chunk]
                         if tar.lacks(wanted, fields).any():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from shards.cache.folder import Cache, unwritable
 from shards.cache.locks import LONGEST_PAUSE_SECONDS
 from shards.cache.sparse import CachedTar
 from shards.format.errors import DamagedShardError, MissingDataError, ShardError
@@ -48,18 +49,19 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a tar comes from, who makes room for it, and who counts.
+    """Where a tar comes from, which cache it goes into, and who counts.
 
     Attributes:
         store: where it is.
-        make_room: called with how many bytes are about to be written.
+        cache: makes room.
         traffic: what was asked for.
         whole: whether all rows of a chunk are fetched where one of them is needed.
-        wait: whether to wait for what others are fetching just now.
+        wait: whether the rows are needed now: others who are fetching them are waited for, and the cache may hold more
+            than it should for them.
     """
 
     store: Store
-    make_room: Callable[[int], None]
+    cache: Cache
     traffic: Traffic
     whole: bool = False
     wait: bool = True
@@ -105,15 +107,19 @@ def _fetch_chunk(tar: CachedTar, source: Source, chunk: int, rows: list[int], fi
     return {}
 
 
-def lacking_members(tar: CachedTar, rows: Iterable[int], fields: Sequence[str]) -> list[Member]:
+def lacking_members(tar: CachedTar, rows: Sequence[int], fields: Sequence[str]) -> list[Member]:
     """Those of the members that are not in the cache, as they lie in the tar."""
+    return [member for member in members_of(tar, rows, fields) if not tar.flags[tar.fields[member.field], member.row]]
+
+
+def members_of(tar: CachedTar, rows: Iterable[int], fields: Sequence[str]) -> list[Member]:
+    """Some fields of some rows, as they lie in the tar."""
     members = []
     for field in fields:
-        extents, flags = tar.index.extents[field], tar.flags[tar.fields[field]]
+        extents = tar.index.extents[field]
         for row in rows:
-            if not flags[row]:
-                start = int(extents.offsets[row])
-                members.append(Member(start, start + int(extents.sizes[row]), field, row))
+            start = int(extents.offsets[row])
+            members.append(Member(start, start + int(extents.sizes[row]), field, row))
     return sorted(members)
 
 
@@ -161,22 +167,26 @@ def _fetch_runs(tar: CachedTar, source: Source, runs: Sequence[list[Member]]) ->
     """Fetch runs and keep what is right of them; returns the members that are not."""
     starts, stops = [run[0].start for run in runs], [max(member.stop for member in run) for run in runs]
     num_bytes = sum(stops) - sum(starts)
-    source.make_room(num_bytes)
+    with source.cache.room(num_bytes, needed=source.wait) as granted:
+        return _read_runs(tar, source, runs, starts, stops) if granted else []
+
+
+def _read_runs(
+    tar: CachedTar, source: Source, runs: Sequence[list[Member]], starts: Sequence[int], stops: Sequence[int]
+) -> list[Member]:
     asked = [place for place, (start, stop) in enumerate(zip(starts, stops, strict=True)) if stop > start]
     name = tar.index.info.name
     parts = source.store.get_ranges(name, [starts[p] for p in asked], [stops[p] for p in asked]) if asked else []
-    source.traffic.add(len(asked), num_bytes)
+    source.traffic.add(len(asked), sum(stops) - sum(starts))
     found = dict(zip(asked, parts, strict=True))
     lost: list[Member] = []
     for place, run in enumerate(runs):
         data = memoryview(found.get(place, b""))
-        lost += _keep(tar, run, data, starts[place], source.make_room)
+        lost += _keep(tar, run, data, starts[place], source.cache)
     return lost
 
 
-def _keep(
-    tar: CachedTar, run: list[Member], data: memoryview, start: int, make_room: Callable[[int], None]
-) -> list[Member]:
+def _keep(tar: CachedTar, run: list[Member], data: memoryview, start: int, cache: Cache) -> list[Member]:
     right: list[Member] = []
     wrong: list[Member] = []
     for member in run:
@@ -188,21 +198,14 @@ def _keep(
         try:
             tar.write(part, offset)
         except OSError:  # full, though there seemed to be room: make it, and try once more
-            make_room(-1)
-            _write(tar, part, offset)
+            cache.give_way()
+            try:
+                tar.write(part, offset)
+            except OSError as error:
+                raise unwritable(tar.path.parent.parent, error) from None
     for member in right:
         tar.set_present(tar.fields[member.field], member.row)
     return wrong
-
-
-def _write(tar: CachedTar, part: memoryview, offset: int) -> None:
-    try:
-        tar.write(part, offset)
-    except OSError as error:
-        raise ShardError(
-            f"the cache {tar.path.parent.parent} cannot be written: {error.strerror}; make room there (`reelshard "
-            "cache clear`), or name another folder with data.cache or REELSHARD_CACHE"
-        ) from None
 
 
 def _of_member(tar: CachedTar, member: Member, error: ShardError | None) -> ShardError:

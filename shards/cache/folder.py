@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -68,7 +69,7 @@ class Cache:
         given = quota if quota is not None else os.environ.get(QUOTA_VARIABLE) or None
         self._quota = None if given is None else parse_size(given)
         self._lock = threading.Lock()
-        self._usage, self._unseen = 0, -1
+        self._usage, self._unseen, self._writing = -1, 0, 0  # on the disk when looked at, written since, on its way
 
     @property
     def quota(self) -> int:
@@ -101,10 +102,7 @@ class Cache:
             if not (folder / ORIGIN_NAME).exists():
                 publish_json(folder / ORIGIN_NAME, {"url": url, "digest": digest})
         except OSError as error:
-            raise ShardError(
-                f"the cache {self.folder} cannot be written: {error.strerror}; name another folder with data.cache or "
-                f"{FOLDER_VARIABLE}"
-            ) from None
+            raise unwritable(self.folder, error) from None
         return folder, descriptor
 
     def sets(self) -> list[CachedSet]:
@@ -117,36 +115,64 @@ class Cache:
             except (ValueError, KeyError, TypeError, OSError):  # cleared just now, or not ours
                 continue
             folder = origin.parent
-            found.append(CachedSet(folder, url, digest, _used(folder), (folder / PIN_NAME).exists()))
+            found.append(CachedSet(folder, url, digest, used_bytes(folder), (folder / PIN_NAME).exists()))
         return found
 
     def usage(self) -> int:
         """Bytes on the disk."""
-        return sum(_used(path) for path in _folders(self.folder))
+        return sum(used_bytes(path) for path in _folders(self.folder))
 
-    def make_room(self, num_bytes: int) -> None:
-        """Evict until so many more bytes fit into the quota, tars that were used longest ago first.
+    @contextlib.contextmanager
+    def room(self, num_bytes: int, *, needed: bool) -> Iterator[bool]:
+        """Make room for what is written while the block runs: tars that were used longest ago give way.
 
-        What is held or pinned stays, even where the quota is exceeded by it: a reader goes on.
+        What is held or pinned stays. Where the quota does not suffice because of that, what is needed is written
+        nevertheless, so that a reader goes on.
 
         Args:
-            num_bytes: about to be written; -1 where the disk is full.
+            num_bytes: at most so many are written.
+            needed: whether they are written in any case.
+
+        Returns:
+            Whether they are to be written.
         """
+        reserved = self._fits(num_bytes) or needed
         with self._lock:
-            if num_bytes >= 0 and 0 <= self._unseen + num_bytes < min(MOST_UNSEEN_BYTES, self.quota // 256):
-                self._unseen += num_bytes
-                if self._usage + self._unseen <= self.quota:
-                    return
-            self._usage, self._unseen = self.usage(), 0
-            if num_bytes >= 0 and self._usage + num_bytes + min(MOST_UNSEEN_BYTES, self.quota // 256) <= self.quota:
-                self._unseen = num_bytes
-                return
-            most = min(self._usage, self.quota) * LOW_WATER - max(num_bytes, 0)
-            for tar, size in self._evictable():
-                if self._usage <= most:
-                    break
-                if evict(tar):
-                    self._usage -= size
+            self._writing += num_bytes if reserved else 0
+        try:
+            yield reserved
+        finally:
+            with self._lock:
+                self._writing -= num_bytes if reserved else 0
+                self._unseen += num_bytes if reserved else 0
+
+    def give_way(self) -> None:
+        """Evict a tenth: the disk is full, whatever the quota is."""
+        with self._lock:
+            self._look()
+            self._evict_down_to(int(LOW_WATER * self._usage))
+
+    def _fits(self, num_bytes: int) -> bool:
+        """Whether so many bytes fit into the quota, after others gave way if need be."""
+        with self._lock:
+            ahead = self._writing + num_bytes
+            if self._usage < 0 or self._unseen > min(MOST_UNSEEN_BYTES, self.quota // 256):
+                self._look()
+            if self._usage + self._unseen + ahead > self.quota:
+                self._look()
+            if self._usage + ahead > self.quota:
+                self._evict_down_to(int(LOW_WATER * self.quota) - ahead)
+            return self._usage + ahead <= self.quota
+
+    def _look(self) -> None:
+        self._usage, self._unseen = self.usage(), 0
+
+    def _evict_down_to(self, num_bytes: int) -> None:
+        for tar, size in self._evictable() if self._usage > num_bytes else ():
+            if self._usage <= num_bytes:
+                break
+            if evict(tar):
+                self._usage -= size
 
     def _evictable(self) -> list[tuple[Path, int]]:
         """Tars with something in them, of sets that are not pinned; used longest ago first."""
@@ -162,6 +188,13 @@ class Cache:
                 except FileNotFoundError:
                     continue
         return [(tar, size) for _, tar, size in sorted(found)]
+
+    def pin(self, folder: Path, *, pinned: bool) -> None:
+        """Keep a data set from giving way to others, or no longer."""
+        if pinned:
+            (folder / PIN_NAME).touch()
+        else:
+            (folder / PIN_NAME).unlink(missing_ok=True)
 
     def clear(self, folder: Path) -> bool:
         """Remove a data set from the cache, unless somebody uses it; returns whether that was done."""
@@ -183,6 +216,14 @@ class Cache:
         return True
 
 
+def unwritable(folder: Path, error: OSError) -> ShardError:
+    """The error that says what to do."""
+    return ShardError(
+        f"the cache {folder} cannot be written: {error.strerror}; make room there (`reelshard cache clear`), or name "
+        f"another folder with data.cache or {FOLDER_VARIABLE}"
+    )
+
+
 def _folders(cache: Path) -> Iterator[Path]:
     try:
         entries = list(os.scandir(cache))
@@ -191,7 +232,7 @@ def _folders(cache: Path) -> Iterator[Path]:
     yield from (Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False))
 
 
-def _used(folder: Path) -> int:
+def used_bytes(folder: Path) -> int:
     """Bytes on the disk, which are fewer than those of sparse files."""
     total = 0
     try:

@@ -6,25 +6,26 @@ import contextlib
 import os
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.cache.fetch import Failures, Source, Traffic, fetch
-from shards.cache.folder import Cache
+from shards.cache.folder import Cache, unwritable, used_bytes
 from shards.cache.sparse import CachedTar
-from shards.format.beside import FAILURES_NAME, PLAN_NAME, projection_name
-from shards.format.beside_group import beside_group
 from shards.format.errors import MissingDataError, ShardError
-from shards.format.index import TAR_SUFFIX, ShardIndex, ShardInfo, index_path, load_index
-from shards.format.manifest import MANIFEST_NAME, Manifest
+from shards.format.index import ShardIndex, ShardInfo, index_path, load_index
+from shards.format.manifest import MANIFEST_NAME
 from shards.format.publish import TEMPORARY_SUFFIX, publish_bytes
 from shards.store import Store
+from shards.store.contents import names_beside, read_manifest
 
 MOST_OPEN_TARS = 1024
 COPY_BYTES = 16 << 20
+T = TypeVar("T")
 
 
 class Mirror:
@@ -47,14 +48,10 @@ class Mirror:
             ShardError: the store cannot be reached, or the cache cannot be written.
         """
         self.store, self.cache, self.traffic = store, cache, Traffic()
-        try:
-            data = store.get(MANIFEST_NAME)
-        except MissingDataError as error:
-            raise MissingDataError(f"there is no data set at {store.url}: {error}") from None
-        self.manifest = Manifest.parse(data, f"{store.url}/{MANIFEST_NAME}")
+        self.manifest = read_manifest(store)
         self.directory, self._descriptor = cache.open_set(store.url, self.manifest.digest)
         if not (self.directory / MANIFEST_NAME).exists():
-            self._publish(MANIFEST_NAME, data)
+            self.manifest.write(self.directory)
         self._own()
 
     def __del__(self) -> None:
@@ -94,17 +91,14 @@ class Mirror:
             if (found := self._tars.get(name)) is None:
                 while len(self._tars) >= MOST_OPEN_TARS:
                     del self._tars[next(iter(self._tars))]
-                try:
-                    found = self._tars[name] = CachedTar(self.directory / name, index)
-                except OSError as error:
-                    raise self._unwritable(error) from None
+                found = self._tars[name] = self._with_room(lambda: CachedTar(self.directory / name, index))
             return found
 
     def fetch(
         self, tar: CachedTar, rows: NDArray[np.int64], fields: Sequence[str], *, whole: bool, wait: bool = True
     ) -> Failures:
         """See to it that rows are in the cache; see `shards.cache.fetch`."""
-        return fetch(tar, Source(self.store, self.cache.make_room, self.traffic, whole, wait), rows, fields)
+        return fetch(tar, Source(self.store, self.cache, self.traffic, whole, wait), rows, fields)
 
     @contextlib.contextmanager
     def whole_tar(self, info: ShardInfo) -> Iterator[Path]:
@@ -121,14 +115,18 @@ class Mirror:
             with path.open("wb") as file:
                 for start in range(0, size, COPY_BYTES):
                     (data,) = self.store.get_ranges(info.name, [start], [min(start + COPY_BYTES, size)])
-                    self.cache.make_room(len(data))
-                    file.write(data)
+                    with self.cache.room(len(data), needed=True):
+                        file.write(data)
             yield path
         finally:
             with contextlib.suppress(FileNotFoundError):
                 for path in folder.iterdir():
                     path.unlink()
                 folder.rmdir()
+
+    def cached_bytes(self) -> int:
+        """Bytes that the cache has of it on the disk."""
+        return used_bytes(self.directory)
 
     def fetch_beside(self) -> None:
         """Fetch what lies beside the shards, such as plans and failures, as it is now."""
@@ -137,24 +135,15 @@ class Mirror:
                 self._publish(name, self.store.get(name))
 
     def _publish(self, name: str, data: bytes) -> None:
+        self._with_room(lambda: publish_bytes(self.directory / name, data))
+
+    def _with_room(self, write: Callable[[], T]) -> T:
+        """Write; where the disk is full, once more after others gave way."""
         try:
-            publish_bytes(self.directory / name, data)
+            return write()
+        except OSError:
+            self.cache.give_way()
+        try:
+            return write()
         except OSError as error:
-            raise self._unwritable(error) from None
-
-    def _unwritable(self, error: OSError) -> ShardError:
-        return ShardError(
-            f"the cache {self.cache.folder} cannot be written: {error.strerror}; make room there, or name another "
-            "folder with data.cache or REELSHARD_CACHE"
-        )
-
-
-def names_beside(store: Store, manifest: Manifest) -> list[str]:
-    """The small files of a data set beside its manifest, tars and sidecars: listed, or those that there may be."""
-    if store.url.partition("://")[0] in ("http", "https"):
-        groups = ("", *manifest.groups)
-        return [beside_group(name, group) for name in (PLAN_NAME, FAILURES_NAME) for group in groups] + [
-            projection_name(group) for group in groups
-        ]
-    names = (name for name, _ in store.list())
-    return [name for name in names if "/" not in name and not name.endswith((TAR_SUFFIX, ".idx", MANIFEST_NAME))]
+            raise unwritable(self.cache.folder, error) from None

@@ -128,6 +128,10 @@ class CachedTar:
             if not self._holds:
                 unlock(self._have, HOLD)
 
+    def num_bytes(self, rows: NDArray[np.int64], fields: Sequence[str]) -> int:
+        """Bytes of these fields of some rows."""
+        return sum(int(self.index.extents[field].sizes[rows].sum()) for field in fields)
+
     def lacks(self, rows: NDArray[np.int64], fields: Sequence[str]) -> NDArray[np.bool_]:
         """Which rows are not there with all of these fields, bool like `rows`."""
         lacking: NDArray[np.bool_] = np.zeros(len(rows), np.bool_)

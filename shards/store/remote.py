@@ -45,7 +45,6 @@ class RemoteStore:
             ValueError: obstore is not installed, or the URL or a variable of the environment makes no sense.
         """
         self._url, self._reached = url, False
-        self._listable = is_object_store(url)
         self.inner = _open(url)
 
     @property
@@ -94,11 +93,7 @@ class RemoteStore:
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """List a folder, wholly before the first name is given."""
-        if not self._listable:
-            raise ShardError(
-                f"{self.url} is a plain HTTP server, where nothing can be listed: name what you want, such as "
-                f"{self.url}/{{00000..00099}}.tar, or give the URL of an object store"
-            )
+        self._refuse_http("listed")
         with self._saying(prefix, "listed"):
             yield from self._again(self._list, checked_name(prefix) if prefix else None)
 
@@ -107,11 +102,13 @@ class RemoteStore:
 
     def put(self, name: str, data: bytes) -> None:
         """Write an object."""
+        self._refuse_http("written")
         with self._saying(name, "written"):
             self._again(self.inner.put, checked_name(name), data)
 
     def put_file(self, path: Path, name: str) -> None:
         """Upload a file, in parts if it is large, until what has arrived is what was sent."""
+        self._refuse_http("written")
         size, expected = path.stat().st_size, _etag(path)
         with self._saying(name, "written"):
             for _ in range(ATTEMPTS):
@@ -128,8 +125,16 @@ class RemoteStore:
 
     def delete(self, name: str) -> None:
         """Remove an object."""
+        self._refuse_http("deleted")
         with self._saying(name, "deleted"), contextlib.suppress(FileNotFoundError):
             self._again(self.inner.delete, checked_name(name))
+
+    def _refuse_http(self, done: str) -> None:
+        if not is_object_store(self._url):
+            raise ShardError(
+                f"{self.url} is a plain HTTP server, where nothing can be {done}: give the URL of an object store, or "
+                f"name the files that you want, such as {self.url}/{{00000..00099}}.tar"
+            )
 
     def _md5(self, name: str) -> bytes:
         """Read an object back, for stores whose entity tags are not made of MD5s."""
