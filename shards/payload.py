@@ -56,14 +56,19 @@ class Payload:
 
     def read(self) -> StoredValue:
         """The whole value; see `ShardDataset.read`."""
-        with open_tar(self.tar) as file:
-            data = self._read_at(file, 0, self.size)
-        if xxhash.xxh3_64_intdigest(data) != self.checksum:
-            raise self._damaged("the payload's checksum is wrong: its bytes were changed")
+        data = self.read_bytes()
         if self.field.is_packed:
             borders = self._borders(data)
             return [data[begin:end] for begin, end in pairwise(borders)]
         return self._rows(data) if self.field.is_npy else data
+
+    def read_bytes(self) -> bytes:
+        """The whole payload as it is stored, compared with its checksum."""
+        with open_tar(self.tar) as file:
+            data = self._read_at(file, 0, self.size)
+        if xxhash.xxh3_64_intdigest(data) != self.checksum:
+            raise self._damaged("the payload's checksum is wrong: its bytes were changed")
+        return data
 
     def read_run(self, start: int, stop: int) -> StoredValue:
         """Rows or pieces `start` to `stop`; see `ShardDataset.read_run`."""
@@ -84,8 +89,9 @@ class Payload:
         return [data[begin - borders[0] : end - borders[0]] for begin, end in pairwise(borders)]
 
     def _rows(self, data: bytes) -> NDArray[Any]:
-        shape = (-1, *self.field.row_shape) if self.field.is_rows else self.field.fixed_shape
-        return np.frombuffer(data, self.field.dtype).reshape(shape)
+        stored = self.field.as_stored
+        shape = (-1, *stored.row_shape) if stored.is_rows else stored.fixed_shape
+        return self.field.decode(np.frombuffer(data, stored.dtype).reshape(shape))
 
     def _borders(self, table: bytes) -> list[int]:
         try:

@@ -150,5 +150,9 @@ def _array_payload(key: str, field: Field, value: Value) -> _Payload:
     if not isinstance(value, np.ndarray) or not field.takes(value):
         got = f"{value.dtype.str} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
         raise ValueError(f"key {key}: field {field.name} takes an array {field.dtype} {field.shape}, got {got}")
-    flat = np.ascontiguousarray(value).reshape(-1)
-    return _Payload(encode_header(value.dtype.str, value.shape), flat.view(np.uint8).data)
+    try:
+        stored = field.encode(value)
+    except ValueError as error:
+        raise ValueError(f"key {key}, field {field.name}: {error}") from None
+    flat = np.ascontiguousarray(stored).reshape(-1)
+    return _Payload(encode_header(stored.dtype.str, stored.shape), flat.view(np.uint8).data)
