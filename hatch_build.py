@@ -11,7 +11,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCES, LIBRARY = ("pipeline/read/gather.c", "pipeline/read/guard.c"), "pipeline/read/_gather.so"
+SOURCES = ("pipeline/read/gather.c", "pipeline/read/guard.c", "pipeline/read/decode.c")
+LIBRARY = "pipeline/read/_gather.so"
 FLAGS = ("-std=c11", "-O3", "-pthread", "-fvisibility=hidden", "-shared", "-fPIC")
 
 

@@ -56,19 +56,19 @@ class Payload:
 
     def read(self) -> StoredValue:
         """The whole value; see `ShardDataset.read`."""
-        data = self.read_bytes()
-        if self.field.is_packed:
-            borders = self._borders(data)
-            return [data[begin:end] for begin, end in pairwise(borders)]
-        return self._rows(data) if self.field.is_npy else data
+        stored = self.read_stored()
+        return self.field.decode(stored) if isinstance(stored, np.ndarray) else stored
 
-    def read_bytes(self) -> bytes:
-        """The whole payload as it is stored, compared with its checksum."""
+    def read_stored(self) -> StoredValue:
+        """The whole value, where the field has a codec as that has stored it."""
         with open_tar(self.tar) as file:
             data = self._read_at(file, 0, self.size)
         if xxhash.xxh3_64_intdigest(data) != self.checksum:
             raise self._damaged("the payload's checksum is wrong: its bytes were changed")
-        return data
+        if self.field.is_packed:
+            borders = self._borders(data)
+            return [data[begin:end] for begin, end in pairwise(borders)]
+        return self._rows(data) if self.field.is_npy else data
 
     def read_run(self, start: int, stop: int) -> StoredValue:
         """Rows or pieces `start` to `stop`; see `ShardDataset.read_run`."""
@@ -91,7 +91,7 @@ class Payload:
     def _rows(self, data: bytes) -> NDArray[Any]:
         stored = self.field.as_stored
         shape = (-1, *stored.row_shape) if stored.is_rows else stored.fixed_shape
-        return self.field.decode(np.frombuffer(data, stored.dtype).reshape(shape))
+        return np.frombuffer(data, stored.dtype).reshape(shape)
 
     def _borders(self, table: bytes) -> list[int]:
         try:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.builder.failure import BuildFailure, FailureRecord
 from shards.builder.plan import Plan
 from shards.builder.prepare import failure_record
 from shards.builder.samples.base import sample_keys
+from shards.codecs import Fidelity
 from shards.format.beside import read_failures
 from shards.format.errors import ShardError
 from shards.format.files import read_small
@@ -53,6 +54,7 @@ class ShardReport:
     info: ShardInfo
     failures: tuple[FailureRecord, ...]
     seconds: StageSeconds = StageSeconds()
+    fidelity: Mapping[str, Fidelity] = field(default_factory=dict)  # of what codecs have stored, where this run did
 
     @property
     def num_samples(self) -> int:
@@ -63,6 +65,15 @@ class ShardReport:
 def count_failures(reports: Iterable[ShardReport]) -> dict[str, int]:
     """Return the number of failed items by reason, in alphabetical order."""
     return dict(sorted(Counter(failure.reason for report in reports for failure in report.failures).items()))
+
+
+def add_up_fidelity(reports: Iterable[ShardReport]) -> dict[str, Fidelity]:
+    """Return how near codecs came to what they stored in this run, by field."""
+    found: dict[str, Fidelity] = {}
+    for report in reports:
+        for name, fidelity in report.fidelity.items():
+            found[name] = found[name] + fidelity if name in found else fidelity
+    return found
 
 
 def clear_work(out: Path, manifest: Manifest) -> None:

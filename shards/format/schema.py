@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from shards.format.field import Field, Kind, Layout
 
@@ -55,6 +55,16 @@ class Schema:
         if any(field.codec is not None for field in self.fields):
             return 3
         return 2 if any(field.has_lengths for field in self.fields) else 1
+
+    def with_codecs(self, codecs: Mapping[str, str]) -> Schema:
+        """The same fields, some of them stored by a codec: field -> its name.
+
+        Raises:
+            ValueError: there is no such field or codec, or the one does not store the other.
+        """
+        for name in codecs:
+            self[name]
+        return Schema(tuple(replace(one, codec=codecs.get(one.name, one.codec)) for one in self.fields))
 
     def of_group(self, group: str) -> Schema:
         """The fields of one tar series."""
