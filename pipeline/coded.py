@@ -1,7 +1,7 @@
 """Decodes on a device what codecs have stored (shards/codecs): the same bits as `pipeline.read.decode` gives.
 
-The whole arithmetic is of whole numbers, or one product in f32, so no device rounds otherwise. Pixels come out as the f32
-that normalisation takes anyway; between the bytes and normalised pixels there is no other copy of them in memory.
+The whole arithmetic is of whole numbers, or one product in f32, so no device rounds otherwise. Pixels come out as the
+f32 that normalisation takes anyway; between stored bytes and normalised pixels there is no copy of them as u8.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def decoded(field: Field, stored: Tensor) -> Tensor:
 
 
 def as_pixels(field: Field | None, tensor: Tensor) -> Tensor:
-    """Pixels from 0 to 255 in f32, all of them whole: of u8, or where there is a `field`, of what its codec has stored."""
+    """Pixels from 0 to 255 in f32, all of them whole: of u8, or where there is a `field`, of what its codec stored."""
     if field is None:
         return tensor.to(torch.float32)
     return _pixels(field, tensor) if field.codec == "yuv420" else _tokens(field, tensor).to(torch.float32)

@@ -145,7 +145,7 @@ class DeviceLoader:
         self._ahead.clear()
 
     def _normalised(self, batch: Batch) -> Batch:
-        """With floats in place of u8 pixels, and arrays in place of what codecs have stored, both of which are let go."""
+        """With floats in place of u8 pixels, and arrays in place of what codecs have stored; both are let go."""
         tensors = dict(batch)
         for name, (scale, shift) in self._scale.items():
             if name in tensors:

@@ -4,14 +4,16 @@ otherwise, with the same bits. `pipeline.coded` does the same on a device."""
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.read.gather import LIBRARY
 from shards.codecs import codec_of
 from shards.format.schema import Field
+
+LIBRARY = Path(__file__).with_name("_decode.so")
 
 
 def _load(path: str) -> ctypes.CDLL | None:
