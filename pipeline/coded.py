@@ -36,8 +36,8 @@ def as_pixels(field: Field | None, tensor: Tensor) -> Tensor:
 def _pixels(field: Field, stored: Tensor) -> Tensor:
     height, width = field.fixed_shape[-3:-1]
     frames = stored.reshape(-1, stored.shape[-1])
-    light = frames[:, : height * width].unflatten(1, (height // 2, 2, width // 2, 2, 1))
-    colours = frames[:, height * width :].unflatten(1, (2, height // 2, width // 2)).to(torch.int32) - 128
+    light = frames[:, : height * width].view(-1, height // 2, 2, width // 2, 2, 1)
+    colours = frames[:, height * width :].view(-1, 2, height // 2, width // 2).to(torch.int32) - 128
     u, v = colours.unbind(1)
     half = 1 << 14
     red, blue = (RED_OF_V * v + half) >> 15, (BLUE_OF_U * u + half) >> 15

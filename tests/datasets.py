@@ -73,8 +73,8 @@ def make_dataset(
 ) -> ShardDataset:
     """Write a data set of `num_samples` random samples (the last shard may be shorter) and open it.
 
-    The target of sample `spoiled` has a value that is not a number. `records` are JSON members in the place of others. `codec` says how
-    fields are stored.
+    The target of sample `spoiled` has a value that is not a number. `records` are JSON members in the place of others.
+    `codec` says how fields are stored.
     """
     directory.mkdir(parents=True, exist_ok=True)
     schema = tubes_schema(frames, size, dim, patch).with_codecs(codec or {})

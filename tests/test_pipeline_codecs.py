@@ -180,7 +180,7 @@ def test_a_file_that_is_cut_is_an_error_also_where_rows_are_decoded(tmp_path: Pa
     next(batches)
     with dataset.tar_path(2).open("r+b") as file:
         file.truncate(4096)
-    with pytest.raises(Exception, match="train-00002-of-00004.tar"):
+    with pytest.raises(Exception, match=r"train-00002-of-00004\.tar"):
         list(batches)
     loader.close()
 

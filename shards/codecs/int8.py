@@ -52,8 +52,8 @@ class Int8:
         """Numbers times scale."""
         stored = stored.reshape(*shape[:-1], SCALE_BYTES + shape[-1])
         scales = np.ascontiguousarray(stored[..., :SCALE_BYTES]).view("<f4")
-        values = stored[..., SCALE_BYTES:].view(np.int8) * scales
-        return values.astype(dtype, copy=False)
+        values: NDArray[Any] = (stored[..., SCALE_BYTES:].view(np.int8) * scales).astype(dtype, copy=False)
+        return values
 
     def measure(self, array: NDArray[Any], decoded: NDArray[Any]) -> Fidelity:
         """The cosine between each token and what it has become; a token of zeros stays one, which counts as 1."""
