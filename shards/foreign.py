@@ -7,22 +7,16 @@ and shape are the same in every sample becomes an array field; every other membe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import xxhash
-
-from shards.format.errors import DamagedShardError, ShardError, UnsafeMemberError
-from shards.format.index import ShardIndex, ShardInfo
+from shards.format.errors import ShardError, UnsafeMemberError
 from shards.format.members import split_member
 from shards.format.npy import MAX_HEADER_BYTES, NpyHeader, parse_header
-from shards.format.packed import count_pieces, read_borders
 from shards.format.schema import Field, Schema
 from shards.format.tar import Member, open_tar, scan
-
-CHUNK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -148,41 +142,3 @@ def _is_of(found: Found, field: Field) -> bool:
         return False
     shape = found.header.shape
     return shape[1:] == field.row_shape and len(shape) > 0 if field.is_rows else shape == field.shape
-
-
-def make_index(shard: ScannedShard, schema: Schema, see: Callable[[str, bytes], None] | None = None) -> ShardIndex:
-    """Read every payload of a tar and make its sidecar; `see` is shown each field's name and payload.
-
-    Raises:
-        DamagedShardError: the file became shorter meanwhile, or the table of packed pieces does not describe them.
-    """
-    table: dict[str, list[tuple[int, ...]]] = {field.name: [] for field in schema}
-    digest = xxhash.xxh3_128()
-    with open_tar(shard.path) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-        total = file.tell()
-        for key, row in zip(shard.keys, shard.rows, strict=True):
-            for field in schema:
-                found = row[field.suffix]
-                skip = found.header.num_bytes if field.is_npy and found.header else 0
-                member = replace(found.member, offset=found.member.offset + skip, size=found.member.size - skip)
-                file.seek(member.offset)
-                data = file.read(member.size)
-                if len(data) < member.size:
-                    raise DamagedShardError("the file became shorter while it was read", shard=shard.path.name)
-                if see:
-                    see(field.name, data)
-                try:
-                    pieces = _count_pieces(data) if field.is_packed else ()
-                except ValueError as error:
-                    raise DamagedShardError(str(error), shard=shard.path.name, key=key, field=field.name) from None
-                table[field.name].append((member.offset, member.size, xxhash.xxh3_64_intdigest(data), *pieces))
-    info = ShardInfo(shard.path.name, len(shard.keys), total, digest.hexdigest())
-    return ShardIndex.build(info, schema, shard.keys, table)
-
-
-def _count_pieces(data: bytes) -> tuple[int]:
-    found = count_pieces(data)
-    read_borders(data, len(data), found)
-    return (found,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Protocol
 
 
@@ -14,3 +15,14 @@ class Progress(Protocol):
 
 def untold(done: int, failed: int = 0) -> None:
     """Tell nobody."""
+
+
+def one_at_a_time(progress: Progress) -> Progress:
+    """The same for several threads, none of which meets another there."""
+    lock = Lock()
+
+    def told(done: int, failed: int = 0, /) -> None:
+        with lock:
+            progress(done, failed)
+
+    return told

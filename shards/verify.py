@@ -12,6 +12,7 @@ import numpy as np
 import xxhash
 
 from shards.dataset import ShardDataset
+from shards.exchange.origin import problems_of_origin
 from shards.format.beside import problems_beside
 from shards.format.beside_group import problems_of_groups
 from shards.format.errors import DamagedShardError, ShardError
@@ -60,7 +61,7 @@ def verify_dataset(directory: Path, *, threads: int = 4, progress: Progress = un
             raise
     problems = [problem for task in tasks for problem in found[task]]
     problems += [*_repeated_keys(dataset), *problems_beside(dataset.manifest, directory)]
-    problems += problems_of_groups(dataset.manifest, directory)
+    problems += [*problems_of_groups(dataset.manifest, directory), *problems_of_origin(dataset.manifest, directory)]
     return VerifyReport(len(dataset), len(tasks), dataset.manifest.num_bytes, tuple(dict.fromkeys(problems)))
 
 

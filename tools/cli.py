@@ -24,6 +24,7 @@ COMMANDS = {
     "add-field": "tools.add_field",
     "drop-field": "tools.drop_field",
     "index": "tools.index",
+    "reshard": "tools.reshard",
     "verify": "tools.verify",
     "show": "tools.show",
     "preflight": "tools.preflight",

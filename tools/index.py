@@ -12,7 +12,9 @@ _DESCRIPTION = """Scan every .tar of a folder strictly, and write a sidecar besi
 
 The tars stay as they are. A damaged tar is an error that names file and offset, never a shorter data set. In a folder
 that has a manifest already, missing sidecars are made again. Tars SPLIT.GROUP-00000-of-00002.tar beside
-SPLIT-00000-of-00002.tar, with the same keys and other members, become a field group."""
+SPLIT-00000-of-00002.tar, with the same keys and other members, become a field group.
+
+What was stopped goes on where it was when the same command is run again: tars that were read are not read again."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", help="name of the split, kept in the manifest (default: as the tars are named, or train)"
     )
+    parser.add_argument("--threads", type=int, default=4, help="tars read at the same time (default: 4)")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
 
 
@@ -31,8 +34,9 @@ def run(args: argparse.Namespace) -> int:
     from tools.progress import track
     from tools.terminal import clean
 
-    with track("indexing", total=len(list(args.folder.glob("*.tar"))), unit="tars") as progress:
-        manifest = index_directory(args.folder, split=args.split, progress=progress)
+    total = sum(path.stat().st_size for path in args.folder.glob("*.tar"))
+    with track("indexing", total=total, unit="bytes") as progress:
+        manifest = index_directory(args.folder, split=args.split, threads=args.threads, progress=progress)
     if args.json:
         print(json.dumps(manifest.to_json()))
         return 0

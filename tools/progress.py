@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
-from shards.words import SHORTEST_SECONDS, spell_seconds
+from shards.words import SHORTEST_SECONDS, spell_bytes, spell_seconds
 
 PLAIN_INTERVAL_SECONDS = 10.0
 
@@ -40,7 +40,7 @@ class ShownProgress:
     def line(self) -> str:
         """The state in words: count, rate, time left, failures; neither rate nor time left of what took no time."""
         seconds = self.seconds
-        parts = [f"{self.done:,}" + (f" of {self.total:,}" if self.total else "") + f" {self.unit}"]
+        parts = [spell_count(self.done, self.total, self.unit)]
         if not self.done:
             parts += [f"after {spell_seconds(seconds)}"] if seconds >= SHORTEST_SECONDS else []
         else:
@@ -115,8 +115,17 @@ def _bar(title: str, total: int | None, stream: TextIO) -> Iterator[_Display]:
         yield _Bar(bar, bar.add_task(title, total=total, words=title))
 
 
+def spell_count(done: int, total: int | None, unit: str) -> str:
+    """How much is done, such as `12 of 34 clips`; of bytes `1.2 GB of 3.4 GB`."""
+    if unit == "bytes":
+        return spell_bytes(done) + (f" of {spell_bytes(total)}" if total else "")
+    return f"{done:,}" + (f" of {total:,}" if total else "") + f" {unit}"
+
+
 def spell_rate(per_second: float, unit: str) -> str:
     """A rate in words, in the unit of time in which it is at least one, such as `12.5 clips/s` or `4.2 clips/min`."""
+    if unit == "bytes":
+        return f"{spell_bytes(per_second)}/s"
     for time_unit, in_seconds in (("s", 1), ("min", 60)):
         if per_second * in_seconds >= 1:
             return f"{per_second * in_seconds:,.1f} {unit}/{time_unit}"

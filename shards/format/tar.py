@@ -87,7 +87,7 @@ def scan(file: BinaryIO, shard: str) -> Iterator[Member]:
     Raises:
         DamagedShardError: a header checksum, an end block, a length or a trailing byte is wrong, with its offset; or
             the tar is compressed.
-        UnsafeMemberError: a link, a device, an absolute path or one with `..`.
+        UnsafeMemberError: a link, a device, a sparse file, an absolute path or one with `..`.
     """
     total = os.fstat(file.fileno()).st_size
     _refuse_compressed(file, shard)
@@ -192,6 +192,11 @@ def _extended(file: BinaryIO, typeflag: bytes, position: int, size: int, shard: 
         name, _, value = record.partition(b"=")
         records[name.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
         start += length
+    if any(name.startswith("GNU.sparse.") for name in records):
+        raise UnsafeMemberError(
+            f"shard {shard}, offset {position}: a member is stored as a sparse file, without its zeros, so its bytes "
+            "do not lie in the tar as they are; make the tar again without `--sparse`"
+        )
     size_text = records.get("size", "0")
     if not (size_text.isascii() and size_text.isdigit() and len(size_text) <= MAX_SIZE_DIGITS):
         raise DamagedShardError("a pax size is not a number", shard=shard, offset=position)
