@@ -23,13 +23,14 @@ from shards.codecs.base import Fidelity
 from shards.dataset import ShardDataset
 from shards.format.errors import DamagedShardError, ManifestError, ShardError
 from shards.format.index import index_path
-from shards.format.layout import clip_to_tubes, tubes_to_clip
+from shards.format.layout import clip_to_tubes, tubes_to_clip, tubes_to_target
 from shards.format.manifest import MANIFEST_NAME, Manifest
 from shards.format.schema import Field
 from shards.verify import verify_dataset
 from shards.writer import ShardWriter
 from tests.builds import CONFIG, build, contents, start_python
 from tests.datasets import make_dataset, tubes_sample, tubes_schema
+from tools.cli import main
 
 GOLDEN = Path(__file__).parent / "golden" / "format3"
 CODEC = {"clip": "yuv420", "target": "int8"}
@@ -307,3 +308,71 @@ def test_fidelity_adds_up_in_any_order(parts: list[tuple[int, float]]) -> None:
         two = two + part
     assert (one.count, one.least) == (two.count, two.least) == (sum(n for n, _ in parts), min(v for _, v in parts))
     assert one.total == pytest.approx(two.total)
+
+
+def test_a_copy_by_codec_names_the_raw_set_and_another_copy_loses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = make_dataset(tmp_path / "raw")
+    options = ["--codec", "clip=yuv420", "--codec", "target=int8"]
+    assert main(["reshard", str(raw.directory), "--out", str(tmp_path / "coded"), *options]) == 0
+    said = capsys.readouterr().out
+    assert "clip as its codec stores it: PSNR in dB" in said
+    assert "target as its codec stores it: cosine 0.99" in said
+    coded = ShardDataset.open(tmp_path / "coded")
+    (step,) = coded.manifest.provenance["history"]
+    assert step["of"]["digest"] == raw.digest
+    assert step["changed"] == {name: {"codec": codec, "was": None} for name, codec in CODEC.items()}
+    assert verify_dataset(coded.directory).problems == ()
+    for number in range(len(raw)):
+        for name in CODEC:
+            field = coded.schema[name]
+            expected = field.encode(np.asarray(raw.read(number, name)))
+            assert np.array_equal(np.asarray(coded.read_stored(number, name)), expected)
+    assert main(["reshard", str(coded.directory), "--out", str(tmp_path / "other"), "--samples-per-shard", "5"]) == 0
+    other = ShardDataset.open(tmp_path / "other")
+    for number in range(len(raw)):
+        for name in CODEC:
+            one, two = (np.asarray(one.read_stored(number, name)) for one in (coded, other))
+            assert np.array_equal(one, two)
+    assert main(["reshard", str(other.directory), "--out", str(tmp_path / "back"), "--codec", "clip=raw"]) == 0
+    back = ShardDataset.open(tmp_path / "back")
+    assert {field.name: field.codec for field in back.schema} == {"clip": None, "target": "int8", "json": None}
+    assert np.array_equal(np.asarray(back.read(7, "clip")), np.asarray(coded.read(7, "clip")))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--codec", "clip=h264"], "codec 'h264' is not known"),
+        (["--codec", "clop=yuv420"], "there is no field 'clop'"),
+        (["--codec", "clip"], "give FIELD=NAME"),
+        (["--codec", "clip=int8"], "field clip: codec int8 stores tokens"),
+        (["--codec", "json=int8"], "only arrays of fixed shape"),
+        (["--codec", "clip=yuv420", "--codec", "clip=raw"], "names the field 'clip' twice"),
+        (["--codec", "clip=yuv420", "--shard-size", "1GB"], "with --codec give --samples-per-shard"),
+    ],
+)
+def test_a_codec_that_cannot_be_is_one_line_and_leaves_nothing(
+    tmp_path: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = make_dataset(tmp_path / "raw", num_samples=2)
+    assert main(["reshard", str(raw.directory), "--out", str(tmp_path / "coded"), *options]) == 1
+    message = capsys.readouterr().err
+    assert said in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "coded").exists()
+
+
+def test_targets_of_a_coded_set_go_to_zarr_and_a_sample_shows_its_values(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zarr = pytest.importorskip("zarr")
+    dataset = make_dataset(tmp_path / "set", num_samples=3, codec=CODEC)
+    assert main(["zarr", "export", str(dataset.directory), str(tmp_path / "cache")]) == 0
+    array = zarr.open_group(str(tmp_path / "cache" / "targets.zarr"), mode="r")["targets"]
+    for number in range(3):
+        assert np.array_equal(array[number], tubes_to_target(np.asarray(dataset.read(number, "target"))))
+    capsys.readouterr()
+    assert main(["show", str(dataset.directory), "000001"]) == 0
+    assert "clip: uint8 [16, 2, 2, 8, 8, 3]" in capsys.readouterr().out

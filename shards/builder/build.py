@@ -13,12 +13,12 @@ from shards.builder.engines.base import Engine
 from shards.builder.engines.in_process import InProcess
 from shards.builder.finish import finalize, finish_shards
 from shards.builder.item import Source
-from shards.builder.journal import ShardReport, StageSeconds, add_up_fidelity, count_failures, finished_shards
+from shards.builder.journal import ShardReport, StageSeconds, count_failures, finished_shards
 from shards.builder.lock import build_lock
 from shards.builder.partition import Partition
 from shards.builder.plan import LimitOrder, Plan, make_plan, publish_plan, recorded_teacher
 from shards.builder.samples.base import SampleKind
-from shards.codecs import Fidelity
+from shards.codecs.base import Fidelity, add_up
 from shards.format.beside import PLAN_NAME
 from shards.format.errors import ShardError
 from shards.format.manifest import MANIFEST_NAME, Manifest
@@ -237,7 +237,7 @@ def _summarise(
         stages=sum((report.seconds for report in reports), StageSeconds()),
         digest=None if manifest is None else manifest.digest,
         samples_per_item=plan.samples_per_item,
-        fidelity=add_up_fidelity(reports),
+        fidelity=add_up(report.fidelity for report in reports),
     )
 
 

@@ -67,15 +67,6 @@ def count_failures(reports: Iterable[ShardReport]) -> dict[str, int]:
     return dict(sorted(Counter(failure.reason for report in reports for failure in report.failures).items()))
 
 
-def add_up_fidelity(reports: Iterable[ShardReport]) -> dict[str, Fidelity]:
-    """Return how near codecs came to what they stored in this run, by field."""
-    found: dict[str, Fidelity] = {}
-    for report in reports:
-        for name, fidelity in report.fidelity.items():
-            found[name] = found[name] + fidelity if name in found else fidelity
-    return found
-
-
 def clear_work(out: Path, manifest: Manifest) -> None:
     """Remove the working files, but those of field groups that are begun and not in the manifest yet."""
     begun = {path.name.removeprefix("plan.").removesuffix(".json") for path in out.glob("plan.*.json")}

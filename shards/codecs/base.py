@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,6 +38,15 @@ class Fidelity:
 
     def __str__(self) -> str:
         return f"{self.what} {self.total / max(self.count, 1):.5g} in the mean, {self.least:.5g} at least"
+
+
+def add_up(parts: Iterable[Mapping[str, Fidelity]]) -> dict[str, Fidelity]:
+    """The same of several shards, by field."""
+    found: dict[str, Fidelity] = {}
+    for part in parts:
+        for name, fidelity in part.items():
+            found[name] = found[name] + fidelity if name in found else fidelity
+    return found
 
 
 class Codec(Protocol):
