@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shards.codecs.int8 import SCALE_BYTES
+from shards.codecs.int8 import FRONT_BYTES, SCALE_BYTES
 from shards.codecs.yuv420 import BLUE_OF_U, GREEN_OF_U, GREEN_OF_V, RED_OF_V
 from shards.format.schema import Field
 
@@ -50,6 +50,6 @@ def _pixels(field: Field, stored: Tensor) -> Tensor:
 def _tokens(field: Field, stored: Tensor) -> Tensor:
     assert field.dtype is not None
     scales = stored[..., :SCALE_BYTES].clone(memory_format=torch.contiguous_format).view(torch.float32)
-    numbers = stored[..., SCALE_BYTES:].view(torch.int8)
+    numbers = stored[..., FRONT_BYTES:].view(torch.int8)
     tokens = torch.empty(numbers.shape, dtype=_DTYPES[field.dtype], device=stored.device)
     return torch.mul(numbers, scales, out=tokens)

@@ -143,7 +143,7 @@ def test_a_coded_set_reads_verifies_and_says_its_codecs(tmp_path: Path) -> None:
     raw, coded = tubes_schema(), dataset.schema
     assert coded.format == 3
     assert 2 * coded["clip"].num_bytes == raw["clip"].num_bytes
-    assert coded["target"].num_bytes * raw["target"].fixed_shape[-1] * 2 == raw["target"].num_bytes * (4 + 6)
+    assert coded["target"].num_bytes * raw["target"].fixed_shape[-1] * 2 == raw["target"].num_bytes * (8 + 6)
     for number in range(len(dataset)):
         for name, value in tubes_sample(number).items():
             found = dataset[number][name]

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define EXPORTED __attribute__((visibility("default")))
-#define SCALE_BYTES 4
+#define FRONT_BYTES 8 /* a scale, and as many zeros */
 
 enum { RED_OF_V = 45941, GREEN_OF_U = 11277, GREEN_OF_V = 23401, BLUE_OF_U = 58065, HALF = 1 << 14, BITS = 15 };
 
@@ -150,8 +150,8 @@ EXPORTED void reelshard_decode_int8(void *out, const uint8_t *stored, size_t num
                                     int plain) {
     int wide = !plain && has_halves();
     for (size_t token = 0; token < num_tokens; token++) {
-        const uint8_t *from = stored + token * (SCALE_BYTES + width);
-        const int8_t *numbers = (const int8_t *)(from + SCALE_BYTES);
+        const uint8_t *from = stored + token * (FRONT_BYTES + width);
+        const int8_t *numbers = (const int8_t *)(from + FRONT_BYTES);
         float scale;
         memcpy(&scale, from, sizeof scale);
         if (to_halves) {

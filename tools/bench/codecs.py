@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from rich.console import Console
@@ -32,7 +32,7 @@ CODECS: Mapping[str, Mapping[str, str | None]] = {
     "int8": {"target": "int8"},
     "both": {"clip": "yuv420", "target": "int8"},
 }
-IN_SLAB, DECODED = "slab", "CPU"
+IN_SLAB, DECODED = "as stored", "decoded"  # for a GPU that decodes, and by the reader threads
 WAYS: Mapping[str, type[Reelshard]] = {IN_SLAB: InSlab, DECODED: Reelshard}
 NODE_BYTES_PER_SECOND, NUM_GPUS = 14e9, 8  # one PCIe 5 NVMe
 
@@ -45,30 +45,31 @@ class Measured:
         name: of `CODECS`.
         clip_bytes: of clip and target that reach a batch.
         whole_bytes: of clip and target that lie in a shard.
-        rates: way -> number of threads -> clips/s of each turn.
+        turns: (way, number of threads) -> of each turn clips/s, and clips in a second of a core.
         fidelity: field -> how near its codec comes, in words.
     """
 
     name: str
     clip_bytes: int
     whole_bytes: int
-    rates: dict[str, dict[int, list[float]]] = field(default_factory=dict)
+    turns: dict[tuple[str, int], list[tuple[float, float]]] = field(default_factory=dict)
     fidelity: dict[str, str] = field(default_factory=dict)
 
-    def rate(self, way: str, threads: int) -> float:
-        """Clips per second: the median over the turns."""
-        return statistics.median(self.rates[way][threads])
+    def rates(self, way: str, threads: int) -> list[float]:
+        """Clips/s, and clips in a second of a core: medians over the turns."""
+        return [statistics.median(values) for values in zip(*self.turns[way, threads], strict=True)]
 
-    def ratio(self, way: str, threads: int, raw: Measured) -> float:
-        """How many times as fast as `raw`: the median over the turns, each with its own share of the machine."""
-        pairs = zip(self.rates[way][threads], raw.rates[way][threads], strict=True)
-        return statistics.median(rate / other for rate, other in pairs)
+    def ratios(self, way: str, threads: int, raw: Measured) -> list[float]:
+        """How many times those of `raw`: medians over the turns, each of which had its own share of the machine."""
+        pairs = zip(self.turns[way, threads], raw.turns[way, threads], strict=True)
+        ratios = [[mine / theirs for mine, theirs in zip(*pair, strict=True)] for pair in pairs]
+        return [statistics.median(values) for values in zip(*ratios, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
         """All numbers."""
         sizes = {"clip_bytes": self.clip_bytes, "whole_bytes": self.whole_bytes}
-        rates = {way: {str(n): rates for n, rates in by_threads.items()} for way, by_threads in self.rates.items()}
-        return {"name": self.name, **sizes, "rates": rates, "fidelity": self.fidelity}
+        turns = {f"{way}, {threads} threads": found for (way, threads), found in self.turns.items()}
+        return {"name": self.name, **sizes, "turns": turns, "fidelity": self.fidelity}
 
 
 def run(args: argparse.Namespace, dataset: ShardDataset, machine: str) -> int:
@@ -102,22 +103,21 @@ def _store(
 
 
 def _measure(stored: Sequence[tuple[Measured, ShardDataset]], args: argparse.Namespace, progress: Progress) -> None:
-    """Rates of every codec and way in turn, epoch by epoch: the speed of memory changes on a shared machine."""
+    """Every codec and way in turn, epoch by epoch: the speed of memory changes on a shared machine."""
     checkers = {(one.name, way): Checker(data, as_stored=way == IN_SLAB) for one, data in stored for way in WAYS}
     for threads in args.threads:
         case = Case(mask_ratio=args.mask, batch_size=args.batch_size, threads=threads)
         turns = [(one, way, make(data, case, "mmap")) for one, data in stored for way, make in WAYS.items()]
         for measured, way, contender in turns:
-            run_epoch(contender, checkers[measured.name, way])
-            measured.rates.setdefault(way, {})[threads] = []
+            run_epoch(contender, checkers[measured.name, way])  # to warm up
         for _ in range(args.rounds):
             deadline = perf_counter() + args.seconds * len(turns)
-            began = perf_counter()
-            while began < deadline:
+            while perf_counter() < deadline:
                 for measured, way, contender in turns:
+                    used = process_time()
                     samples, spent, _ = run_epoch(contender, checkers[measured.name, way])
-                    measured.rates[way][threads].append(samples / spent)
-                began = perf_counter()
+                    found = (samples / spent, samples / (process_time() - used))
+                    measured.turns.setdefault((way, threads), []).append(found)
             progress(1)
         for *_, contender in turns:
             contender.loader.close()
@@ -126,18 +126,15 @@ def _measure(stored: Sequence[tuple[Measured, ShardDataset]], args: argparse.Nam
 def _report(measured: Sequence[Measured], mask_ratio: float | None, machine: str) -> None:
     console, raw = Console(), measured[0]
     what = "whole" if mask_ratio is None else f"masked at {mask_ratio:g}"
-    for threads in raw.rates[IN_SLAB]:
-        table = Table("stored as", "bytes", *(f"{way}, {unit}" for way in WAYS for unit in ("clips/s", "to raw")))
-        table.title = f"clips {what}, {threads} threads, on {machine}"
-        for one in measured:
-            cells = [
-                cell
-                for way in WAYS
-                for cell in (f"{one.rate(way, threads):,.0f}", f"{one.ratio(way, threads, raw):.2f} x")
-            ]
-            table.add_row(one.name, f"{one.clip_bytes:,}", *cells)
+    columns = ("stored as", "batches", "bytes a clip", "clips/s", "to raw", "clips/s a core", "to raw")
+    for threads in dict.fromkeys(threads for _, threads in raw.turns):
+        table = Table(*columns, title=f"clips {what}, {threads} threads, on {machine}")
+        for way in WAYS:
+            for one in measured:
+                pairs = zip(one.rates(way, threads), one.ratios(way, threads, raw), strict=True)
+                cells = [cell for rate, ratio in pairs for cell in (f"{rate:,.0f}", f"{ratio:.2f} x")]
+                table.add_row(one.name, way, f"{one.clip_bytes:,}", *cells)
         console.print(table)
-    console.print("slab: as stored, which is what is copied to a GPU; CPU: decoded by the reader threads")
     table = Table("stored as", "bytes of a whole clip", "clips/s from 14 GB/s", "each of 8 GPUs")
     for one in measured:
         node = NODE_BYTES_PER_SECOND / one.whole_bytes
