@@ -13,6 +13,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 LIBRARIES = {
     "pipeline/read/_gather.so": ("pipeline/read/gather.c", "pipeline/read/guard.c"),
+    "pipeline/read/_decode.so": ("pipeline/read/decode.c",),
     "pipeline/order/_choose.so": ("pipeline/order/choose.c",),
 }
 FLAGS = ("-std=c11", "-O3", "-pthread", "-fvisibility=hidden", "-shared", "-fPIC")

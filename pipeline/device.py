@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pipeline.accelerator import Accelerator, Mark, accelerator_of
 from pipeline.batch.batch import Batch
-from pipeline.source import BatchSource
+from pipeline.coded import as_pixels, decoded
+from pipeline.source import BatchSource, LeavesCoded
 from pipeline.stats import LoaderStats
 
 PixelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -34,7 +35,8 @@ class DeviceLoader:
 
     On a GPU a batch is copied beside the arithmetic on the one before, as soon as it was read: it is handed over when
     it is there, and the device, not the host, waits for the rest of its copy. Its slab goes back to the readers as soon
-    as the copy is over. On a CPU batches pass through and only the normalisation is done.
+    as the copy is over. What codecs have stored is copied as it is and decoded there. On a CPU batches pass through and
+    only the normalisation is done.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class DeviceLoader:
         self.loader = loader
         self.accelerator = accelerator_of(device)
         self.device = self.accelerator.device
+        if self.accelerator.travels and isinstance(loader, LeavesCoded):
+            loader.leave_coded()
         self._dtype = dtype
         self._state: dict[str, Any] | None = None  # on a GPU the loader may be one batch ahead of the consumer
         self._ahead: deque[_Travelling] = deque()  # started, and not handed over
@@ -111,7 +115,7 @@ class DeviceLoader:
         batch = next(batches, None)
         if batch is None:
             return False
-        tensors, copies, mark = _copied(batch, self.accelerator, self._scale)
+        tensors, copies, mark = _copied(batch, self.accelerator, {*self._scale, *batch.coded})
         self._lent.append((batch, mark))
         self._ahead.append(_Travelling(batch.replace(tensors), copies, mark, self._position()))
         return True
@@ -141,12 +145,16 @@ class DeviceLoader:
         self._ahead.clear()
 
     def _normalised(self, batch: Batch) -> Batch:
-        """With floats in place of u8 pixels, which are let go."""
+        """With floats in place of u8 pixels, and arrays in place of what codecs have stored; both are let go."""
         tensors = dict(batch)
         for name, (scale, shift) in self._scale.items():
             if name in tensors:
-                tensors[name] = torch.addcmul(shift, tensors[name].to(torch.float32), scale).to(self._dtype)
-        return batch.replace(tensors)
+                pixels = as_pixels(batch.coded.get(name), tensors[name])
+                tensors[name] = torch.addcmul(shift, pixels, scale).to(self._dtype)
+        for name, field in batch.coded.items():
+            if name not in self._scale:
+                tensors[name] = decoded(field, tensors[name])
+        return batch.replace(tensors, decoded=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the next batch the consumer will get."""
@@ -183,7 +191,7 @@ def to_device(
     for copy in copies:
         accelerator.keep(copy)
     mark.wait()  # the batch is the caller's again
-    return tensors
+    return tensors | {name: decoded(field, tensors[name]) for name, field in batch.coded.items()}
 
 
 def _copied(

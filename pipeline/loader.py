@@ -88,6 +88,7 @@ class ShardLoader(IterableDataset[Batch]):
         self._batch = 0
         self._locks_for = self._who_locks(accelerator)
         self._planner = Planner(dataset, self.config, self.reads, self.world)
+        self._leaves_coded = False
         self._digest = dataset.digest_of(self._planner.fields)
         self._reader: str = self.config.reader
         self._make_own()
@@ -206,7 +207,20 @@ class ShardLoader(IterableDataset[Batch]):
         self._counts["samples"] += int(plan.arrays["valid"].sum())
         self._counts["padded"] += plan.samples.count(-1)
         memory = torch.from_numpy(plan.memory)
-        return Batch(tensors, epoch=plan.epoch, number=plan.number, memory=memory, layout=plan.layout)
+        place: dict[str, Any] = {"epoch": plan.epoch, "number": plan.number}
+        return Batch(tensors, **place, memory=memory, layout=plan.layout, coded=self._planner.left_coded)
+
+    def leave_coded(self) -> None:
+        """From the next iteration on hold fields with a codec as that has stored them; `Batch.coded` names them.
+
+        For `DeviceLoader`, which decodes them on the device. Without it, reader threads decode.
+        """
+        if not self._leaves_coded and any(part.field.codec is not None for part in self._planner.parts):
+            self._end_iteration("a device that decodes its batches")
+            self._fetcher.close()
+            self._planner = Planner(self.dataset, self.config, self.reads, self.world, leave_coded=True)
+            self._make_own()
+        self._leaves_coded = True
 
     def ready(self) -> bool:
         """Whether the next batch of a running iteration is filled."""

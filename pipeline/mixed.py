@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.batch.batch import Batch
 from pipeline.order.mixing import epoch_counts, spread
-from pipeline.source import BatchSource
+from pipeline.source import BatchSource, LeavesCoded
 from pipeline.state import NUM_EPOCHS, refuse_other, shown, whole_number
 from pipeline.stats import LoaderStats, add_up
 
@@ -98,6 +98,12 @@ class MixedLoader:
         batch = next(stream)
         batch.source, batch.epoch, batch.number = source, self.epoch, number
         return batch
+
+    def leave_coded(self) -> None:
+        """Let the sources leave decoding to a device; see `ShardLoader.leave_coded`."""
+        for loader in self.loaders.values():
+            if isinstance(loader, LeavesCoded):
+                loader.leave_coded()
 
     def ready(self) -> bool:
         """Whether the source whose turn it is has its next batch ready."""

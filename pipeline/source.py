@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pipeline.batch.batch import Batch
 from pipeline.stats import LoaderStats
@@ -51,4 +51,13 @@ class BatchSource(Protocol):
 
     def close(self) -> None:
         """End a running iteration and close all files."""
+        ...
+
+
+@runtime_checkable
+class LeavesCoded(Protocol):
+    """A source that can leave the decoding of what codecs have stored to whoever takes its batches."""
+
+    def leave_coded(self) -> None:
+        """Give out batches with `Batch.coded` fields from the next iteration on."""
         ...

@@ -181,9 +181,14 @@ class StreamLoader:
             raise ValueError(f"it is {'an array' if is_npy else 'bytes'}, the schema says {field.spell_kind()}")
         if is_npy:
             array = decode_array(data)
-            if field is not None and not field.takes(array):
-                raise ValueError(f"it is {array.dtype.str} {array.shape}, the schema says {field.dtype} {field.shape}")
-            return array
+            if field is None:
+                return array
+            stored = field.as_stored
+            if not stored.takes(array):
+                raise ValueError(
+                    f"it is {array.dtype.str} {array.shape}, the schema says {stored.dtype} {stored.shape}"
+                )
+            return field.decode(array)
         if field is not None and field.is_packed:
             pieces = unpack_pieces(data)
             return pieces if name in self._decoders else data

@@ -244,7 +244,8 @@ class ShardDataset:
         """One field of one sample, compared with its checksum.
 
         Returns:
-            An array (read-only, layout as on disk; of rows `[n, *row_shape]`), the list of packed pieces, or bytes.
+            An array (read-only, layout as on disk, decoded where the field has a codec; of rows `[n, *row_shape]`), the
+            list of packed pieces, or bytes.
 
         Raises:
             DamagedShardError: bytes differ from what was written, or the file is cut off.
@@ -252,6 +253,10 @@ class ShardDataset:
         """
         with self._arrived(number, field):
             return self._payload(number, field).read()
+
+    def read_stored(self, number: int, field: str) -> StoredValue:
+        """The same as its codec has stored it, for a copy that loses nothing: `ShardWriter.write` takes that, too."""
+        return self._payload(number, field).read_stored()
 
     def read_run(self, number: int, field: str, start: int, stop: int) -> StoredValue:
         """Rows or pieces `start` to `stop` of one sample; no others are read.

@@ -36,6 +36,7 @@ def _kind(field: Field) -> list[str]:
     if field.is_npy:
         axes = ", ".join("n" if length is None else str(length) for length in field.shape or ())
         parts = [f"{field.dtype} [{axes}]", f"{field.layout} layout"]
+        parts += [] if field.codec is None else [f"codec {field.codec}"]
     return parts + ([f"group {field.group}"] if field.group else [])
 
 

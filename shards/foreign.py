@@ -137,6 +137,7 @@ def fits(shard: ScannedShard, schema: Schema) -> bool:
 def _is_of(found: Found, field: Field) -> bool:
     if not field.is_npy:
         return True
+    field = field.as_stored
     if found.header is None or found.header.dtype != field.dtype:
         return False
     shape = found.header.shape

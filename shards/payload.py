@@ -56,6 +56,11 @@ class Payload:
 
     def read(self) -> StoredValue:
         """The whole value; see `ShardDataset.read`."""
+        stored = self.read_stored()
+        return self.field.decode(stored) if isinstance(stored, np.ndarray) else stored
+
+    def read_stored(self) -> StoredValue:
+        """The whole value, where the field has a codec as that has stored it."""
         with open_tar(self.tar) as file:
             data = self._read_at(file, 0, self.size)
         if xxhash.xxh3_64_intdigest(data) != self.checksum:
@@ -84,8 +89,9 @@ class Payload:
         return [data[begin - borders[0] : end - borders[0]] for begin, end in pairwise(borders)]
 
     def _rows(self, data: bytes) -> NDArray[Any]:
-        shape = (-1, *self.field.row_shape) if self.field.is_rows else self.field.fixed_shape
-        return np.frombuffer(data, self.field.dtype).reshape(shape)
+        stored = self.field.as_stored
+        shape = (-1, *stored.row_shape) if stored.is_rows else stored.fixed_shape
+        return np.frombuffer(data, stored.dtype).reshape(shape)
 
     def _borders(self, table: bytes) -> list[int]:
         try:

@@ -12,6 +12,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from shards.codecs import Fidelity, codec_of
 from shards.format.index import ShardIndex, ShardInfo, save_index
 from shards.format.npy import PAGE_BYTES, encode_header
 from shards.format.packed import pack_pieces
@@ -19,6 +20,7 @@ from shards.format.publish import publish_file, temporary_path
 from shards.format.schema import Field, Schema, check_key
 from shards.format.tar import END_OF_ARCHIVE, aligned_header, header, padding
 
+MEASURED_EVERY = 8  # samples of a shard, the first among them: measuring takes as long as encoding
 Value = NDArray[np.generic] | bytes | Sequence[bytes]
 
 
@@ -26,6 +28,9 @@ class ShardWriter:
     """Context manager that writes samples to `path` and publishes tar and sidecar on a clean exit.
 
     After an exception nothing is published and the temporary file is gone.
+
+    Attributes:
+        fidelity: field -> how near what its codec has stored comes to what it was given.
     """
 
     def __init__(self, path: Path, schema: Schema) -> None:
@@ -45,6 +50,7 @@ class ShardWriter:
         self._keys: dict[str, None] = {}
         self._rows: dict[str, list[tuple[int, ...]]] = {field.name: [] for field in schema}
         self._info: ShardInfo | None = None
+        self.fidelity: dict[str, Fidelity] = {}
 
     @property
     def info(self) -> ShardInfo:
@@ -58,7 +64,8 @@ class ShardWriter:
 
         Args:
             key: unique in the shard, without dots and slashes.
-            sample: exactly the schema's fields; arrays with its dtype and shape (of rows any number, also none), a
+            sample: exactly the schema's fields; arrays with its dtype and shape (of rows any number, also none), which
+                are encoded where the field has a codec, or as that has stored them (`ShardDataset.read_stored`); a
                 sequence of bytes for packed pieces, bytes for ragged fields.
 
         Raises:
@@ -69,12 +76,24 @@ class ShardWriter:
             raise ValueError(f"key {key!r} is in shard {self.path.name} already")
         if set(sample) != set(self.schema.names):
             raise ValueError(f"key {key}: got fields {sorted(sample)}, the schema has {sorted(self.schema.names)}")
-        payloads = {field.name: _payload(key, field, sample[field.name]) for field in self.schema}
+        payloads = {field.name: self._payload(key, field, sample[field.name]) for field in self.schema}
         for field in self.schema:
             header(f"{key}.{field.suffix}", len(payloads[field.name].data) + PAGE_BYTES)
         for field in self.schema:
             self._write_member(key, field, payloads[field.name])
         self._keys[key] = None
+
+    def _payload(self, key: str, field: Field, value: Value) -> _Payload:
+        """What is written of a value; of one in `MEASURED_EVERY` it is measured what a codec loses of it."""
+        payload = _payload(key, field, value)
+        is_encoded = field.codec is not None and isinstance(value, np.ndarray) and field.takes(value)
+        if is_encoded and len(self._keys) % MEASURED_EVERY == 0:
+            assert isinstance(value, np.ndarray)
+            stored = np.frombuffer(payload.data, np.uint8).reshape(field.as_stored.fixed_shape)
+            found = codec_of(field.codec or "").measure(value, field.decode(stored))
+            known = self.fidelity.get(field.name)
+            self.fidelity[field.name] = found if known is None else known + found
+        return payload
 
     def _write_member(self, key: str, field: Field, payload: _Payload) -> None:
         name = f"{key}.{field.suffix}"
@@ -147,8 +166,12 @@ def _payload(key: str, field: Field, value: Value) -> _Payload:
 
 
 def _array_payload(key: str, field: Field, value: Value) -> _Payload:
-    if not isinstance(value, np.ndarray) or not field.takes(value):
+    if not isinstance(value, np.ndarray) or not (field.takes(value) or field.as_stored.takes(value)):
         got = f"{value.dtype.str} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
         raise ValueError(f"key {key}: field {field.name} takes an array {field.dtype} {field.shape}, got {got}")
-    flat = np.ascontiguousarray(value).reshape(-1)
-    return _Payload(encode_header(value.dtype.str, value.shape), flat.view(np.uint8).data)
+    try:
+        stored = field.encode(value) if field.takes(value) else value
+    except ValueError as error:
+        raise ValueError(f"key {key}, field {field.name}: {error}") from None
+    flat = np.ascontiguousarray(stored).reshape(-1)
+    return _Payload(encode_header(stored.dtype.str, stored.shape), flat.view(np.uint8).data)

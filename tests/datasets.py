@@ -69,13 +69,15 @@ def make_dataset(
     num_classes: int = 3,
     spoiled: int | None = None,
     records: Mapping[int, bytes] | None = None,
+    codec: Mapping[str, str] | None = None,
 ) -> ShardDataset:
     """Write a data set of `num_samples` random samples (the last shard may be shorter) and open it.
 
     The target of sample `spoiled` has a value that is not a number. `records` are JSON members in the place of others.
+    `codec` says how fields are stored.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    schema = tubes_schema(frames, size, dim, patch)
+    schema = tubes_schema(frames, size, dim, patch).with_codecs(codec or {})
     count = -(-num_samples // samples_per_shard)
     infos = []
     for shard in range(count):

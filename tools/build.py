@@ -284,6 +284,7 @@ def describe(summary: BuildSummary, out: str, unit: str = "clips") -> str:
     ]
     stages = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f}" for name, seconds in asdict(summary.stages).items())
     lines.append(f"seconds in each stage: {stages}")
+    lines += [f"{name} as its codec stores it: {fidelity}" for name, fidelity in summary.fidelity.items()]
     if summary.num_failed:
         reasons = ", ".join(f"{reason} {count}" for reason, count in summary.failures.items())
         where = f"{out}/failures.jsonl"

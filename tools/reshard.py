@@ -21,6 +21,7 @@ is read, and SRC is not touched. Label names, field groups, projections and prov
 history says what was done.
 
 What was stopped goes on where it was when the same command is run again, and ends with the same bytes."""
+RAW = "raw"
 _SIZE = re.compile(r"(?P<number>[0-9]+(\.[0-9]+)?) ?(?P<unit>|k|M|G|T)B?")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -37,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sample", type=int, metavar="N", help="draw N of the samples at random")
     parser.add_argument("--seed", type=int, default=0, help="with --sample: which N (default: 0)")
     parser.add_argument("--drop", metavar="FIELD,...", help="leave fields out")
+    parser.add_argument(
+        "--codec",
+        action="append",
+        default=[],
+        metavar="FIELD=NAME",
+        help="store a field by a codec, yuv420 or int8, or as it is: raw; may be repeated",
+    )
     parser.add_argument(
         "--rename", action="append", default=[], metavar="A=B", help="call the field A B; may be repeated"
     )
@@ -69,28 +77,38 @@ def run(args: argparse.Namespace) -> int:
 
 def _changes(args: argparse.Namespace, dataset: ShardDataset) -> Sequence[Change]:
     """The fields of the copy."""
-    from shards.exchange.reshard import drop_fields, rename_fields, unchanged
+    from shards.exchange.reshard import drop_fields, encode_fields, rename_fields, unchanged
 
     changes = unchanged(dataset)
     if args.drop is not None:
         changes = drop_fields(changes, split_names(args.drop, "--drop"))
-    return rename_fields(changes, _renamed(args.rename))
+    codecs = _pairs(args.codec, "--codec", "FIELD=NAME")
+    if codecs and args.shard_size is not None:
+        raise ValueError("--shard-size counts the bytes that SRC has; with --codec give --samples-per-shard")
+    changes = encode_fields(changes, {name: None if codec == RAW else codec for name, codec in codecs.items()})
+    return rename_fields(changes, _pairs(args.rename, "--rename", "OLD=NEW"))
 
 
-def _renamed(given: Sequence[str]) -> dict[str, str]:
-    names: dict[str, str] = {}
+def _pairs(given: Sequence[str], option: str, form: str) -> dict[str, str]:
+    """What is said of each field.
+
+    Raises:
+        ValueError: one is no pair, or a field is named twice.
+    """
+    pairs: dict[str, str] = {}
     for text in given:
-        old, _, new = text.partition("=")
-        if not old or not new:
-            raise ValueError(f"--rename {text} does not say which field is to have which name; give OLD=NEW")
-        if old in names:
-            raise ValueError(f"--rename gives {old!r} two names")
-        names[old] = new
-    return names
+        field, _, value = text.partition("=")
+        if not field or not value:
+            raise ValueError(f"{option} {text} does not say what of which field; give {form}")
+        if field in pairs:
+            raise ValueError(f"{option} names the field {field!r} twice")
+        pairs[field] = value
+    return pairs
 
 
 def write(rewrite: Rewrite, out: Path, title: str) -> int:
     """Write a data set, and print what it is."""
+    from shards.codecs.base import add_up
     from tools.progress import track
     from tools.terminal import clean
 
@@ -98,7 +116,9 @@ def write(rewrite: Rewrite, out: Path, title: str) -> int:
     total = sum(origin.samples) * len(origin.schema.groups)
     with track(title, total=total, unit="samples") as progress:
         manifest = rewrite.run(out, progress=progress)
-    print(clean(describe(manifest, out)))
+    fidelity = add_up(rewrite.fidelity)
+    lines = [describe(manifest, out), *(f"{name} as its codec stores it: {found}" for name, found in fidelity.items())]
+    print("\n".join(map(clean, lines)))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.batch.slab import SlabLayout
+from shards.format.schema import Field
 
 
 class Batch(dict[str, torch.Tensor]):
@@ -25,6 +27,8 @@ class Batch(dict[str, torch.Tensor]):
         source: which source of a mix it comes from; "" where there is but one.
         memory: the block, u8 `[num_bytes]`, for copying a batch to a device at once; None if there is no such block.
         layout: where each tensor lies in `memory`.
+        coded: field -> what it is, of those that lie here as their codecs have stored them; `pipeline.coded` decodes
+            them. Only batches on their way to a device have such.
     """
 
     def __init__(
@@ -36,11 +40,13 @@ class Batch(dict[str, torch.Tensor]):
         source: str = "",
         memory: torch.Tensor | None = None,
         layout: SlabLayout | None = None,
+        coded: Mapping[str, Field] | None = None,
     ) -> None:
         """Collect the parts."""
         super().__init__(tensors)
         self.epoch, self.number, self.source = epoch, number, source
         self.memory, self.layout = memory, layout
+        self.coded: Mapping[str, Field] = coded or {}
 
     def __repr__(self) -> str:
         source = f" from {self.source}" if self.source else ""
@@ -68,9 +74,10 @@ class Batch(dict[str, torch.Tensor]):
         tensors = {name: tensor.clone() for name, tensor in self.items()}
         return (_batch, (tensors, self.epoch, self.number, self.source))
 
-    def replace(self, tensors: dict[str, torch.Tensor]) -> Batch:
-        """The same position in the epoch, with other tensors."""
-        return Batch(tensors, epoch=self.epoch, number=self.number, source=self.source)
+    def replace(self, tensors: dict[str, torch.Tensor], *, decoded: bool = False) -> Batch:
+        """The same position in the epoch, with other tensors; `decoded` says that none is coded any more."""
+        coded = {} if decoded else self.coded
+        return Batch(tensors, epoch=self.epoch, number=self.number, source=self.source, coded=coded)
 
     def slice(self, rows: builtins.slice) -> Batch:
         """Some neighbouring rows of every field, as the batch they would be by themselves; dense fields are not copied.

@@ -55,7 +55,14 @@ class FixedRows:
     """
 
     def __init__(
-        self, field: Field, rows: NDArray[np.uint8], positions: Positions | None, start: int, stop: int
+        self,
+        field: Field,
+        rows: NDArray[np.uint8],
+        positions: Positions | None,
+        start: int,
+        stop: int,
+        *,
+        way: str | None = None,
     ) -> None:
         """Fill rows `start` to `stop`.
 
@@ -65,8 +72,9 @@ class FixedRows:
             positions: i64 `[B, P]`, which pieces of a payload to take; None for all of them.
             start: first row.
             stop: the row after the last.
+            way: how mapped payloads are copied; see `gather`.
         """
-        self.field, self._rows, self._positions = field, rows, positions
+        self.field, self._rows, self._positions, self._way = field, rows, positions, way
         self._start, self._stop = start, stop
         self._addresses = [0] * (stop - start)
         self._held: list[StoredField] = []  # so that no address outlives its mapping
@@ -102,7 +110,7 @@ class FixedRows:
             return ()
         chosen = None if self._positions is None else self._positions[self._start : self._stop]
         addresses = np.array(self._addresses, np.uint64)
-        lost = gather(self._rows[self._start : self._stop], addresses, chosen, self._num_pieces)
+        lost = gather(self._rows[self._start : self._stop], addresses, chosen, self._num_pieces, way=self._way)
         return [self._start + row for row in lost.nonzero()[0].tolist()] if lost.any() else ()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.batch.batch import BatchPlan
+from pipeline.batch.converted import ConvertedRows
 from pipeline.batch.decoded import DecodedBytes, DecodedPieces
 from pipeline.batch.destinations import Destination, FixedRows, PlainBytes, VaryingRows
 from pipeline.batch.slab import Arrays
@@ -44,19 +45,33 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class FixedPart:
-    """An array of fixed shape; `drawn` names the positions to read of it, `num_drawn` how many."""
+    """An array of fixed shape.
+
+    Attributes:
+        field: as it is stored.
+        drawn: name of the positions to read of it; None for all.
+        num_drawn: how many that are.
+        left_coded: whether the batch holds what a codec has stored, and not what that was.
+    """
 
     field: Field
     drawn: str | None
     num_drawn: int
+    left_coded: bool = False
+
+    @property
+    def held(self) -> Field:
+        """What a batch holds."""
+        return self.field.as_stored if self.left_coded else self.field
 
     def arrays(self, index: Samples) -> Arrays:
         """`[B, ...]`."""
-        assert self.field.dtype is not None
-        shape = self.field.fixed_shape
+        held = self.held
+        assert held.dtype is not None
+        shape = held.fixed_shape
         if self.drawn is not None:
             shape = (self.num_drawn, *shape[1:])
-        return {self.field.name: (self.field.dtype, (len(index), *shape))}
+        return {held.name: (held.dtype, (len(index), *shape))}
 
     def begin(self, plan: BatchPlan) -> None:
         """Nothing is known beforehand."""
@@ -65,6 +80,8 @@ class FixedPart:
         """Rows of bytes, cut into as many pieces as are drawn."""
         array = plan.arrays[self.field.name]
         positions = None if self.drawn is None else plan.arrays[self.drawn]
+        if self.held.codec is not None:
+            return ConvertedRows(self.field, array, positions)
         num_pieces = 1 if positions is None else positions.shape[1]
         rows = array.view(np.uint8).reshape(len(array), num_pieces, -1)
         return FixedRows(self.field, rows, positions, start, stop)
@@ -205,8 +222,10 @@ class PlainBytesPart:
         return PlainBytes(self.field, data, offsets, plan.arrays["label"] if self.label else None)
 
 
-def make_parts(dataset: ShardDataset, reads: Reads) -> tuple[Part, ...]:
+def make_parts(dataset: ShardDataset, reads: Reads, *, leave_coded: bool = False) -> tuple[Part, ...]:
     """One part for each field that is read; the JSON member is one, whether its bytes, its label or both are wanted.
+
+    With `leave_coded`, batches hold what codecs have stored, for whoever decodes it.
 
     Raises:
         ValueError: the data set has no such field, or something is asked of it that it cannot give.
@@ -232,7 +251,7 @@ def make_parts(dataset: ShardDataset, reads: Reads) -> tuple[Part, ...]:
             if num_positions != expected:
                 raise ValueError(f"field {name} has {_spell(expected)} positions, the mask has {_spell(num_positions)}")
         if field.is_array:
-            parts[name] = FixedPart(field, draw_name, num_drawn)
+            parts[name] = FixedPart(field, draw_name, num_drawn, leave_coded)
         elif field.is_rows or (field.is_packed and decoder is not None):
             single = name in reads.single
             parts[name] = LengthPart(field, dataset, decoder, draw_name, num_drawn, name in reads.alike, single)

@@ -43,14 +43,20 @@ class Draft:
 class Planner:
     """Knows the schedule, what is drawn and the layout of batches; reads nothing but sidecars."""
 
-    def __init__(self, dataset: ShardDataset, config: LoaderConfig, reads: Reads, world: World) -> None:
+    def __init__(
+        self, dataset: ShardDataset, config: LoaderConfig, reads: Reads, world: World, *, leave_coded: bool = False
+    ) -> None:
         """Check that all parts fit together.
+
+        With `leave_coded`, batches hold what codecs have stored.
 
         Raises:
             ValueError: they do not.
         """
         self._dataset, self._config, self._reads = dataset, config, reads
-        self.parts = make_parts(dataset, reads)
+        self.parts = make_parts(dataset, reads, leave_coded=leave_coded)
+        coded = (part.field for part in self.parts if leave_coded and part.field.codec is not None)
+        self.left_coded = {field.name: field for field in coded}
         self.schedule = _schedule(dataset, config, reads, world)
         self._checked_in: tuple[int, frozenset[int]] = (-1, frozenset())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.builder.config import BuildConfig, Teacher, TeacherFacts
@@ -18,6 +18,7 @@ from shards.builder.lock import build_lock
 from shards.builder.partition import Partition
 from shards.builder.plan import LimitOrder, Plan, make_plan, publish_plan, recorded_teacher
 from shards.builder.samples.base import SampleKind
+from shards.codecs.base import Fidelity, add_up
 from shards.format.beside import PLAN_NAME
 from shards.format.errors import ShardError
 from shards.format.manifest import MANIFEST_NAME, Manifest
@@ -43,6 +44,7 @@ class BuildSummary:
         stages: where this run's time went, summed over workers.
         digest: the data set's name; None while partitions wait to be finalized.
         samples_per_item: more than 1 where several views are taken of each video.
+        fidelity: field with a codec -> how near it comes to what it stores, of some samples of this run.
     """
 
     num_planned: int
@@ -57,6 +59,7 @@ class BuildSummary:
     stages: StageSeconds
     digest: str | None
     samples_per_item: int = 1
+    fidelity: dict[str, Fidelity] = field(default_factory=dict)
 
 
 def build_dataset(
@@ -234,6 +237,7 @@ def _summarise(
         stages=sum((report.seconds for report in reports), StageSeconds()),
         digest=None if manifest is None else manifest.digest,
         samples_per_item=plan.samples_per_item,
+        fidelity=add_up(report.fidelity for report in reports),
     )
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.builder.failure import BuildFailure, FailureRecord
 from shards.builder.plan import Plan
 from shards.builder.prepare import failure_record
 from shards.builder.samples.base import sample_keys
+from shards.codecs import Fidelity
 from shards.format.beside import read_failures
 from shards.format.errors import ShardError
 from shards.format.files import read_small
@@ -53,6 +54,7 @@ class ShardReport:
     info: ShardInfo
     failures: tuple[FailureRecord, ...]
     seconds: StageSeconds = StageSeconds()
+    fidelity: Mapping[str, Fidelity] = field(default_factory=dict)  # of what codecs have stored, where this run did
 
     @property
     def num_samples(self) -> int:

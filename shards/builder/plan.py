@@ -136,7 +136,7 @@ def make_plan(
     items = _mark_duplicates(_ordered(items, config.seed)[:limit])
     origin = {"kind": source.kind, **source.provenance, "items": len(items), "digest": items_digest(items)}
     kind = ClipKind.of(kind, config) if isinstance(kind, ViewSpec) else kind
-    schema, size = kind.schema(teacher), config.samples_per_shard
+    schema, size = kind.schema(teacher).with_codecs(config.codec or {}), config.samples_per_shard
     num_views, num_items = samples_per_item(kind), items_per_shard(kind, size)
     fingerprint = {
         **fingerprint_of(split, kind, schema, teacher, config),

@@ -29,9 +29,11 @@ from shards.builder.failure import BuildFailure
 from shards.builder.recheck_masks import compare_masked, refuse_folders
 from shards.builder.samples.frames import FramesKind
 from shards.builder.sources.locate import OpenVideo, VideoFinder
+from shards.codecs import codec_of
 from shards.dataset import ShardDataset
 from shards.format.errors import ShardError
 from shards.format.layout import tubes_to_clip
+from shards.format.schema import Field
 from shards.progress import Progress, untold
 
 Clip = NDArray[np.uint8]  # [T, H, W, 3], or one frame of it
@@ -205,6 +207,14 @@ def _stored_clip(dataset: ShardDataset, number: int, view: ViewSpec) -> Clip:
     return clip
 
 
+def _as_decoded(field: Field, frames: Clip) -> Clip:
+    """Frames as they come back from the codec of a field; its squares of four pixels lie alike in both layouts."""
+    if field.codec is None:
+        return frames
+    codec = codec_of(field.codec)
+    return codec.decode(codec.encode(frames), "|u1", frames.shape)
+
+
 def _compare_frames(
     dataset: ShardDataset, number: int, about: Mapping[str, Any], video: OpenVideo, view: ViewSpec
 ) -> str | None:
@@ -252,7 +262,7 @@ def _compare_clip(
     due = list(clip.frame_indices)
     held = (
         due
-        if np.array_equal(stored, clip.frames)
+        if np.array_equal(stored, _as_decoded(dataset.schema["clip"], clip.frames))
         else _recognise(stored, clip, video.path, lambda frame: view.cut(frame)[number_of_view % view.crops])
     )
     if not held == due == about.get("frame_indices"):

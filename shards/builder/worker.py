@@ -232,7 +232,11 @@ class _OpenShard:
         self._stack.close()
         self._seconds["write"] += time.perf_counter() - start
         return ShardReport(
-            shard=self._shard, info=writer.info, failures=failures, seconds=StageSeconds(**self._seconds)
+            shard=self._shard,
+            info=writer.info,
+            failures=failures,
+            seconds=StageSeconds(**self._seconds),
+            fidelity=dict(writer.fidelity),
         )
 
     def _drop(self, error: BaseException) -> None:

@@ -97,8 +97,10 @@ class Chosen:
         """
         change = self.changes[field]
         number = self.numbers[place]
+        is_copied = change.apply is as_value and change.field.codec == self.dataset.schema[change.source].codec
+        read = self.dataset.read_stored if is_copied else self.dataset.read  # what is stored loses nothing by a copy
         try:
-            return change.apply(self.dataset.read(number, change.source))
+            return change.apply(read(number, change.source))
         except ValueError as error:
             raise ShardError(f"sample {self.dataset.key(number)}, field {change.source}: {error}") from None
 
@@ -130,6 +132,23 @@ def rename_fields(changes: Sequence[Change], names: Mapping[str, str]) -> list[C
         name = names.get(change.field.name, change.field.name)
         renamed.append(replace(change, field=replace(change.field, name=name)))
     return renamed
+
+
+def encode_fields(changes: Sequence[Change], codecs: Mapping[str, str | None]) -> list[Change]:
+    """Store fields by other codecs, or with None as they are.
+
+    Raises:
+        ValueError: there is no such field or codec, or the one does not store the other.
+    """
+    _refuse_unknown(changes, list(codecs))
+    encoded = []
+    for change in changes:
+        codec = codecs.get(change.field.name, change.field.codec)
+        if codec != change.field.codec:
+            said = {**change.said, "codec": codec, "was": change.field.codec}
+            change = replace(change, field=replace(change.field, codec=codec), said=said)  # noqa: PLW2901
+        encoded.append(change)
+    return encoded
 
 
 def _refuse_unknown(changes: Sequence[Change], names: Sequence[str] | Mapping[str, str]) -> None:

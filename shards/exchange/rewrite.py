@@ -20,6 +20,7 @@ import xxhash
 
 from shards.builder.journal import WORK_FOLDER, clear_work
 from shards.builder.lock import build_lock
+from shards.codecs import Fidelity
 from shards.exchange.origin import ORIGIN_NAME, Origin
 from shards.format.errors import MissingDataError, ShardError
 from shards.format.files import read_small
@@ -51,11 +52,13 @@ class Rewrite:
         origin: its manifest, as far as that is known; cuts the samples into shards.
         samples: what it holds.
         files: what is to lie beside the shards, by name.
+        fidelity: how near codecs came to what they stored in this run: of each shard, by field.
     """
 
     origin: Origin
     samples: Samples
     files: Mapping[str, bytes] = field(default_factory=dict)
+    fidelity: list[Mapping[str, Fidelity]] = field(default_factory=list)
 
     def run(self, out: Path, *, threads: int = THREADS, progress: Progress = untold) -> Manifest:
         """Write what is not there yet.
@@ -124,6 +127,7 @@ class Rewrite:
                     raise _StoppedError
                 writer.write(keys[place], {one.name: self.samples.value(place, one.name) for one in schema})
                 progress(1)
+        self.fidelity.append(writer.fidelity)
         return writer.info
 
     def _tasks(self) -> list[tuple[str, int]]:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from shards.codecs import UnknownCodecError
 from shards.format.errors import ManifestError, MissingDataError, ShardError
 from shards.format.files import read_small
 from shards.format.index import MAX_SHARD_BYTES, ShardInfo
@@ -171,6 +172,8 @@ class Manifest:
             manifest = cls._from_record(record)
             check_format(found, manifest.schema)
             digest = manifest.digest
+        except UnknownCodecError as error:
+            raise ManifestError(f"{path}: {error}") from None
         except ValueError as error:
             raise ManifestError(f"{path} is damaged: {error}") from None
         if digest != record.get("digest"):

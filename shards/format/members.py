@@ -89,8 +89,8 @@ class _Place:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the array of this sample."""
-        return (self.length, *self.field.row_shape) if self.field.is_rows else self.field.fixed_shape
+        """Shape of the array that is stored of this sample."""
+        return (self.length, *self.field.row_shape) if self.field.is_rows else self.field.as_stored.fixed_shape
 
 
 def _columns(index: ShardIndex, field: Field) -> tuple[list[int], list[int], list[int]]:
@@ -120,6 +120,7 @@ def _check_member(file: BinaryIO, member: Member, place: _Place, headers: dict[s
     if headers.get(field.name) == header and field.is_array:
         return
     found = parse_header(header)
-    if (found.dtype, found.shape, found.fortran_order, found.num_bytes) != (field.dtype, place.shape, False, lead):
-        raise ValueError(f"its .npy header says {found.dtype} {found.shape}, the sidecar {field.dtype} {place.shape}")
+    dtype = field.as_stored.dtype
+    if (found.dtype, found.shape, found.fortran_order, found.num_bytes) != (dtype, place.shape, False, lead):
+        raise ValueError(f"its .npy header says {found.dtype} {found.shape}, the sidecar {dtype} {place.shape}")
     headers[field.name] = header

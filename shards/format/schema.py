@@ -1,212 +1,15 @@
-"""What every sample of a data set consists of, and how member names follow from it."""
+"""What every sample of a data set consists of."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from shards.format.parse import check_field_name, check_name, count, mapping, sequence, spell, text
-
-Layout = Literal["plain", "frames", "tubes", "packed"]
-Kind = Literal["array", "rows", "packed", "bytes"]
+from shards.format.field import Field, Kind, Layout
 
 MAX_MEMBER_NAME_BYTES = 100
-MAX_AXES = 32
-MAX_ARRAY_BYTES = 1 << 40
-FORMATS = (1, 2)
-_DTYPE = re.compile(r"[<|][biufc][0-9]{1,2}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Field:
-    """One member of every sample, of one of four kinds: "array", "rows", "packed" or "bytes".
-
-    Attributes:
-        name: field name. An array `clip` is the member `KEY.clip.npy`; bytes `json` are the member `KEY.json`.
-        dtype: numpy dtype string with byte order, such as "|u1" or "<f2"; None for packed pieces and bytes.
-        shape: shape of the array, for rows None (each sample has its own length) and the shape of a row, such as
-            `(None, 256, 18, 18)`; None for packed pieces and bytes.
-        layout: what the axes mean. "frames" is `[T, H, W, C]`; "tubes" has one spatial position over all time as its
-            first axis; "plain" says nothing. "packed" are bytes that hold many pieces behind a table.
-        group: the tar series that holds the field; "" is the main one.
-    """
-
-    name: str
-    dtype: str | None = None
-    shape: tuple[int | None, ...] | None = None
-    layout: Layout = "plain"
-    group: str = ""
-
-    def __post_init__(self) -> None:
-        check_field_name(self.name)
-        if self.group:
-            check_name(self.group, "the group's name")
-        if self.layout not in get_args(Layout):
-            raise ValueError(
-                f"field {self.name}: layout {spell(self.layout)} is not one of {', '.join(get_args(Layout))}"
-            )
-        if (self.dtype is None) != (self.shape is None):
-            raise ValueError(f"field {self.name}: give dtype and shape for an array, or neither for ragged bytes")
-        if self.dtype is None or self.shape is None:
-            if self.layout not in ("plain", "packed"):
-                raise ValueError(f"field {self.name}: ragged bytes have no layout, got {spell(self.layout)}")
-            return
-        if not _is_little_endian_number(self.dtype):
-            raise ValueError(
-                f"field {self.name}: dtype {spell(self.dtype)} is not a little-endian number like '|u1' or '<f2'"
-            )
-        if any(not _is_length(length) for length in self._stored_axes) or len(self.shape) > MAX_AXES:
-            raise ValueError(
-                f"field {self.name}: shape {spell(self.shape)} must be at most {MAX_AXES} positive whole numbers; the "
-                "first may be None for rows"
-            )
-        if self._axes_bytes > MAX_ARRAY_BYTES:
-            raise ValueError(
-                f"field {self.name}: an array of shape {spell(self.shape)} has {self._axes_bytes} bytes, too many"
-            )
-        allowed = ("plain", "frames") if self.is_rows else ("plain", "frames", "tubes") if self.shape else ("plain",)
-        if self.layout not in allowed:
-            raise ValueError(
-                f"field {self.name}: an array of shape {spell(self.shape)} has no layout {spell(self.layout)}, only "
-                f"{' or '.join(allowed)}"
-            )
-
-    @property
-    def kind(self) -> Kind:
-        """Which of the four kinds the field is."""
-        if self.dtype is None:
-            return "packed" if self.layout == "packed" else "bytes"
-        return "rows" if self.shape and self.shape[0] is None else "array"
-
-    @property
-    def is_array(self) -> bool:
-        """Whether every sample holds an array of the same dtype and shape."""
-        return self.kind == "array"
-
-    @property
-    def is_rows(self) -> bool:
-        """Whether every sample holds an array of the same dtype and row shape, with a length of its own."""
-        return self.kind == "rows"
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether every sample holds a number of pieces of bytes, in one member behind a table."""
-        return self.kind == "packed"
-
-    @property
-    def is_npy(self) -> bool:
-        """Whether the member is an `.npy` file: an array or rows."""
-        return self.dtype is not None
-
-    @property
-    def has_lengths(self) -> bool:
-        """Whether samples differ in a length that the sidecar tells: rows, or pieces."""
-        return self.kind in ("rows", "packed")
-
-    @property
-    def _stored_axes(self) -> tuple[int | None, ...]:
-        shape = self.shape or ()
-        return shape[1:] if self.is_rows else shape
-
-    @property
-    def _axes_bytes(self) -> int:
-        return math.prod(length or 0 for length in self._stored_axes) * np.dtype(self.dtype).itemsize
-
-    @property
-    def fixed_shape(self) -> tuple[int, ...]:
-        """Shape of the array that every sample holds.
-
-        Raises:
-            ValueError: it differs from sample to sample.
-        """
-        if not self.is_array:
-            raise ValueError(f"field {self.name} is {self.spell_kind()}: its size differs from sample to sample")
-        return tuple(length or 0 for length in self._stored_axes)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of one array, without the npy header.
-
-        Raises:
-            ValueError: they differ from sample to sample.
-        """
-        return math.prod(self.fixed_shape) * np.dtype(self.dtype).itemsize
-
-    @property
-    def row_shape(self) -> tuple[int, ...]:
-        """Shape of one row of a rows field.
-
-        Raises:
-            ValueError: it is none.
-        """
-        if not self.is_rows:
-            raise ValueError(f"field {self.name} has no rows: it is {self.spell_kind()}")
-        return tuple(length or 0 for length in self._stored_axes)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row of a rows field, at least 1.
-
-        Raises:
-            ValueError: it is none.
-        """
-        return math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
-
-    @property
-    def num_positions(self) -> int:
-        """Length of the first axis, which is the spatial position in the tubes layout.
-
-        Raises:
-            ValueError: the field is ragged or a single number.
-        """
-        if not self.is_array or not self.fixed_shape:
-            raise ValueError(f"field {self.name} has no positions: it is ragged or a single number")
-        return self.fixed_shape[0]
-
-    def takes(self, array: NDArray[Any]) -> bool:
-        """Whether an array can be the value of the field: its dtype and shape fit."""
-        shape = (None, *array.shape[1:]) if self.is_rows and array.ndim else array.shape
-        return array.dtype.str == self.dtype and shape == self.shape
-
-    def spell_kind(self) -> str:
-        """The kind in words, for messages."""
-        words = {"array": "an array of fixed shape", "rows": "rows", "packed": "packed pieces", "bytes": "bytes"}
-        return words[self.kind]
-
-    @property
-    def suffix(self) -> str:
-        """What follows `KEY.` in the member's name."""
-        return f"{self.name}.npy" if self.is_npy and self.name != "npy" else self.name
-
-    def to_json(self) -> dict[str, Any]:
-        """The field as it stands in the manifest and in sidecars."""
-        shape = None if self.shape is None else list(self.shape)
-        return {"name": self.name, "dtype": self.dtype, "shape": shape, "layout": self.layout, "group": self.group}
-
-    @classmethod
-    def from_json(cls, record: object) -> Field:
-        """The inverse of `to_json`.
-
-        Raises:
-            ValueError: a key is missing or unknown, or a value is not allowed.
-        """
-        values = mapping(record, "a field")
-        if set(values) != {"name", "dtype", "shape", "layout", "group"}:
-            raise ValueError("a field needs name, dtype, shape, layout and group, and nothing else")
-        shape = values["shape"]
-        return cls(
-            name=text(values["name"], "a field's name"),
-            dtype=None if values["dtype"] is None else text(values["dtype"], "a field's dtype"),
-            shape=None if shape is None else _shape_from_json(sequence(shape, "a shape")),
-            layout=text(values["layout"], "a field's layout"),  # type: ignore[arg-type]  # the constructor checks it
-            group=text(values["group"], "a field's group"),
-        )
+FORMATS = (1, 2, 3)
+__all__ = ["FORMATS", "MAX_MEMBER_NAME_BYTES", "Field", "Kind", "Layout", "Schema", "check_format", "check_key"]
 
 
 @dataclass(frozen=True)
@@ -247,8 +50,21 @@ class Schema:
 
     @property
     def format(self) -> int:
-        """The format that files of these fields have: 2 exactly where there are rows or packed pieces, else 1."""
+        """The format that files of these fields have: 3 where one has a codec, else 2 where there are rows or packed
+        pieces, else 1."""
+        if any(field.codec is not None for field in self.fields):
+            return 3
         return 2 if any(field.has_lengths for field in self.fields) else 1
+
+    def with_codecs(self, codecs: Mapping[str, str]) -> Schema:
+        """The same fields, some of them stored by a codec: field -> its name.
+
+        Raises:
+            ValueError: there is no such field or codec, or the one does not store the other.
+        """
+        for name in codecs:
+            self[name]
+        return Schema(tuple(replace(one, codec=codecs.get(one.name, one.codec)) for one in self.fields))
 
     def of_group(self, group: str) -> Schema:
         """The fields of one tar series."""
@@ -263,22 +79,6 @@ def check_format(found: int, schema: Schema) -> None:
     """
     if found != schema.format:
         raise ValueError(f"it says format {found}, its fields are those of format {schema.format}")
-
-
-def _shape_from_json(lengths: list[Any]) -> tuple[int | None, ...]:
-    rows = lengths[:1] == [None]
-    return (*([None] if rows else []), *(count(length, "a length in a shape") for length in lengths[rows:]))
-
-
-def _is_length(value: object) -> bool:
-    return isinstance(value, int) and value >= 1
-
-
-def _is_little_endian_number(dtype: str) -> bool:
-    try:
-        return _DTYPE.fullmatch(dtype) is not None and np.dtype(dtype).str == dtype
-    except TypeError:
-        return False
 
 
 def check_key(key: str) -> str:

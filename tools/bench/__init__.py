@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--copies", action="store_true", help="measure the copy alone, in each way that this CPU has, and nothing else"
     )
+    parser.add_argument(
+        "--codecs", action="store_true", help="measure DATASET's samples stored by each codec, and nothing else"
+    )
     parser.add_argument("--cold", action="store_true", help="drop the page cache before each measurement")
     parser.add_argument("--threads", type=_numbers, default=(1, 2, 4), metavar="N,...", help="thread counts to try")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="samples per batch of a rank (default: 32)")
@@ -92,6 +95,7 @@ def _settings(text: str) -> tuple[str, ...]:
 def run(args: argparse.Namespace) -> int:
     """Measure and report."""
     from shards.dataset import ShardDataset
+    from tools.bench import codecs
     from tools.bench.report import draw, print_report
     from tools.bench.synthesize import synthesize
     from tools.progress import track
@@ -111,8 +115,12 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(
                 f"bench needs clip and target in the tubes layout; {name} is {dataset.schema[name].layout}"
             )
+        if dataset.schema[name].codec is not None:
+            raise ValueError(f"{name} is stored by a codec: give a set that is not, and --codecs to compare codecs")
     if args.copies:
         return run_copies(args, dataset)
+    if args.codecs:
+        return codecs.run(args, dataset, machine())
     if len(dataset) < args.batch_size * args.ranks:
         raise ValueError(f"{len(dataset)} samples do not fill one batch of {args.batch_size} on {args.ranks} ranks")
     results = measure(args)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.read.decode import decode_into
 from pipeline.read.readers import DescriptorShard, Scratch
 from shards.dataset import ShardDataset
 
@@ -40,8 +41,8 @@ class Arrived:
 class Checker:
     """Knows the first bytes of every tube of the data set, and compares what arrives with them."""
 
-    def __init__(self, dataset: ShardDataset) -> None:
-        """Read the first `HEAD_BYTES` of every tube, once."""
+    def __init__(self, dataset: ShardDataset, *, as_stored: bool = True) -> None:
+        """Read the first `HEAD_BYTES` of every tube, once; of fields with a codec as that stores them, or decoded."""
         self._heads: dict[str, NDArray[np.uint64]] = {}
         for name in ("clip", "target"):
             field = dataset.schema[name]
@@ -51,10 +52,15 @@ class Checker:
                 tar = DescriptorShard(dataset.tar_path(shard, field.group), Scratch())
                 for row, offset in enumerate(dataset.extents(shard, name).offsets.tolist()):
                     payload = tar.view(offset, field.num_bytes).reshape(field.num_positions, -1)
+                    if field.codec is not None and not as_stored:
+                        decoded = np.empty(field.fixed_shape, field.dtype)
+                        decode_into(field, payload, decoded)
+                        payload = decoded.view(np.uint8).reshape(field.num_positions, -1)
                     heads[first + row] = np.ascontiguousarray(payload[:, :HEAD_BYTES]).view(np.uint64)[:, 0]
                 first += dataset.manifest.shards[shard].num_samples
             self._heads[name] = heads
-        self._fields = {name: dataset.schema[name] for name in ("clip", "target")}
+        fields = {name: dataset.schema[name] for name in ("clip", "target")}
+        self._fields = {name: field.as_stored if as_stored else field for name, field in fields.items()}
         self._num_checked = 0
         targets = self._heads["target"]
         self._numbers = {(int(c), int(targets[n, c])): int(n) for n, c in np.ndindex(targets.shape)}

@@ -97,6 +97,22 @@ class Reelshard:
             del batch, arrays  # or the slab could not come back before the next batch is ready
 
 
+class InSlab(Reelshard):
+    """The same, of fields with a codec as that has stored them: what is copied to a GPU, which decodes it."""
+
+    def __init__(
+        self,
+        dataset: ShardDataset,
+        case: Case,
+        reader: Reader = "auto",
+        world: World | None = None,
+        verify: Verify = DEFAULT_VERIFY,
+    ) -> None:
+        """Construct the loader."""
+        super().__init__(dataset, case, reader, world, verify)
+        self.loader.leave_coded()
+
+
 class Bare:
     """Copies the same bytes in the same order with the same threads, into as much memory, and does nothing else."""
 
