@@ -42,7 +42,7 @@ def boundary_similarity(found: Masks, real: Masks, tolerance: float = BOUNDARY) 
 
 
 def edge(mask: Masks) -> Masks:
-    """Pixels that differ from the one to the right, below, or right below; of the last row and column, from one of them.
+    """Pixels that differ from the one to the right, below, or right below; in the last row and column, one of them.
 
     Bool `[H, W]`; where an object touches the picture's last row or column, there is no edge (Martin's seg2bmap).
     """
