@@ -17,7 +17,14 @@ NUM_NAMED = 4
 
 
 def load_pretrained(
-    cls: Any, name: str, *, dtype: torch.dtype, heads: tuple[str, ...] = (), allowed: str, what: str = "teacher"
+    cls: Any,
+    name: str,
+    *,
+    dtype: torch.dtype,
+    heads: tuple[str, ...] = (),
+    allowed: str,
+    what: str = "teacher",
+    **changes: Any,
 ) -> nn.Module:
     """Load the weights of a checkpoint into a class of transformers; nothing is printed.
 
@@ -28,13 +35,14 @@ def load_pretrained(
         heads: beginnings of the names of weights that the class has no use for.
         allowed: what can be given instead, for messages.
         what: the model is called in them.
+        changes: of its configuration, such as the size of pictures.
 
     Raises:
         ValueError: the checkpoint cannot be loaded, or its weights are not those of its configuration.
     """
     with quiet(), one_line(name, allowed, what):
         model, loaded = cls.from_pretrained(
-            name, dtype=dtype, weights_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+            name, dtype=dtype, weights_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **changes
         )
     _refuse_other_weights(name, loaded, heads, what)
     found: nn.Module = model.eval().requires_grad_(False)

@@ -28,6 +28,7 @@ class Reads:
         lengths: name -> i64 `[num_samples]`, what counts for a name in `length_budget` that is no rows or packed field.
         alike: rows or packed field -> another that is read whole, too, and has the same lengths in every sample; the
             batch then holds them once, under the name of the other.
+        single: fields of which a draw names one piece or row: the batch holds `[B, ...]` of them.
         held_out: every pass draws as epoch 0 does, and nothing is read beyond the end of a pass.
     """
 
@@ -37,6 +38,7 @@ class Reads:
     decoders: Mapping[str, Decoder] = dataclasses.field(default_factory=dict)
     lengths: Mapping[str, NDArray[np.int64]] = dataclasses.field(default_factory=dict)
     alike: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    single: tuple[str, ...] = ()
     held_out: bool = False
 
     def __post_init__(self) -> None:

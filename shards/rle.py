@@ -58,7 +58,8 @@ def decode(rle: Mapping[str, Any], size: tuple[int, int] | None = None) -> NDArr
     runs = _runs(rle, height * width)
     values = np.zeros(len(runs), np.bool_)
     values[1::2] = True
-    return np.repeat(values, runs).reshape(width, height).T
+    mask: NDArray[np.bool_] = np.repeat(values, runs).reshape(width, height).T
+    return mask
 
 
 def is_empty(rle: Mapping[str, Any]) -> bool:
@@ -94,7 +95,8 @@ def resize(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
     rows, columns = (
         (2 * np.arange(after) + 1) * before // (2 * after) for after, before in zip(size, mask.shape, strict=True)
     )
-    return mask[rows[:, None], columns]
+    small: NDArray[np.bool_] = mask[rows[:, None], columns]
+    return small
 
 
 def box_of(mask: NDArray[np.bool_]) -> tuple[float, float, float, float] | None:
@@ -120,7 +122,8 @@ def _spell(runs: NDArray[np.int64]) -> str:
     done = left == np.where(groups & _SIGN, -1, 0)
     last = done.argmax(axis=1)[:, None]
     groups = np.where(places < last, groups | _MORE, groups) + _FIRST_CHARACTER
-    return groups[places <= last].astype(np.uint8).tobytes().decode("ascii")
+    text: bytes = groups[places <= last].astype(np.uint8).tobytes()
+    return text.decode("ascii")
 
 
 def _runs(rle: Mapping[str, Any], num_pixels: int) -> NDArray[np.int64]:

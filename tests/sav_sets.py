@@ -1,4 +1,4 @@
-"""SA-V for tests: videos at 24 frames a second with the masks of every fourth, in the official layouts; and teachers."""
+"""SA-V for tests: videos at 24 frames a second with masks of every fourth, in the official layouts; and teachers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Scene:
 def make_scene(
     num_frames: int = 49, num_objects: int = 2, height: int = 60, width: int = 80, seed: int = 0, *, absent: bool = True
 ) -> Scene:
-    """Rectangles that move over a grey ground, each of its own colour; where `absent`, the last one is away at first."""
+    """Rectangles that move over a grey ground, each of its own colour; if `absent`, the last one is away at first."""
     random = np.random.default_rng(seed)
     frames = np.full((num_frames, height, width, 3), 90, np.uint8)
     masks = np.zeros((num_frames, num_objects, height, width), np.bool_)
@@ -61,7 +61,7 @@ def make_scene(
 def annotation(video_id: str, masks: Masks, num_frames: int, *, automatic: bool = False) -> dict[str, Any]:
     """What SA-V says of a video: masks bool [annotated, objects, H, W] and facts, numbers as floats, as it has them."""
     shown = masks.any(axis=(2, 3))
-    first = [int(column.argmax()) for column in shown.T]
+    first = shown.argmax(axis=0).tolist()
     height, width = masks.shape[2:]
     number = int if automatic else float
     about = {

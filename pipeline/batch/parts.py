@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,7 @@ class LengthPart:
         drawn: name of the rows or pieces to read; None for all.
         num_drawn: how many that are.
         alike: whether another field of the batch says its lengths.
+        single: whether one is drawn, and stands in the batch without an axis of its own.
     """
 
     field: Field
@@ -89,6 +90,7 @@ class LengthPart:
     drawn: str | None
     num_drawn: int
     alike: bool = False
+    single: bool = False
 
     def _lengths(self, index: Samples) -> NDArray[np.int64]:
         lengths = np.zeros(len(index), np.int64)
@@ -104,7 +106,8 @@ class LengthPart:
         else:
             assert self.field.dtype is not None
             outputs = {self.field.name: (self.field.dtype, self.field.row_shape)}
-        arrays = {name: (dtype, (len(index), longest, *shape)) for name, (dtype, shape) in outputs.items()}
+        first = (len(index),) if self.single else (len(index), longest)
+        arrays = {name: (dtype, (*first, *shape)) for name, (dtype, shape) in outputs.items()}
         return arrays | {self._length_name: ("<i8", (len(index),))} if self._says_lengths else arrays
 
     @property
@@ -126,11 +129,16 @@ class LengthPart:
         lengths = plan.arrays[self._length_name] if self._says_lengths else None
         positions = None if self.drawn is None else plan.arrays[self.drawn]
         if self.decoder is not None:
-            outputs = {name: plan.arrays[name] for name in self.decoder.outputs}
+            outputs = {name: self._pieces(plan, name) for name in self.decoder.outputs}
             return DecodedPieces(self.field, self.decoder, outputs, plan.keys, lengths, positions)
-        array = plan.arrays[self.field.name]
+        array = self._pieces(plan, self.field.name)
         rows = array.view(np.uint8).reshape(*array.shape[:2], self.field.row_bytes)
         return VaryingRows(self.field, rows, lengths, positions)
+
+    def _pieces(self, plan: BatchPlan, name: str) -> NDArray[Any]:
+        """An array of the batch, `[B, L, ...]`."""
+        array = plan.arrays[name]
+        return array[:, None] if self.single else array
 
 
 @dataclass(frozen=True)
@@ -226,7 +234,8 @@ def make_parts(dataset: ShardDataset, reads: Reads) -> tuple[Part, ...]:
         if field.is_array:
             parts[name] = FixedPart(field, draw_name, num_drawn)
         elif field.is_rows or (field.is_packed and decoder is not None):
-            parts[name] = LengthPart(field, dataset, decoder, draw_name, num_drawn, name in reads.alike)
+            single = name in reads.single
+            parts[name] = LengthPart(field, dataset, decoder, draw_name, num_drawn, name in reads.alike, single)
         elif decoder is not None:
             parts[name] = DecodedBytesPart(field, decoder)
         else:
@@ -242,6 +251,10 @@ def _spell(num_positions: int | None) -> str:
 
 
 def _refuse_unfit(fields: dict[str, Field], reads: Reads) -> None:
+    for name in reads.single:
+        drawn = [draw.shapes.get(reads.gather.get(name, "")) for draw in reads.draws]
+        if name not in fields or not fields[name].has_lengths or (1,) not in drawn:
+            raise ValueError(f"single: {name} must be rows or packed pieces of which one is drawn")
     for name in reads.decoders:
         if name not in fields or name == "label" or fields[name].is_npy:
             raise ValueError(f"decoders: {name} must be among the fields, and packed pieces or bytes")

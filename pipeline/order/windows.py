@@ -1,4 +1,4 @@
-"""Windows: a query row and the rows before it, out of a sample of any length."""
+"""Windows: a query row and the rows before it, out of a sample of any length; and a choice of a few things."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pipeline.order.bits import derive_key, mix
 from pipeline.order.draws import Positions
 
 STREAM = int.from_bytes(b"windows", "little")  # apart from the order, the masks and the checks of the same seed
+CHOICES = int.from_bytes(b"choices", "little")
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Window:
 
     Attributes:
         field: the rows or packed field whose lengths count; others of the same lengths can be gathered by it, too.
-        num_context: T, rows of context.
+        num_context: T, rows of context; with 0 there is only a query.
     """
 
     num_positions: ClassVar[None] = None
@@ -32,8 +33,8 @@ class Window:
     num_context: int
 
     def __post_init__(self) -> None:
-        if self.num_context < 1:
-            raise ValueError(f"a window needs a row of context or more, got num_context={self.num_context}")
+        if self.num_context < 0:
+            raise ValueError(f"a window has no fewer than 0 rows of context, got num_context={self.num_context}")
 
     @property
     def length_of(self) -> str:
@@ -42,8 +43,8 @@ class Window:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """`query [1]` and `context [T]`."""
-        return {"query": (1,), "context": (self.num_context,)}
+        """`query [1]` and, where there is any, `context [T]`."""
+        return {"query": (1,), **({"context": (self.num_context,)} if self.num_context else {})}
 
     def draw(
         self, seed: int, epoch: int, samples: NDArray[np.int64], lengths: NDArray[np.int64] | None = None
@@ -57,7 +58,7 @@ class Window:
             lengths: i64 `[B]`, rows of each.
 
         Returns:
-            `query` i64 `[B, 1]` and `context` i64 `[B, T]`.
+            `query` i64 `[B, 1]` and, where there is any, `context` i64 `[B, T]`.
 
         Raises:
             ValueError: there are no lengths.
@@ -68,6 +69,42 @@ class Window:
         first = np.maximum(np.minimum(self.num_context, lengths - 1), 0)
         choices = np.maximum(lengths - first, 1).astype(np.uint64)
         query = (first + (streams % choices).astype(np.int64))[:, None]
-        context = np.maximum(query + np.arange(-self.num_context, 0), 0)
         empty = (lengths == 0)[:, None]
-        return {"query": np.where(empty, -1, query), "context": np.where(empty, -1, context)}
+        drawn = {"query": np.where(empty, -1, query)}
+        if self.num_context:
+            context = np.maximum(query + np.arange(-self.num_context, 0), 0)
+            drawn["context"] = np.where(empty, -1, context)
+        return drawn
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Draws one of `count` equally likely things, such as prompts: its number.
+
+    Attributes:
+        name: of its output.
+        count: things to choose from.
+    """
+
+    num_positions: ClassVar[None] = None
+    length_of: ClassVar[None] = None
+
+    name: str
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"{self.name} is drawn of one thing or more, got count={self.count}")
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """A single number."""
+        return {self.name: ()}
+
+    def draw(
+        self, seed: int, epoch: int, samples: NDArray[np.int64], lengths: NDArray[np.int64] | None = None
+    ) -> dict[str, Positions]:
+        """The numbers of some samples, i64 `[B]`; see `Window.draw`."""
+        del lengths
+        streams = mix(samples.astype(np.uint64) ^ derive_key(seed, epoch, CHOICES))
+        return {self.name: (streams % np.uint64(self.count)).astype(np.int64)}

@@ -14,11 +14,13 @@ from shards.builder.samples.base import Prepared, SampleKind
 from shards.builder.samples.chat import ChatConfig, ChatKind
 from shards.builder.samples.clip import ClipKind
 from shards.builder.samples.frames import FramesKind
+from shards.builder.samples.sav import SavKind
 from shards.builder.sources import (
     load_chats,
     load_folder,
     load_msrvtt,
     load_msvd,
+    load_sav,
     load_ssv2,
     load_table,
     load_ucf101,
@@ -43,6 +45,7 @@ __all__ = [
     "Prepared",
     "ProcessPool",
     "SampleKind",
+    "SavKind",
     "Source",
     "Teacher",
     "TeacherDescription",
@@ -54,6 +57,7 @@ __all__ = [
     "load_folder",
     "load_msrvtt",
     "load_msvd",
+    "load_sav",
     "load_ssv2",
     "load_table",
     "load_ucf101",

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from shards.builder.decode.view import ViewSpec
-from shards.builder.samples.frames import FramesKind, check_quality
+from shards.builder.decode.view import ViewSpec, check_quality
+from shards.builder.samples.frames import FramesKind
 from tools.systems.base import Feed, Recipe, System
 
 if TYPE_CHECKING:

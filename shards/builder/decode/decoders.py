@@ -17,7 +17,7 @@ import PIL
 from numpy.typing import NDArray
 
 from shards.builder.decode import decord_reader, pyav_reader
-from shards.builder.decode.pyav_reader import Picture, T
+from shards.builder.decode.pyav_reader import FrameChoice, Picture, T
 from shards.builder.decode.stream_facts import SourceFile, read_source_file, read_stream_facts
 from shards.builder.decode.view import ViewSpec
 
@@ -105,7 +105,7 @@ def decode_views(
 
 
 def take_frames(
-    path: Path, source: SourceFile, view: ViewSpec, decoder: VideoDecoder, make: Callable[[Picture], T]
+    path: Path, source: SourceFile, view: FrameChoice, decoder: VideoDecoder, make: Callable[[Picture], T]
 ) -> TakenFrames[T]:
     """Decode the frames that a view takes.
 

@@ -14,10 +14,9 @@ from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 
-from shards.builder.decode.pyav_reader import Picture, T, decode_frames
+from shards.builder.decode.pyav_reader import FrameChoice, Picture, T, decode_frames
 from shards.builder.decode.stream_facts import StreamFacts
 from shards.builder.decode.timeline import Shown
-from shards.builder.decode.view import ViewSpec
 from shards.builder.failure import BuildFailure
 
 _CONTAINERS = {"matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "avi"}  # in MPEG-TS decord loses the first frames
@@ -43,7 +42,7 @@ def version() -> str | None:
 
 
 def read_view(
-    path: Path, facts: StreamFacts, view: ViewSpec, make: Callable[[Picture], T]
+    path: Path, facts: StreamFacts, view: FrameChoice, make: Callable[[Picture], T]
 ) -> tuple[Shown, dict[int, T]]:
     """Read the view; else as `pyav_reader.read_view`.
 
@@ -83,7 +82,7 @@ def _why_not(facts: StreamFacts) -> str | None:
     return None
 
 
-def _read_in_order(path: Path, shown: Shown, view: ViewSpec, make: Callable[[Picture], T]) -> dict[int, T]:
+def _read_in_order(path: Path, shown: Shown, view: FrameChoice, make: Callable[[Picture], T]) -> dict[int, T]:
     decord = _decord()
     assert decord is not None
     wanted = set(view.frame_indices(len(shown.packets), shown.seconds))

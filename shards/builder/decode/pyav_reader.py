@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import av
 import numpy as np
@@ -17,15 +17,22 @@ from numpy.typing import NDArray
 
 from shards.builder.decode.stream_facts import stored_packets
 from shards.builder.decode.timeline import Shown, Timeline
-from shards.builder.decode.view import ViewSpec
 from shards.builder.failure import BuildFailure
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
 T = TypeVar("T")
 
 
+class FrameChoice(Protocol):
+    """Which frames are taken of a video: a view, or what its annotation says."""
+
+    def frame_indices(self, num_source_frames: int, seconds: Sequence[float] = ()) -> list[int]:
+        """Return the source frames that are taken, as `ViewSpec.frame_indices` does."""
+        ...
+
+
 def read_view(
-    path: Path, timeline: Timeline, view: ViewSpec, make: Callable[[Picture], T]
+    path: Path, timeline: Timeline, view: FrameChoice, make: Callable[[Picture], T]
 ) -> tuple[Shown, dict[int, T]]:
     """Read the view in one pass where every packet gives its frame in its turn, else in two.
 

@@ -20,6 +20,7 @@ VIEW_VERSION = 1  # raise it when the same spec would give other pixels
 Sampling = Literal["uniform", "stride", "every", "fps"]
 Geometry = Literal["crop", "squash", "whole"]
 _OF_ONE_LENGTH = ("uniform", "stride")
+LOWEST_QUALITY, HIGHEST_QUALITY = 1, 95  # of JPEGs; above, Pillow's grow and look no better
 _TIME_SHARE = 1e-6  # of the distance between two wanted times: what rounding may make of a frame's time
 
 
@@ -47,6 +48,7 @@ class ViewSpec:
         clips: of "uniform" and "stride", clips of a video, which show it at different times.
         crops: of "crop", squares cut out of each frame: of more than one the first lies at one end of the long side,
             the last at the other, as in multi-crop tests.
+        quality: of the JPEGs that the teacher sees, too, from 1 to 95; of samples that say so.
 
     Raises:
         ValueError: a value is out of range.
@@ -63,6 +65,7 @@ class ViewSpec:
     geometry: Geometry = "crop"
     clips: int = 1
     crops: int = 1
+    quality: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "stride", "size", "short_side", "max_frames", "clips", "crops"):
@@ -96,6 +99,8 @@ class ViewSpec:
             )
         if self.crops > 1 and self.geometry != "crop":
             raise ValueError(f"view.crops is {self.crops}, but {self.geometry!r} crops nothing: leave it out")
+        if self.quality is not None:
+            check_quality(self.quality, "view.quality")
         if self.short_video not in ("pad", "refuse"):
             raise ValueError(f"view.short_video is {self.short_video!r}; choose 'pad' or 'refuse'")
 
@@ -131,6 +136,8 @@ class ViewSpec:
             spec["stride"] = self.stride
         if self.sampling == "fps":
             spec["fps"] = float(self.fps)
+        if self.quality is not None:
+            spec["quality"] = self.quality
         if self.num_views > 1:
             spec |= {"clips": self.clips, "crops": self.crops}
         if self.geometry == "crop":  # as specs were before there was another one
@@ -244,6 +251,26 @@ class ViewSpec:
         left, top = max(0.0, (width - window) * across), max(0.0, (height - window) * down)
         box = (left, top, min(float(width), left + window), min(float(height), top + window))
         return _scaled(frame, (self.size, self.size), box)
+
+
+def check_quality(quality: int, what: str) -> None:
+    """Refuse a quality that JPEGs do not have.
+
+    Raises:
+        ValueError: Naming `what` it is.
+    """
+    if not LOWEST_QUALITY <= quality <= HIGHEST_QUALITY:
+        raise ValueError(f"{what} is {quality}; JPEGs have {LOWEST_QUALITY} to {HIGHEST_QUALITY}")
+
+
+def refuse_quality(view: ViewSpec) -> None:
+    """Refuse a quality of JPEGs in the view of samples that have none, or have it elsewhere.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if view.quality is not None:
+        raise ValueError(f"view.quality is {view.quality}, but it is not the view that says it here: leave it out")
 
 
 def _scaled(

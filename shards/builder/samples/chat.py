@@ -12,13 +12,13 @@ import numpy as np
 from shards.builder.config import TeacherFacts
 from shards.builder.decode.decoders import VideoDecoder, decoder_facts
 from shards.builder.decode.stream_facts import SourceFile
-from shards.builder.decode.view import ViewSpec
+from shards.builder.decode.view import ViewSpec, check_quality
 from shards.builder.failure import BuildFailure
 from shards.builder.item import Item
 from shards.builder.samples.base import Array, Prepared
 from shards.builder.samples.chat_media import read_frames
 from shards.builder.samples.chat_tokens import LITERAL, OWN, ChatTokenizer, ChatTokens, Message
-from shards.builder.samples.frames import check_quality, check_single_view
+from shards.builder.samples.frames import check_single_view
 from shards.builder.samples.pictures import JpegWriter
 from shards.format.publish import canonical_json
 from shards.format.schema import Field, Schema

@@ -12,7 +12,7 @@ import numpy as np
 from shards.builder.config import BuildConfig, TeacherFacts
 from shards.builder.decode.decoders import VideoDecoder, decode_views, decoder_facts
 from shards.builder.decode.stream_facts import read_source_file
-from shards.builder.decode.view import ViewSpec
+from shards.builder.decode.view import ViewSpec, refuse_quality
 from shards.builder.decode.zipped import local_file
 from shards.builder.item import Item
 from shards.builder.samples.base import Array, Prepared, Rows, blame
@@ -57,6 +57,7 @@ class ClipKind:
             ValueError: the view does not divide into tubes, or the teacher takes other clips, or its tokens do not lie
                 on the same grid.
         """
+        refuse_quality(self.view)
         clip, target = self.view.clip_shape, None if teacher is None else teacher.output_shape
         if target is not None and len(target) != 2:
             raise ValueError(f"the teacher gives {target} for a clip; a clip's targets are (tokens, width)")

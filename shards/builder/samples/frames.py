@@ -15,7 +15,7 @@ from PIL import Image
 from shards.builder.config import TeacherFacts
 from shards.builder.decode.decoders import VideoDecoder, decoder_facts, take_frames
 from shards.builder.decode.stream_facts import read_source_file
-from shards.builder.decode.view import ViewSpec
+from shards.builder.decode.view import ViewSpec, check_quality, refuse_quality
 from shards.builder.decode.zipped import local_file
 from shards.builder.item import Item
 from shards.builder.samples.base import Array, Prepared, blame
@@ -24,25 +24,14 @@ from shards.format.publish import canonical_json
 from shards.format.schema import Field, Schema
 from shards.writer import Value
 
-LOWEST_QUALITY, HIGHEST_QUALITY = 1, 95  # above, Pillow's JPEGs grow and look no better
-
-
-def check_quality(quality: int, what: str) -> None:
-    """Refuse a quality that JPEGs do not have.
-
-    Raises:
-        ValueError: Naming `what` it is.
-    """
-    if not LOWEST_QUALITY <= quality <= HIGHEST_QUALITY:
-        raise ValueError(f"{what} is {quality}; JPEGs have {LOWEST_QUALITY} to {HIGHEST_QUALITY}")
-
 
 def check_single_view(view: ViewSpec) -> None:
-    """Refuse several views of a video, which samples of frames do not have.
+    """Refuse several views of a video, which samples of frames do not have, and a second quality of their JPEGs.
 
     Raises:
-        ValueError: there are several.
+        ValueError: there are.
     """
+    refuse_quality(view)
     if view.num_views > 1:
         raise ValueError(
             f"view.clips is {view.clips} and view.crops {view.crops}, but JPEG frames are of one view: leave them out"

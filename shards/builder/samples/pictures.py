@@ -74,14 +74,14 @@ def frames_of_images(images: Sequence[bytes], writer: JpegWriter) -> Frames:
     Raises:
         BuildFailure: one cannot be read.
     """
-    jpegs = tuple(writer(_decode(image, number)) for number, image in enumerate(images))
+    jpegs = tuple(writer(decode_picture(image, number)) for number, image in enumerate(images))
     places = tuple(range(len(images)))
     return Frames(
         jpegs=jpegs, seconds=(0.0,) * len(images), indices=places, num_source_frames=len(images), decoder="pillow"
     )
 
 
-def _decode(image: bytes, number: int) -> NDArray[np.uint8]:
+def decode_picture(image: bytes, number: int) -> NDArray[np.uint8]:
     """Upright u8 [H, W, 3]; what is transparent becomes white."""
     try:
         with Image.open(io.BytesIO(image), formats=FORMATS) as opened:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,24 +12,27 @@ from shards.builder.sources.chat import load_chats
 from shards.builder.sources.folder import load_folder, load_table
 from shards.builder.sources.msrvtt import PROTOCOLS, is_msrvtt, load_msrvtt
 from shards.builder.sources.msvd import is_msvd, load_msvd
+from shards.builder.sources.sav import MASKLETS, Masklets, is_sav, load_sav
 from shards.builder.sources.ssv2 import find_annotations, load_ssv2
 from shards.builder.sources.ucf101 import FOLDS, is_ucf101, load_ucf101
 
 __all__ = [
     "FOLDS",
+    "MASKLETS",
     "PROTOCOLS",
     "SOURCES",
     "load_chats",
     "load_folder",
     "load_msrvtt",
     "load_msvd",
+    "load_sav",
     "load_ssv2",
     "load_table",
     "load_ucf101",
     "open_source",
 ]
 
-SourceName = Literal["ucf101", "msrvtt", "msvd", "ssv2", "table", "folder"]
+SourceName = Literal["ucf101", "msrvtt", "msvd", "sav", "ssv2", "table", "folder"]
 SOURCES: tuple[SourceName, ...] = get_args(SourceName)
 TABLE_SUFFIXES = {".csv", ".tsv"}
 
@@ -41,6 +45,7 @@ def open_source(
     source: str | None = None,
     fold: int | None = None,
     protocol: str | None = None,
+    masklets: Masklets | None = None,
 ) -> Source:
     """Open the source that the arguments describe.
 
@@ -52,6 +57,7 @@ def open_source(
         source: one of SOURCES; None takes the data set whose files are there, and a plain folder where there are none.
         fold: of UCF101; None is 1.
         protocol: of MSR-VTT; None is "9k".
+        masklets: of SA-V; None is "manual".
 
     Raises:
         ValueError: there is no such source, or an argument has no meaning for it.
@@ -61,19 +67,22 @@ def open_source(
     if source is not None and source not in SOURCES:
         raise ValueError(f"there is no source {source!r}; choose {', '.join(SOURCES)}")
     name = source or _recognise(videos, annotations)
-    for option, given, of in (("fold", fold, "ucf101"), ("protocol", protocol, "msrvtt")):
+    options = (("a fold is", fold, "ucf101"), ("a protocol is", protocol, "msrvtt"), ("masklets are", masklets, "sav"))
+    for option, given, of in options:
         if given is not None and name != of:
-            raise ValueError(f"a {option} is of the source {of}, not of {name}: leave it out")
-    if name in ("ucf101", "msrvtt", "msvd", "folder") and annotations is not None:
-        raise ValueError(f"the source {name} finds its annotations in the folder of videos: leave --annotations out")
-    if name == "ucf101":
-        return load_ucf101(videos, split, 1 if fold is None else fold)
-    if name == "msrvtt":
-        return load_msrvtt(videos, split, protocol or PROTOCOLS[0])
-    if name == "msvd":
-        return load_msvd(videos, split)
-    if name == "folder":
-        return load_folder(videos)
+            raise ValueError(f"{option} of the source {of}, not of {name}: leave it out")
+    whole: dict[str, Callable[[], Source]] = {  # what finds its annotations in the folder of videos
+        "ucf101": lambda: load_ucf101(videos, split, 1 if fold is None else fold),
+        "msrvtt": lambda: load_msrvtt(videos, split, protocol or PROTOCOLS[0]),
+        "msvd": lambda: load_msvd(videos, split),
+        "sav": lambda: load_sav(videos, split, masklets or MASKLETS[0]),
+        "folder": lambda: load_folder(videos),
+    }
+    if name in whole:
+        if annotations is not None:
+            where = "in the folder of videos: leave --annotations out"
+            raise ValueError(f"the source {name} finds its annotations {where}")
+        return whole[name]()
     if name == "table":
         if annotations is None:
             raise ValueError("the source table needs its .csv or .tsv file: give it as --annotations")
@@ -99,6 +108,8 @@ def _recognise(videos: Path, annotations: Path | None) -> SourceName:
         found.append("msrvtt")
     if is_msvd(names):
         found.append("msvd")
+    if is_sav(videos):
+        found.append("sav")
     if len(found) > 1:
         raise ValueError(f"{videos} holds files of {' and '.join(found)}: say which by --source")
     return found[0] if found else "folder"
