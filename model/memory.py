@@ -39,7 +39,7 @@ class MemoryConfig:
     def __post_init__(self) -> None:
         for name in ("num_latents", "num_layers", "num_heads", "ffn_dim"):
             if getattr(self, name) < 1:
-                raise ValueError(f"model.memory.{name} is {getattr(self, name)}; it has to be at least 1")
+                raise ValueError(f"model.{name} is {getattr(self, name)}; it has to be at least 1")
 
 
 class CrossAttention(nn.Module):
@@ -53,7 +53,7 @@ class CrossAttention(nn.Module):
         """
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"features are {dim} wide, which {num_heads} heads do not share (model.memory.num_heads)")
+            raise ValueError(f"features are {dim} wide, which {num_heads} heads do not share (model.num_heads)")
         self.num_heads = num_heads
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(dim, dim) for _ in range(4))
         for part in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):

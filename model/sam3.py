@@ -107,7 +107,8 @@ class Sam3Student(nn.Module):
         super().__init__()
         self.sam: Any = sam
         self.iou_head = iou_head
-        self.memory_resampler, self.memory_attention = memory or (None, None)
+        self.memory_resampler = memory[0] if memory else None
+        self.memory_attention = memory[1] if memory else None
         mean, std = (torch.tensor(values)[:, None, None] * 255 for values in statistics)
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
@@ -204,7 +205,8 @@ class Sam3Student(nn.Module):
             raise ValueError("this student has no memory: it sees single pictures only")
         if memory.shape[2] != self.width:
             raise ValueError(f"the memory's features have {memory.shape[2]} channels, the student's have {self.width}")
-        return self.memory_attention(tokens, self.memory_resampler(memory))  # type: ignore[no-any-return]
+        read: Tensor = self.memory_attention(tokens, self.memory_resampler(memory))
+        return read
 
     def _decode(
         self, tokens: Tensor, positions: Tensor, text: Text, height: int, width: int

@@ -50,12 +50,16 @@ class ObjectsConfig:
     Attributes:
         most: of more objects, so many are drawn.
         mask_size: pixels of a side of their masks.
+        prompts: what it is asked, one of these a sample.
     """
 
     most: int = 20
     mask_size: int = 144
+    prompts: tuple[str, ...] = PROMPTS
 
     def __post_init__(self) -> None:
+        if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
+            raise ValueError(f"objects.prompts is {list(self.prompts)}; give at least one text, none of them empty")
         for name in ("most", "mask_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"objects.{name} is {getattr(self, name)}; it must be at least 1")
@@ -70,8 +74,7 @@ class SavRecipe(Recipe):
         view: how frames are cut out, and the quality of their JPEGs.
         teacher: who makes the features.
         memory: what the student remembers.
-        objects: what it learns from.
-        prompts: what it is asked, one of these a sample.
+        objects: what it learns from, and what it is asked.
     """
 
     build: BuildConfig = field(default_factory=lambda: BuildConfig(teacher_batch=4, samples_per_shard=16))
@@ -79,7 +82,6 @@ class SavRecipe(Recipe):
     teacher: Sam3TeacherConfig = field(default_factory=Sam3TeacherConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     objects: ObjectsConfig = field(default_factory=ObjectsConfig)
-    prompts: tuple[str, ...] = PROMPTS
 
 
 S_contra = TypeVar("S_contra", bound=SavRecipe, contravariant=True)
@@ -142,7 +144,7 @@ class SavSystem(System[S_contra], Protocol[S_contra]):
         """
         refuse_other_sets(dataset, recipe)
         side, objects, num_context = recipe.view.size, recipe.objects, recipe.memory.num_context
-        window, prompt = Window("frames", num_context), Choice("prompt", len(recipe.prompts))
+        window, prompt = Window("frames", num_context), Choice("prompt", len(objects.prompts))
         masks = FrameMasks(stored=side, size=objects.mask_size, most=objects.most)
         drawn = {"fpn": "context" if num_context else "query", "frames": "query", "masks": "query"}
         reads = Reads(
