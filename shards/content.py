@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from shards.content_masks import mask_problems
 from shards.dataset import ShardDataset
 from shards.format.errors import ShardError
 from shards.payload import StoredValue
 from shards.progress import Progress, untold
 
-KINDS = ("chat", "frames")
+KINDS = ("chat", "frames", "sav")
 MAX_PROBLEMS_PER_SHARD = 20
 
 
@@ -88,14 +90,14 @@ def _expected(dataset: ShardDataset) -> _Expected:
     kind = about.get("kind", "clip") if isinstance(about, Mapping) else "clip"
     if kind not in KINDS:
         raise ShardError(
-            f"{dataset.directory} holds samples of the kind {kind!r}; --content looks into {' and '.join(KINDS)}, and "
+            f"{dataset.directory} holds samples of the kind {kind!r}; --content looks into {', '.join(KINDS)}, and "
             "the numbers of other kinds are what they are: every byte of them is compared without it"
         )
     view = provenance.get("view")
     side = view.get("size") if isinstance(view, Mapping) else None
     tokenizer: Mapping[str, Any] = about.get("tokenizer", {}) if isinstance(about, Mapping) else {}
     try:
-        size = 0 if kind == "frames" else int(tokenizer["vocab_size"])
+        size = 0 if kind != "chat" else int(tokenizer["vocab_size"])
         return _Expected(None if side is None else int(side), size, str(tokenizer.get("sha256", "")))
     except (KeyError, TypeError, ValueError):
         raise ShardError(f"{dataset.directory}: its manifest does not say which tokenizer it was built with") from None
@@ -120,7 +122,7 @@ def _look_into(dataset: ShardDataset, shard: int, expected: _Expected) -> tuple[
             continue
         frames, tokens = sample.get("frames", []), np.asarray(sample.get("tokens", ()))
         num_frames, num_tokens = num_frames + len(frames), num_tokens + len(tokens)
-        checks: Sequence[Callable[..., Iterator[str]]] = (_frame_problems, _token_problems)
+        checks: Sequence[Callable[..., Iterator[str]]] = (_frame_problems, _token_problems, _mask_problems)
         found = (problem for check in checks for problem in check(sample, about, expected))
         problems += [f"shard {name}, key {dataset.key(number)}: {problem}" for problem in found]
         if len(problems) > MAX_PROBLEMS_PER_SHARD:
@@ -133,7 +135,7 @@ def _frame_problems(sample: Mapping[str, StoredValue], about: Mapping[str, Any],
     """What is wrong with a sample's frames, their number and their times."""
     if "frames" not in sample:
         return
-    frames, times = sample["frames"], np.asarray(sample["times"])
+    frames, times = sample["frames"], _times(sample, about)
     said = about.get("num_frames", len(about.get("frame_indices", frames)))
     if not len(frames) == len(times) == said:
         yield f"it has {len(frames)} frames and {len(times)} times, and its JSON says {said}"
@@ -150,6 +152,20 @@ def _frame_problems(sample: Mapping[str, StoredValue], about: Mapping[str, Any],
             continue
         if expected.side is not None and size != (expected.side, expected.side):
             yield f"frame {number} is {size[0]} x {size[1]} px, the view gives {expected.side} x {expected.side}"
+
+
+def _times(sample: Mapping[str, StoredValue], about: Mapping[str, Any]) -> NDArray[np.float64]:
+    """When frames are shown: a field of the sample, or the JSON's `timestamps`; none where these are no numbers."""
+    try:
+        return np.atleast_1d(np.asarray(sample["times"] if "times" in sample else about["timestamps"], np.float64))
+    except (KeyError, TypeError, ValueError):
+        return np.empty(0)
+
+
+def _mask_problems(sample: Mapping[str, StoredValue], about: Mapping[str, Any], expected: _Expected) -> Iterator[str]:
+    """What is wrong with a sample's masks and features."""
+    if "masks" in sample and "frames" in sample:
+        yield from mask_problems(sample, about, expected.side)
 
 
 def _token_problems(sample: Mapping[str, StoredValue], about: Mapping[str, Any], expected: _Expected) -> Iterator[str]:

@@ -18,7 +18,7 @@ def test_what_a_source_does_not_know_is_refused(tmp_path: Path) -> None:
         ({"fold": 1}, "a fold is of the source ucf101, not of msrvtt"),
         ({"source": "msvd", "protocol": "9k"}, "a protocol is of the source msrvtt, not of msvd"),
         ({"protocol": "1k"}, "no protocol '1k'; choose 9k or 7k"),
-        ({"source": "kinetics"}, "no source 'kinetics'; choose ucf101, msrvtt, msvd, ssv2, table, folder"),
+        ({"source": "kinetics"}, "no source 'kinetics'; choose ucf101, msrvtt, msvd, sav, ssv2, table, folder"),
         ({"source": "ucf101", "fold": 4}, "no fold 4; choose 1, 2, 3"),
         ({"source": "table"}, "give it as --annotations"),
     ):

@@ -98,7 +98,7 @@ def test_a_sample_that_is_not_what_it_says_is_named(
 def test_clips_have_no_content_to_look_into(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_dataset(tmp_path / "clips", num_samples=3)
     assert main(["verify", str(tmp_path / "clips"), "--content"]) == 1
-    assert "holds samples of the kind 'clip'; --content looks into chat and frames" in capsys.readouterr().err
+    assert "holds samples of the kind 'clip'; --content looks into chat, frames, sav" in capsys.readouterr().err
 
 
 def test_lengths_are_printed_and_drawn(

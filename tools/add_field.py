@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from shards.format.schema import Field
 
 HELP = "add the targets of a further teacher, a table or a Zarr cache to a data set"
-TEACHER_BATCH = {"clip": 16, "text": 256}  # rows in one call; it shapes the bits
+TEACHER_BATCH = {"clip": 16, "text": 256, "frames": 4}  # rows in one call; it shapes the bits
 
 _DESCRIPTION = """Add a field group to SET: a further series of tars with the same keys in the same order.
 
 --teacher sees what is stored: a VideoMAE of any size the clips, a CLIP the captions ('text' in the samples' JSON, or
-all of 'captions', one a row). No video is decoded again. --table is a .csv or .tsv with a column 'key', 'video_id' or
+all of 'captions', one a row), a SAM3 the JPEG frames. No video is decoded again. --table is a .csv or .tsv with a column 'key', 'video_id' or
 'id' that names the samples by key, or else by the id of their video; each other column becomes a field. --zarr is a
 cache as `reelshard zarr` knows it.
 
@@ -105,26 +105,27 @@ def _add_teacher(args: argparse.Namespace, dataset: ShardDataset) -> BuildSummar
     from model.teachers import teacher_sees
     from shards.builder import BuildConfig
     from shards.builder.add_group import add_teacher_group, refuse_taken
+    from shards.builder.samples.stored_frames import side_of_frames
     from tools.progress import track
 
     missing = None if args.missing is None else _number(args.missing)
     teacher = TeacherConfig(id=args.teacher, projection_dim=args.projection_dim, dtype=args.teacher_dtype)
     refuse_taken(dataset, args.name, [args.name])
-    config = BuildConfig(
-        teacher_batch=TEACHER_BATCH[teacher_sees(teacher)], workers=args.workers, time_limit_seconds=None
-    )
+    sees = teacher_sees(teacher)
+    side = side_of_frames(dataset) if sees == "frames" else None
+    config = BuildConfig(teacher_batch=TEACHER_BATCH[sees], workers=args.workers, time_limit_seconds=None)
     with (
-        open_engine(args, partial(make_teacher, config=teacher)) as engine,
+        open_engine(args, partial(make_teacher, config=teacher, side=side)) as engine,
         track(f"adding {args.name}", total=len(dataset), unit="samples") as advance,
     ):
         return add_teacher_group(dataset, args.name, engine, config, missing=missing, progress=advance)
 
 
-def make_teacher(device: str, *, config: TeacherConfig) -> AnyTeacher:
+def make_teacher(device: str, *, config: TeacherConfig, side: int | None) -> AnyTeacher:
     """Load the teacher on a device."""
     from model.teachers import load_teacher
 
-    return load_teacher(config, device)
+    return load_teacher(config, device, side)
 
 
 def _shape(field: Field) -> str:

@@ -30,11 +30,12 @@ RECIPE_NAME = "recipe.yaml"
 
 _DESCRIPTION = """Decode videos, run the frozen teacher over the clips, and pack both into shards.
 
-The recipe says what a sample is: a clip with the teacher's targets, or (recipe `frames`) JPEG frames with their times.
+The recipe says what a sample is: a clip with the teacher's targets, (recipe `frames`) JPEG frames with their times, or
+(recipe `sam3_video`) annotated frames with masks and a SAM3's features.
 
 Videos are Something-Something v2 (--annotations is the folder of its JSON files; they are found by themselves in the
-folder of videos and in `labels` there), UCF101, MSR-VTT or MSVD as they are downloaded (--videos is the folder of all
-of it, zips included), a table (--annotations is a .csv or .tsv with a column 'path' and, optionally, 'id', 'label',
+folder of videos and in `labels` there), UCF101, MSR-VTT, MSVD or SA-V as they are downloaded (--videos is the folder of
+all of it, zips included), a table (--annotations is a .csv or .tsv with a column 'path' and, optionally, 'id', 'label',
 'text', 'split'), or a plain folder (no --annotations; subfolders are classes). Which it is follows from the names of
 the files; --source says it where they do not.
 
@@ -57,9 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tars", metavar="LIST", help="of chats: tars of others, paths or URLs, such as 'webvid/{00000..00099}.tar'"
     )
-    parser.add_argument("--source", help="ucf101, msrvtt, msvd, ssv2, table or folder (default: what is there)")
+    parser.add_argument("--source", help="ucf101, msrvtt, msvd, sav, ssv2, table or folder (default: what is there)")
     parser.add_argument("--fold", type=int, help="of UCF101: 1 (default), 2 or 3")
     parser.add_argument("--protocol", help="of MSR-VTT: 9k (default) or 7k; the test split is 1k-A of both")
+    parser.add_argument("--masklets", help="of SA-V's training set: manual (default), auto or both")
     parser.add_argument("--split", default="train", help="split to build (default: train)")
     parser.add_argument(
         "--out", required=True, help="folder of the data set, or s3://BUCKET/PREFIX, gs://..., az://..."
@@ -75,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher",
         metavar="ID_OR_PATH",
-        help="VideoMAE id or folder; 'none' for clips without targets (default: the recipe's)",
+        help="VideoMAE or SAM3, as the recipe has it: id or folder; 'none' for no targets (default: the recipe's)",
     )
     parser.add_argument(
         "--projection-dim",
@@ -149,13 +151,13 @@ def _open_source(args: argparse.Namespace, recipe: Recipe) -> Source:
     from tools.systems import system_of
 
     system = system_of(recipe)
-    named = {"source": args.source, "fold": args.fold, "protocol": args.protocol}
+    named = {"source": args.source, "fold": args.fold, "protocol": args.protocol, "masklets": args.masklets}
     is_named = any(value is not None for value in named.values())
     if args.tars is not None:
         if args.videos or args.annotations:
             raise ValueError("--tars hold the videos and what is said of them: leave --videos and --annotations out")
         if is_named:
-            raise ValueError("--tars hold chats: leave --source, --fold and --protocol out")
+            raise ValueError("--tars hold chats: leave --source, --fold, --protocol and --masklets out")
         return system.open_tars(recipe, args.tars, args.scratch or _scratch(args.tars, None))
     if args.videos is None and args.annotations is None:
         raise ValueError("nothing to build from: give --videos, the folder of videos, or --annotations, or --tars")

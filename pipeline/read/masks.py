@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.order.bits import mix
 from pipeline.read.decoders import Outputs
 from shards import rle
+from shards.format.objects import read_objects
 
 
 @dataclass(frozen=True)
@@ -67,28 +67,3 @@ class FrameMasks:
             out["object_masks"][number] = mask
             out["object_boxes"][number] = box
         out["num_objects"][...], out["num_lost"][...] = len(found), num_lost
-
-
-def read_objects(piece: bytes | memoryview) -> list[dict[str, Any]]:
-    """The objects of a frame: `id`, `rle` and `box` of each; the RLE is not read yet.
-
-    Raises:
-        ValueError: it is not what the sample kind `sav` writes.
-    """
-    try:
-        objects = json.loads(bytes(piece))["objects"]
-        if not all(type(one["id"]) is int and isinstance(one["rle"], dict) and _is_box(one["box"]) for one in objects):
-            raise TypeError("an object has no id, rle or box")
-    except (TypeError, KeyError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:80]
-        raise ValueError(f"it is no JSON of objects with id, rle and box: {reason}") from None
-    found: list[dict[str, Any]] = objects
-    return found
-
-
-def _is_box(box: Any) -> bool:
-    """Whether it is x0, y0, x1, y1 within the picture, with an area."""
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
-        return False
-    x0, y0, x1, y1 = box
-    return bool(0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1)

@@ -23,6 +23,7 @@ from shards.builder.journal import ShardReport, clear_work
 from shards.builder.plan import Plan, differences, publish_plan
 from shards.builder.samples.base import GroupKind
 from shards.builder.samples.stored import CaptionKind, StoredClipKind, samples_of
+from shards.builder.samples.stored_frames import StoredFramesKind
 from shards.builder.samples.table import join_table
 from shards.dataset import ShardDataset
 from shards.exchange.names import some
@@ -37,6 +38,7 @@ from shards.groups import Group, with_groups, without_group
 from shards.progress import Progress, untold
 
 Say = Callable[[str], None]
+_PICTURE_AXES = 3  # H, W, C
 AT_ONCE = BuildConfig(workers=1, time_limit_seconds=None)  # what is only copied needs no decoders
 
 
@@ -49,7 +51,7 @@ def add_teacher_group(
     missing: float | None = None,
     progress: Progress = untold,
 ) -> BuildSummary:
-    """Have a further teacher look at the stored clips, or at the captions if it takes text.
+    """Have a further teacher look at the stored clips or JPEG frames, or at the captions if it takes text.
 
     The field is called as the group is. A killed build is resumed by the same call, with the same bytes.
 
@@ -70,9 +72,15 @@ def add_teacher_group(
     refuse_taken(dataset, group, [group])
     facts = engine.facts()
     assert facts is not None
-    make = CaptionKind.of if facts.input_shape is None else StoredClipKind.of
-    kind = make(dataset, group, facts, missing)
+    kind = _kind_for(facts)(dataset, group, facts, missing)
     return add_group(dataset, group, kind, samples_of(dataset), config, engine=engine, progress=progress)
+
+
+def _kind_for(teacher: TeacherFacts) -> Callable[[ShardDataset, str, TeacherFacts, float | None], GroupKind]:
+    """What a teacher sees, by the shape of a row that it takes: captions, pictures or clips."""
+    if teacher.input_shape is None:
+        return CaptionKind.of
+    return StoredFramesKind.of if len(teacher.input_shape) == _PICTURE_AXES else StoredClipKind.of
 
 
 def add_table(

@@ -101,3 +101,13 @@ def decode_picture(image: bytes, number: int) -> NDArray[np.uint8]:
     except Exception as error:  # Pillow's plugins raise what they like on damaged files
         what = " ".join(str(error).split())[:200]
         raise BuildFailure("decode_error", f"image {number} of {len(image)} bytes cannot be read: {what}") from error
+
+
+def decode_jpeg(jpeg: bytes) -> NDArray[np.uint8]:
+    """Turn a JPEG that `JpegWriter` wrote into u8 [H, W, 3].
+
+    Raises:
+        OSError: it is damaged.
+    """
+    with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
+        return np.asarray(image)

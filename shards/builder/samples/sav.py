@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from shards import rle
 from shards.builder.config import TeacherFacts
@@ -26,7 +23,8 @@ from shards.builder.samples.clip import about
 from shards.builder.samples.pictures import JpegWriter
 from shards.builder.samples.sav_annotations import STEP, AnnotatedFrames, Annotation, read_annotation
 from shards.builder.samples.sav_frames import read_folder
-from shards.cores import usable_cores
+from shards.builder.samples.stored_frames import decode_jpegs
+from shards.format.objects import write_objects
 from shards.format.publish import canonical_json
 from shards.format.schema import Field, Schema
 from shards.writer import Value
@@ -155,31 +153,19 @@ class SavKind:
 
     def pack(self, masks: Masks) -> bytes:
         """Write the masks of a frame down as JSON, scaled to the view's square."""
-        side, objects = self.view.size, []
-        for object_id, mask in masks:
-            if (box := rle.box_of(mask)) is not None:
-                small = rle.encode(rle.resize(mask, (side, side)))
-                objects.append({"id": object_id, "rle": small, "box": list(box)})
-        return canonical_json({"objects": objects})
+        return write_objects(masks, self.view.size)
 
     def teacher_rows(self, prepared: Prepared) -> Rows:
         """Return the frames as the JPEGs show them, u8 [n, S, S, 3]."""
         jpegs = prepared.blobs["frames"]
         assert not isinstance(jpegs, bytes)
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            return np.stack(list(pool.map(decode_jpeg, jpegs)))
+        return decode_jpegs(jpegs)
 
     def finish(self, item: Item, prepared: Prepared, rows: Array | None) -> Mapping[str, Value]:
         """Return features, frames, masks, and what the sample shows and exactly where it came from."""
         told = canonical_json(about(replace(item, extra={}), prepared, self.view) | dict(item.extra))
         sample: dict[str, Value] = {**prepared.blobs, "json": told}
         return sample if rows is None else {"fpn": rows, **sample}
-
-
-def decode_jpeg(jpeg: bytes | memoryview) -> NDArray[np.uint8]:
-    """Turn a JPEG of the builder's own into u8 [H, W, 3]."""
-    with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
-        return np.asarray(image)
 
 
 def _of_size(size: tuple[int, int], make: Callable[[NDArray[np.uint8]], bytes]) -> Callable[[NDArray[np.uint8]], bytes]:

@@ -27,7 +27,7 @@ from shards.writer import Value
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Stored:
+class Stored:
     """What clips and captions have in common.
 
     Attributes:
@@ -59,7 +59,7 @@ class _Stored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredClipKind(_Stored):
+class StoredClipKind(Stored):
     """Targets of stored clips, in the layout of the clips where the teacher's tokens lie on their grid.
 
     Attributes:
@@ -75,7 +75,7 @@ class StoredClipKind(_Stored):
         Raises:
             ValueError: the set has no clips, the teacher takes others, or gives no tokens.
         """
-        clip = _field(dataset, "clip", "a teacher of clips")
+        clip = stored_field(dataset, "clip", "a teacher of clips")
         shape = frames_shape(clip)
         if teacher.input_shape != shape:
             raise ValueError(
@@ -115,7 +115,7 @@ class StoredClipKind(_Stored):
         Raises:
             BuildFailure: its bytes are damaged.
         """
-        stored = np.asarray(_read(root, self.series, item, "clip"))
+        stored = np.asarray(read_stored(root, self.series, item, "clip"))
         frames = tubes_to_clip(stored, math.isqrt(stored.shape[0])) if self.in_tubes else stored
         return Prepared(arrays={"clip": frames})
 
@@ -132,7 +132,7 @@ class StoredClipKind(_Stored):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionKind(_Stored):
+class CaptionKind(Stored):
     """Embeddings of the captions in the samples' JSON: of its `text`, or of its `captions`, one a row."""
 
     @classmethod
@@ -143,7 +143,7 @@ class CaptionKind(_Stored):
             ValueError: the set has no JSON, or not one for a sample.
             ShardError: the JSON of its first sample is damaged.
         """
-        json = _field(dataset, "json", "a teacher of captions")
+        json = stored_field(dataset, "json", "a teacher of captions")
         if json.dtype is not None or json.is_packed:
             raise ValueError(f"the field 'json' of {dataset.directory} is not one text a sample, so it has no captions")
         rows = (None,) if len(dataset) and "captions" in dataset.metadata(0) else ()
@@ -165,7 +165,7 @@ class CaptionKind(_Stored):
         Raises:
             BuildFailure: there is none, or its bytes are damaged.
         """
-        stored = _read(root, self.series, item, "json")
+        stored = read_stored(root, self.series, item, "json")
         assert isinstance(stored, bytes)
         try:
             about = mapping(parse_json(stored), "it")
@@ -215,7 +215,12 @@ def samples_of(dataset: ShardDataset) -> list[list[Item]]:
     ]
 
 
-def _field(dataset: ShardDataset, name: str, what: str) -> Field:
+def stored_field(dataset: ShardDataset, name: str, what: str) -> Field:
+    """The field that a teacher sees.
+
+    Raises:
+        ValueError: the data set has none.
+    """
     if name not in dataset.schema:
         raise ValueError(
             f"{dataset.directory} has no field {name!r}, which {what} sees; it has {', '.join(dataset.schema.names)}"
@@ -227,7 +232,7 @@ def _spell(shape: tuple[int, ...] | None) -> str:
     return "no frames" if shape is None else f"{list(shape)}"
 
 
-def _read(root: Path, series: str, item: Item, name: str) -> StoredValue:
+def read_stored(root: Path, series: str, item: Item, name: str) -> StoredValue:
     """One field of one sample.
 
     Raises:
