@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from model.memory import MemoryAttention, MemoryResampler
 
 CONTEXT_LEVEL = 3  # of the pyramid, the coarsest: what is remembered of a frame
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and deviation of pixels, by channel
+HALVES: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 SHARPNESS = 8.0  # of the distances to a box, of which the logarithm is taken
 
 
@@ -94,7 +96,7 @@ class Sam3Student(nn.Module):
         *,
         memory: tuple[MemoryResampler, MemoryAttention] | None = None,
         iou_head: IoUHead | None = None,
-        statistics: tuple[tuple[float, ...], tuple[float, ...]] = ((0.5,) * 3, (0.5,) * 3),
+        statistics: Statistics = HALVES,
     ) -> None:
         """Put the parts together.
 
@@ -119,8 +121,8 @@ class Sam3Student(nn.Module):
         return int(self.sam.config.detr_encoder_config.hidden_size)
 
     def pixels(self, frames: Tensor) -> Tensor:
-        """Of u8 frames `[B, H, W, 3]`, the f32 pixels `[B, 3, H, W]` that it was made for."""
-        return (frames.movedim(-1, -3).float() - self.pixel_mean) / self.pixel_std
+        """Of u8 frames `[B, 3, H, W]`, the f32 pixels that it was made for."""
+        return (frames.float() - self.pixel_mean) / self.pixel_std
 
     def read(self, tokens: Tensor, mask: Tensor) -> Text:
         """Read prompts.
@@ -250,7 +252,7 @@ class Sam3Student(nn.Module):
             distances = (places[:, None] - sides[:, :, None]) * SHARPNESS  # [B, Q, size, 2]
             logs = torch.sign(distances) * torch.log2(torch.abs(distances) + 1.0) / math.log2(SHARPNESS)
             bias.append(embed(logs))  # [B, Q, size, heads]
-        both = (bias[0].unsqueeze(3) + bias[1].unsqueeze(2)).flatten(2, 3)  # [B, Q, h * w, heads]
+        both: Tensor = (bias[0].unsqueeze(3) + bias[1].unsqueeze(2)).flatten(2, 3)  # [B, Q, h * w, heads]
         return both.permute(0, 3, 1, 2).contiguous()
 
     def _masks(self, queries: Tensor, seen: Seen, tokens: Tensor, text: Text) -> Tensor:

@@ -72,7 +72,7 @@ def random_batch(counts: list[int], seed: int = 3) -> dict[str, Tensor]:
             masks[row, number, y0 : y0 + high, x0 : x0 + wide] = 1
             boxes[row, number] = torch.tensor([x0, y0, x0 + wide, y0 + high]) / MASK_SIDE
     return {
-        "frames": torch.randint(0, 256, (size, 1, SIDE, SIDE, 3), generator=generator, dtype=torch.uint8),
+        "frames": torch.randint(0, 256, (size, 1, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8),
         "fpn": torch.randn(size, NUM_FRAMES, CHANNELS, CELLS, CELLS, generator=generator).half(),
         "object_masks": masks,
         "object_boxes": boxes,

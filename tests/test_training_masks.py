@@ -164,7 +164,8 @@ def test_of_more_objects_than_predictions_those_that_fit_best_are_scored() -> No
     batch = random_batch([NUM_OBJECTS])
     found = perfect(random_batch([NUM_OBJECTS]))
     best = found.logits[0].argsort(descending=True)[:10]
-    few = Predictions(*(part[:, best] for part in found[:3]), found.presence, found.ious[:, best])
+    masks, boxes, logits, ious = (part[:, best] for part in (*found[:3], found.ious))
+    few = Predictions(masks, boxes, logits, found.presence, ious)
     scores = mask_losses(few, batch)
     assert scores["num_matched"].tolist() == [10.0]
     assert scores["loss"].tolist() == pytest.approx([0.0], abs=1e-4)
@@ -186,7 +187,7 @@ def test_rows_do_not_depend_on_each_other() -> None:
     together = mask_losses(found, batch)
     for row in range(3):
         own = {name: value[row : row + 1] for name, value in batch.items()}
-        alone = mask_losses(Predictions(*(part[row : row + 1] for part in found)), own)
+        alone = mask_losses(Predictions._make(part[row : row + 1] for part in found), own)
         assert alone["loss"].tolist() == pytest.approx(together["loss"][row : row + 1].tolist(), rel=1e-5)
 
 
@@ -198,7 +199,8 @@ def test_loss_and_gradients_are_finite_whatever_is_found(seed: int, count: int, 
         (loud * torch.randn(2, 7, *shape, generator=generator)).requires_grad_() for shape in ((48, 48), (4,), ())
     ]
     presence = torch.zeros(2, 1, requires_grad=True)
-    scores = mask_losses(Predictions(*parts, presence, parts[2].sigmoid()), batch)
+    masks, boxes, logits = parts
+    scores = mask_losses(Predictions(masks, boxes, logits, presence, logits.sigmoid()), batch)
     scores["loss"].sum().backward()  # type: ignore[no-untyped-call]
     assert all(value.isfinite().all() for value in scores.values())
     assert all(part.grad is not None and part.grad.isfinite().all() for part in (*parts, presence))

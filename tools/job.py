@@ -96,6 +96,7 @@ def opened(job: Job) -> Iterator[OpenJob]:
     use_device(device)
     accelerator = job.recipe.train.accelerator(job.world.local_rank)
     job.recipe.train.autocast_dtype(accelerator)  # refuses before anything is opened
+    job = dataclasses.replace(job, recipe=system_of(job.recipe).settled(job.recipe, job.run_dir, job.init))
     with process_group(job.world, device), contextlib.ExitStack() as stack:
         prepared = _prepare(job, accelerator, stack)
         notes = [*prepared.notes, *_resume(prepared.trainer, job.resume)]

@@ -53,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--init", type=Path, help="safetensors file of a ViT or VideoMAE to start the encoder from; or another run"
     )
     parser.add_argument(
+        "--student",
+        metavar="FOLDER_ID_OR_RUN",
+        help="the student that a run begins with, for systems that take one (model.student)",
+    )
+    parser.add_argument(
         "--resume",
         default="never",
         help="auto: go on from the newest whole checkpoint in --out, if there is one; or the path of a checkpoint",
@@ -90,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
     if args.profile < 0:
         raise ValueError(f"--profile is {args.profile}; give a number of steps to trace")
     epochs = [] if args.epochs is None else [f"--train.epochs={args.epochs}"]
-    recipe = load_recipe(args.recipe, [*args.overrides, *epochs])
+    student = [] if args.student is None else [f"--model.student={args.student}"]
+    recipe = load_recipe(args.recipe, [*args.overrides, *student, *epochs])
     world = World.from_env()
     logging.basicConfig(
         level=logging.WARNING, format=f"%(asctime)s rank {world.rank} %(threadName)s %(levelname)s: %(message)s"

@@ -89,7 +89,7 @@ class MaskObjective(nn.Module):
         """Score a batch, sample by sample.
 
         Args:
-            batch: `frames` (u8 `[B, 1, H, W, 3]`), `prompt` (i64 `[B]`), what `mask_losses` takes, and `fpn`
+            batch: `frames` (u8 `[B, 1, 3, H, W]`), `prompt` (i64 `[B]`), what `mask_losses` takes, and `fpn`
                 (`[B, T, C, h, w]`, of the frames before; without it the frame is looked at alone).
 
         Returns:

@@ -16,6 +16,8 @@ SYSTEMS = {
     "salt": "tools.systems.salt",
     "frame_sets": "tools.systems.frame_sets",
     "fvlm": "tools.systems.fvlm",
+    "sam3_image": "tools.systems.sam3_image",
+    "sam3_video": "tools.systems.sam3_video",
 }
 DEFAULT_SYSTEM = "st_jepa"  # of a recipe that names none
 DEFAULT_RECIPE = "st_jepa_ssv2"  # of a command line that names none

@@ -171,6 +171,15 @@ class System(Protocol[R_contra]):
         """
         ...
 
+    def settled(self, recipe: R_contra, run_dir: Path, init: Path | None) -> Recipe:
+        """The recipe of a run with what follows from where it runs and what it begins with, as the run records it.
+
+        Raises:
+            ValueError: something is left open that has to be given.
+        """
+        del run_dir, init
+        return recipe
+
     def make_objective(self, recipe: R_contra) -> nn.Module:
         """Student and loss in one module, with fresh weights from torch's generator."""
         ...
