@@ -1,4 +1,4 @@
-"""J and F over whole videos, by a student that has no objects' ids: a query is linked to an object once, by first-frame IoU.
+"""J and F over whole videos, by a student without objects' ids: a query is linked to each once, by first-frame IoU.
 
 In the first frame that shows an object, it is given the query whose mask fits it best, no query to two objects; in all
 later frames it is what that query finds. This is not the semi-supervised protocol of SA-V's leaderboard, in which a
@@ -83,9 +83,13 @@ class Links:
 def query_masks(found: Predictions, size: tuple[int, int]) -> Masks:
     """What each query of one frame has found, bool `[Q, h, w]`: nothing, where its score is below `LEAST_SCORE`."""
     masks = F.interpolate(found.masks.float(), size, mode="bilinear", align_corners=False)[0] > 0
-    score = found.logits.float().sigmoid()[0] * found.presence.float().sigmoid()[0]
-    shown: Masks = (masks & (score >= LEAST_SCORE)[:, None, None]).cpu().numpy()
+    shown: Masks = (masks & (query_scores(found) >= LEAST_SCORE)[:, None, None]).cpu().numpy()
     return shown
+
+
+def query_scores(found: Predictions) -> Tensor:
+    """How sure each query of one frame is, from 0 to 1, `[Q]`: that it has found something, and there is anything."""
+    return found.logits.float().sigmoid()[0] * found.presence.float().sigmoid()[0]
 
 
 def track(watcher: Watcher, video: TrackedVideo, device: torch.device) -> dict[int, Masks]:

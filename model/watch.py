@@ -28,6 +28,11 @@ class Watcher:
         self._student, self._text = student, text
         self._ring = MemoryRing(num_context)
 
+    @property
+    def device(self) -> torch.device:
+        """Where frames have to be."""
+        return self._student.pixel_mean.device
+
     def reset(self) -> None:
         """Forget all, as at a cut or at another video's first frame."""
         self._ring.reset()
@@ -39,7 +44,7 @@ class Watcher:
         The first frame of all is looked at alone. What is remembered is the student's own features, which its first
         stage taught it to make as the teacher does.
         """
-        seen = self._student.see(self._student.pixels(frame[None]))
+        seen = self._student.see(self._student.pixels(frame.movedim(-1, 0)[None]))
         found = self._student.find(seen, self._text, self._ring.context())
         self._ring.push(seen.context)
         return found

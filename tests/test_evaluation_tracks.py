@@ -38,7 +38,7 @@ class Reader(nn.Module):
         self.contexts: list[int] = []
 
     def pixels(self, frames: Tensor) -> Tensor:
-        return frames.movedim(-1, 1).float()
+        return frames.float()
 
     def see(self, pixels: Tensor) -> Any:
         return SimpleNamespace(pixels=pixels, context=pixels[:, :, :1, :1])

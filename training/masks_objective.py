@@ -95,7 +95,11 @@ class MaskObjective(nn.Module):
         Returns:
             See `mask_losses`.
         """
-        return mask_losses(self.find(batch), batch)
+        return self.score(self.find(batch), batch)
+
+    def score(self, found: Predictions, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What predictions cost against the objects of a batch, see `mask_losses`."""
+        return mask_losses(found, batch)
 
 
 class ImageObjective(MaskObjective):
@@ -134,7 +138,7 @@ class ImageObjective(MaskObjective):
         sum_of_both = learnt["feature_mse"] + learnt["feature_cosine"]
         if self.stage == "features":
             return {"loss": sum_of_both, **learnt}
-        scores = mask_losses(self.student.find(seen, self.text(batch["prompt"])), batch)
+        scores = self.score(self.student.find(seen, self.text(batch["prompt"])), batch)
         return {**scores, **learnt, "loss": scores["loss"] + self.feature_weight * sum_of_both}
 
 

@@ -1,8 +1,8 @@
-"""Scenes in which only the past tells what is annotated: look-alikes at rest, of which some have just come there.
+"""Scenes in which only the past tells what is annotated: look-alikes at rest, of which one has just come.
 
-All shapes of a scene have one form, colour and size, and in the last frame all rest. Those that moved before are
-annotated; those that stood still are not. Places are drawn alike for both, so the last frame alone does not say which
-is which. In some scenes what moves leaves the frame: then nothing that is annotated is left to be seen.
+All shapes of a scene have one form, colour and size, and in the last frame all rest. The one that moved before is
+annotated; those that stood still are not. Places are drawn alike for all, so the last frame alone does not say which it
+is. In some scenes what moves leaves the frame: then nothing that is annotated is left to be seen.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from tools.demo.scenes import BACKGROUND_SPREAD, COLOURS, TABLE, signed_distance
 
 FORMS = ("disc", "square", "diamond", "triangle")
-COLUMNS, ROWS = 4, 4  # places to rest in
-NUM_ALIKE = 5  # shapes of a scene that are there in the last frame
-MOST_MOVED = 2
+COLUMNS, ROWS = 2, 2  # places to rest in
+NUM_ALIKE = 2  # shapes of a scene that are there in the last frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,27 +55,22 @@ def draw_rest_scene(rng: np.random.Generator, aspect: float, *, empty: bool, ali
         empty: whether what moves leaves the frame, so that nothing annotated is left.
         alike: whether there are others that stand still.
     """
-    slots = _slots(rng, aspect)
-    order = rng.permutation(len(slots))
-    num_moved = 1 if empty else int(rng.integers(1, MOST_MOVED, endpoint=True))
-    num_still = 0 if not alike else NUM_ALIKE if empty else NUM_ALIKE - num_moved
-    num_rest = num_still + (0 if empty else num_moved)
-    rest, free = slots[order[:num_rest]], slots[order[num_rest : num_rest + num_moved]]
-    moved = [(*begin, *end) for begin, end in zip(free, rest[num_still:], strict=True)] if not empty else []
+    slots = rng.permutation(_slots(rng, aspect))
+    num_still = (NUM_ALIKE if empty else NUM_ALIKE - 1) if alike else 0
+    still, (x, y), end = slots[:num_still], slots[num_still], slots[-1]
     if empty:
-        (x, y) = free[0]
-        side = min((-0.4, y), (aspect + 0.4, y), (x, -0.4), (x, 1.4), key=lambda out: abs(out[0] - x) + abs(out[1] - y))
-        moved = [(x, y, *side)]
+        sides = ((-0.4, y), (aspect + 0.4, y), (x, -0.4), (x, 1.4))
+        end = np.array(min(sides, key=lambda side: abs(side[0] - x) + abs(side[1] - y)))
     background = TABLE + rng.integers(-BACKGROUND_SPREAD, BACKGROUND_SPREAD + 1, size=3)
     red, green, blue = (int(value) for value in background)
     return RestScene(
         form=str(rng.choice(FORMS)),
         colour=COLOURS[str(rng.choice(list(COLOURS)))],
         background=(red, green, blue),
-        radius=float(rng.uniform(0.095, 0.11)),
+        radius=float(rng.uniform(0.16, 0.19)),
         tilt=float(rng.uniform(0, 2 * np.pi)),
-        still=tuple((float(x), float(y)) for x, y in rest[:num_still]),
-        moved=tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in moved),
+        still=tuple((float(a), float(b)) for a, b in still),
+        moved=((float(x), float(y), float(end[0]), float(end[1])),),
         aspect=aspect,
     )
 
@@ -85,7 +79,7 @@ def _slots(rng: np.random.Generator, aspect: float) -> NDArray[np.float64]:
     """Places that do not touch each other, (x, y): a jittered grid."""
     x, y = (np.arange(COLUMNS) + 0.5) * aspect / COLUMNS, (np.arange(ROWS) + 0.5) / ROWS
     grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    return grid + rng.uniform(-0.02, 0.02, size=grid.shape)
+    return grid + rng.uniform(-0.05, 0.05, size=grid.shape)
 
 
 def render_rest(scene: RestScene, times: Sequence[float], height: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evaluation.masks import MasksConfig, measure_masks
 from model.sam3 import IoUHead, Sam3Student
 from model.sam3_files import save_student
 from tools.systems.base import Evaluation
@@ -87,7 +88,11 @@ class Sam3ImageSystem(SavSystem[Sam3ImageRecipe]):
     name, title = "sam3_image", "Small SAM3"
     loss = "masks, boxes and presence against ground truth, features against the teacher's"
     recipe = Sam3ImageRecipe
-    evaluators: Mapping[str, Evaluation] = {}
+    evaluators: Mapping[str, Evaluation] = {
+        "masks": Evaluation(
+            measure=measure_masks, config=lambda recipe: MasksConfig(memories=("none",)), roles=("val",)
+        )
+    }
 
     def settled(self, recipe: Sam3ImageRecipe, run_dir: Path, init: Path | None) -> Sam3ImageRecipe:
         """With the student named, and its pixels' statistics."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evaluation.masks import MasksConfig, measure_masks
 from model.memory import MemoryAttention, MemoryConfig, MemoryResampler
 from model.parts import lies_in
 from model.sam3 import Sam3Student
@@ -87,7 +88,9 @@ class Sam3VideoSystem(SavSystem[Sam3VideoRecipe]):
     name, title = "sam3_video", "Small SAM3 with a memory"
     loss = "masks, boxes and presence against ground truth"
     recipe = Sam3VideoRecipe
-    evaluators: Mapping[str, Evaluation] = {}
+    evaluators: Mapping[str, Evaluation] = {
+        "masks": Evaluation(measure=measure_masks, config=lambda recipe: MasksConfig(), roles=("val",))
+    }
 
     def settled(self, recipe: Sam3VideoRecipe, run_dir: Path, init: Path | None) -> Sam3VideoRecipe:
         """With the student named, the newest beside the run if nothing else, and its pixels' statistics."""
