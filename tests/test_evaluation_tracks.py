@@ -79,7 +79,10 @@ def test_two_objects_that_swap_sides_are_followed_by_the_queries_that_follow_the
     assert (metrics["j_video"], metrics["f_video"], metrics["j_and_f_video"]) == (1.0, 1.0, 1.0)
     # Queries that stand for a side lose both: of the three frames that count, only the first is on the linked side.
     real = {7: np.stack([square(a) for a, _ in lefts]), 9: np.stack([square(b) for _, b in lefts])}
-    sides = [frame(real[7][at] if a < b else real[9][at], real[9][at] if a < b else real[7][at]) for at, (a, b) in enumerate(lefts)]
+    sides = [
+        frame(real[7][at] if a < b else real[9][at], real[9][at] if a < b else real[7][at])
+        for at, (a, b) in enumerate(lefts)
+    ]
     metrics = measured(TrackedVideo(key="a", frames=sides, masks=real)).metrics
     assert metrics["j_video"] == pytest.approx(1 / 3)
 

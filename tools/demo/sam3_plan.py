@@ -22,12 +22,12 @@ class Sam3Plan:
         num_seeds: runs of the memory stage with the two embeddings, and as many without them.
     """
 
-    num_alone: int = 300
-    num_train: int = 600
-    num_held_out: int = 128
-    feature_steps: int = 60
-    image_steps: int = 300
-    memory_steps: int = 400
+    num_alone: int = 240
+    num_train: int = 480
+    num_held_out: int = 192
+    feature_steps: int = 40
+    image_steps: int = 200
+    memory_steps: int = 700
     by_heart_steps: int = 200
     num_seeds: int = 3
 

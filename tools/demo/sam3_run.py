@@ -54,7 +54,7 @@ COMMON = (
     "--train.epochs=null",
     "--train.steps=1",  # of each run by itself
 )
-MEMORY = ("--model.num_latents=64", "--model.num_heads=4", "--model.ffn_dim=96", "--optim.lr=5.0e-3")
+MEMORY = ("--model.num_latents=16", "--model.num_heads=4", "--model.ffn_dim=96", "--optim.lr=4.0e-3")
 EMBEDDINGS = ("--model.time_embedding=true", "--model.cell_embedding=true")
 
 
