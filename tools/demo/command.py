@@ -13,6 +13,7 @@ from tools.demo import clips
 HELP = clips.HELP
 SYSTEMS = {
     "clips": "tools.demo.clips",
+    "fvlm": "tools.demo.fvlm",
     "sam3_video": "tools.demo.sam3",
 }
 
