@@ -136,7 +136,7 @@ def _frame_problems(sample: Mapping[str, StoredValue], about: Mapping[str, Any],
     if "frames" not in sample:
         return
     frames, times = sample["frames"], _times(sample, about)
-    said = about.get("num_frames", len(about.get("frame_indices", frames)))
+    said = about.get("num_frames", len(about.get("frame_indices", frames) or ()))
     if not len(frames) == len(times) == said:
         yield f"it has {len(frames)} frames and {len(times)} times, and its JSON says {said}"
     if len(times) and (not np.isfinite(times).all() or (np.diff(times) < 0).any()):

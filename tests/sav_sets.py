@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import Sam3Config, Sam3Model
 
+from model.sam3_teacher import Sam3Teacher, Sam3TeacherConfig, load_sam3_teacher
 from shards import rle
+from shards.builder import BuildConfig, SavKind, Teacher, build_dataset, load_sav
+from shards.builder.samples.sav import SAV_VIEW
+from shards.dataset import ShardDataset
 from tests.videos import write_video
 
 RATE, STEP = 24, 4  # frames a second, and from one annotated frame to the next
@@ -86,9 +90,9 @@ def annotation(video_id: str, masks: Masks, num_frames: int, *, automatic: bool 
 def write_sample(folder: Path, video_id: str, scene: Scene, *, auto: Scene | None = None) -> Path:
     """A video with its `_manual.json`, and an `_auto.json` with the masks of another scene of its size."""
     video = write_video(folder / f"{video_id}.mp4", scene.frames, codec="libx264", rate=RATE)
-    for name, masks in (("manual", scene.annotated), ("auto", None if auto is None else auto.annotated)):
-        if masks is not None:
-            about = annotation(video_id, masks, len(scene.frames), automatic=name == "auto")
+    for name, shown in (("manual", scene), ("auto", auto)):
+        if shown is not None:
+            about = annotation(video_id, shown.annotated, len(shown.frames), automatic=name == "auto")
             (folder / f"{video_id}_{name}.json").write_text(json.dumps(about))
     return video
 
@@ -180,3 +184,23 @@ def write_teacher(folder: Path, *, seed: int = 0, side: int = SIDE, channels: in
         model = Sam3Model(tiny_config(side, channels))
     model.save_pretrained(folder)
     return folder
+
+
+VIEW = replace(SAV_VIEW, size=SIDE)
+CONFIG = BuildConfig(samples_per_shard=2, workers=2, teacher_batch=4, time_limit_seconds=None)
+
+
+def load_teacher(folder: Path, device: str = "cpu", **changes: Any) -> Sam3Teacher:
+    """What `write_teacher` wrote, as a build has it."""
+    return load_sam3_teacher(Sam3TeacherConfig(id=str(folder), **{"image_size": SIDE, **changes}), device)
+
+
+def build_sav(
+    root: Path, out: Path, teacher: Path | Teacher | None, *, split: str = "train", **changes: Any
+) -> ShardDataset:
+    """The data set of one split of `root`, with a teacher's features or without; in this process unless said."""
+    source = load_sav(root, split, changes.pop("masklets", "manual"))
+    kind = changes.pop("kind", SavKind(view=VIEW))
+    made = load_teacher(teacher) if isinstance(teacher, Path) else teacher
+    build_dataset(source, out, **{"kind": kind, "config": CONFIG, "teacher": made, "split": split, **changes})
+    return ShardDataset.open(out)

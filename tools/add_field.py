@@ -26,9 +26,9 @@ TEACHER_BATCH = {"clip": 16, "text": 256, "frames": 4}  # rows in one call; it s
 _DESCRIPTION = """Add a field group to SET: a further series of tars with the same keys in the same order.
 
 --teacher sees what is stored: a VideoMAE of any size the clips, a CLIP the captions ('text' in the samples' JSON, or
-all of 'captions', one a row), a SAM3 the JPEG frames. No video is decoded again. --table is a .csv or .tsv with a column 'key', 'video_id' or
-'id' that names the samples by key, or else by the id of their video; each other column becomes a field. --zarr is a
-cache as `reelshard zarr` knows it.
+all of 'captions', one a row), a SAM3 the JPEG frames. No video is decoded again. --table is a .csv or .tsv with a
+column 'key', 'video_id' or 'id' that names the samples by key, or else by the id of their video; each other column
+becomes a field. --zarr is a cache as `reelshard zarr` knows it.
 
 What was stopped goes on where it was when the same command is run again. `reelshard drop-field` takes a group away."""
 

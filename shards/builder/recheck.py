@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from shards.builder.decode.pyav_reader import RGB, decode_frames
 from shards.builder.decode.stream_facts import read_stream_facts
 from shards.builder.decode.view import ViewSpec
 from shards.builder.failure import BuildFailure
+from shards.builder.recheck_masks import compare_masked, refuse_folders
 from shards.builder.samples.frames import FramesKind
 from shards.builder.sources.locate import OpenVideo, VideoFinder
 from shards.dataset import ShardDataset
@@ -119,6 +121,9 @@ def check_sources(
         ShardError: the data set does not say how its clips were cut out of videos, or its bytes are damaged.
     """
     view, compare = recorded_view(dataset), _compare_clip if "clip" in dataset.schema else _compare_frames
+    if "masks" in dataset.schema:
+        refuse_folders(dataset)
+        compare = partial(compare_masked, look_alike=_look_alike)
     numbers = sorted(np.random.default_rng(SEED).choice(len(dataset), count, replace=False).tolist())
     verdicts: list[_Verdict] = []
     with ThreadPoolExecutor(threads) as pool:
@@ -148,7 +153,10 @@ def recorded_view(dataset: ShardDataset) -> ViewSpec:
     """
     spec = dataset.manifest.provenance.get("view")
     kinds = {field.name: field.kind for field in dataset.schema}
-    holds_pictures = kinds.get("clip") == "array" or (kinds.get("frames"), kinds.get("times")) == ("packed", "rows")
+    beside = (kinds.get("times"), kinds.get("masks"))
+    holds_pictures = kinds.get("clip") == "array" or (
+        kinds.get("frames") == "packed" and beside in (("rows", None), (None, "packed"))
+    )
     if not isinstance(spec, dict) or not holds_pictures or "json" not in kinds:
         raise ShardError(
             f"{dataset.directory} was not built from videos by `reelshard build`: it has no view, clips or frames or "

@@ -31,6 +31,7 @@ from shards.writer import Value
 
 QUALITY = 90
 SAV_VIEW = ViewSpec(sampling="every", stride=STEP, geometry="squash", size=504, quality=QUALITY)
+_FEATURE_AXES = 3  # C, h, w
 Masks = Iterable[tuple[int, NDArray[np.bool_]]]  # of a frame: object id, mask [H, W]
 
 
@@ -81,7 +82,7 @@ class SavKind:
         fields = [Field(name="frames", layout="packed"), Field(name="masks", layout="packed"), Field(name="json")]
         if teacher is not None:
             side, shape = self.view.size, teacher.output_shape
-            if teacher.input_shape != (side, side, 3) or len(shape) != 3:
+            if teacher.input_shape not in (None, (side, side, 3)) or len(shape) != _FEATURE_AXES:
                 raise ValueError(
                     f"the teacher takes {teacher.input_shape} and gives {shape}; needed are [C, h, w] of pictures of "
                     f"{side} x {side} px: give view.size the teacher's, or take a SAM3"
