@@ -19,6 +19,8 @@ READS_TEXT = ("student.sam.text_encoder", "student.sam.text_projection")
 NOT_USED = (  # by any output that is scored
     "student.sam.geometry_encoder",
     "student.sam.mask_decoder.semantic_projection",
+    "student.sam.mask_decoder.pixel_decoder.conv_layers.2",  # the pyramid's three levels are joined by two
+    "student.sam.mask_decoder.pixel_decoder.norms.2",
     "student.sam.text_encoder.text_projection",
 )
 
@@ -120,7 +122,8 @@ class ImageObjective(MaskObjective):
         others = [f"student.{name}" for name, _ in student.named_children() if name != "sam"]
         others += [f"student.sam.{name}" for name, _ in student.sam.named_children() if name != "vision_encoder"]
         others += [f"student.sam.vision_encoder.neck.fpn_layers.{level}" for level in range(CONTEXT_LEVEL)]
-        frozen = others if stage == "features" else NOT_USED
+        unused = NOT_USED if student.iou_head is None else (*NOT_USED, "student.sam.dot_product_scoring")
+        frozen = others if stage == "features" else unused
         self.frozen = tuple(part for part in frozen if any(lies_in(name, (part,)) for name in names))
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

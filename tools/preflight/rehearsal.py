@@ -47,10 +47,11 @@ class Rehearsal:
         num_batches: int,
     ) -> None:
         """Make a student; nothing is read yet. `data` is by source, "" where there is one."""
-        self.recipe, self.data, self.out = recipe, data, out
+        self.system = system_of(recipe)
+        self.recipe = recipe = self.system.settled(recipe, out, None)
+        self.data, self.out = data, out
         self.accelerator, self.world, self.num_batches = accelerator, world, num_batches
         torch.manual_seed(recipe.train.seed)
-        self.system = system_of(recipe)
         self.objective = self.system.make_objective(recipe)
         self._loader: TrainingLoader | None = None
 

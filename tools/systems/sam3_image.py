@@ -35,9 +35,11 @@ class ImageStudentConfig(StudentConfig):
 
     Attributes:
         iou_head: whether it says by a head of its own how well a mask fits; otherwise sigmoid(logit) does.
+        clip: of a fresh student, whose text encoder and tokenizer it takes.
     """
 
     iou_head: bool = False
+    clip: str = "openai/clip-vit-base-patch32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ class Sam3ImageSystem(SavSystem[Sam3ImageRecipe]):
 
     def make_objective(self, recipe: Sam3ImageRecipe) -> ImageObjective:
         """The student of its folder or run; a head of its own is fresh if it has none yet."""
-        opened, objective = open_student(recipe.model.student, recipe.view.size), recipe.objective
+        opened, objective = open_student(recipe.model, recipe.view.size), recipe.objective
         student = Sam3Student(opened.sam, statistics=statistics_of(recipe.model))
         if recipe.model.iou_head:
             student.iou_head = opened.iou_head or IoUHead(student.width)
@@ -117,7 +119,7 @@ class Sam3ImageSystem(SavSystem[Sam3ImageRecipe]):
 
     def export(self, recipe: Sam3ImageRecipe, objective: nn.Module, folder: Path) -> Iterator[str]:
         """A folder of transformers' Sam3Model, with its tokenizer, which is a student again."""
-        yield from save_student(take_apart(objective), folder, source=source_of(recipe.model.student or ""))
+        yield from save_student(take_apart(objective), folder, source=source_of(recipe.model))
 
 
 def spell_pixels(config: StudentConfig) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from model.sam3 import IoUHead, Sam3Student, Statistics
+from model.sam3 import HALVES, IoUHead, Sam3Student, Statistics
 from model.sam3_files import load_sam3, pixel_statistics, read_more, read_prompts
+from model.sam3_reference import WIDTHS, make_reference
 from tools.systems.sav_sets import SavRecipe
 from training.masks_objective import Prompts
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 IMAGE = "sam3_image"  # the system whose runs are students
 ADVICE = "give --student: a folder or an id of transformers' Sam3Model, or a run of sam3_image"
+FRESH = f"or {' or '.join(WIDTHS)}, which begin with random weights"
 R = TypeVar("R", bound=SavRecipe)
 
 
@@ -26,8 +28,9 @@ class StudentConfig:
     """A student of single pictures.
 
     Attributes:
-        student: a folder or an id of transformers' Sam3Model, or the folder of a run of `sam3_image`. Left out, it
-            follows from `--init`, or for a memory it is the newest run that learnt objects beside the new one.
+        student: a folder or an id of transformers' Sam3Model, or the folder of a run of `sam3_image`; for one of these
+            also "reference" or "reference-192", with random weights. Left out, it follows from `--init`, or for a
+            memory it is the newest run that learnt objects beside the new one.
         pixel_mean: of pixels from 0 to 1, by channel; left out, what the student's preprocessor_config.json says, or
             0.5. A run records it.
         pixel_std: likewise.
@@ -55,15 +58,16 @@ class Opened:
     iou_head: IoUHead | None
 
 
-def open_student(name: str | None, image_size: int) -> Opened:
+def open_student(config: StudentConfig, image_size: int) -> Opened:
     """Load a student; torch's generator is left as it is, so that what is drawn next does not depend on it.
 
     Raises:
         ValueError: none is named, it cannot be loaded, or it is not for pictures of that size.
     """
-    if name is None:
-        raise ValueError(f"the recipe names no student (model.student): {ADVICE}")
+    name = _named(config)
     with torch.random.fork_rng(devices=[]):
+        if name in WIDTHS:
+            return Opened(sam=make_reference(name, image_size, _clip_of(config)), iou_head=None)
         if is_run(Path(name)):
             return _of_run(Path(name), image_size)
         sam, more, head = load_sam3(name, image_size), read_more(name), None
@@ -76,7 +80,7 @@ def open_student(name: str | None, image_size: int) -> Opened:
 
 def prompts_of(recipe: SavRecipe, config: StudentConfig) -> Prompts:
     """The recipe's prompts by the student's own tokenizer."""
-    return Prompts(*read_prompts(source_of(_named(config)), recipe.objects.prompts))
+    return Prompts(*read_prompts(source_of(config), recipe.objects.prompts))
 
 
 def statistics_of(config: StudentConfig) -> Statistics:
@@ -84,15 +88,18 @@ def statistics_of(config: StudentConfig) -> Statistics:
     if config.pixel_mean is not None and config.pixel_std is not None:
         return config.pixel_mean, config.pixel_std
     name = _named(config)
+    if name in WIDTHS:
+        return config.pixel_mean or HALVES[0], config.pixel_std or HALVES[1]
     mean, std = statistics_of(_recorded(Path(name)).model) if is_run(Path(name)) else pixel_statistics(name)
     return config.pixel_mean or mean, config.pixel_std or std
 
 
-def source_of(name: str) -> str:
-    """The folder or id of a Sam3Model that a student began as, in which its tokenizer lies."""
-    while is_run(Path(name)):
-        name = _named(_recorded(Path(name)).model)
-    return name
+def source_of(config: StudentConfig) -> str:
+    """The folder or id in which the tokenizer of a student lies: what it began as."""
+    name = _named(config)
+    if name in WIDTHS:
+        return _clip_of(config)
+    return source_of(_recorded(Path(name)).model) if is_run(Path(name)) else name
 
 
 def settle(recipe: R, run_dir: Path, init: Path | None, *, search: bool) -> R:
@@ -117,7 +124,9 @@ def settle(recipe: R, run_dir: Path, init: Path | None, *, search: bool) -> R:
     if name is None and search:
         name = _newest(run_dir)
     if name is None:
-        raise ValueError(f"there is no student: {ADVICE}{' (none lies beside the new run)' if search else ''}")
+        raise ValueError(
+            f"there is no student: {ADVICE}{' (none lies beside the new run)' if search else f', {FRESH}'}"
+        )
     if Path(name).is_dir():
         name = str(Path(name).resolve())
     config = replace(config, student=name)
@@ -183,6 +192,14 @@ def _learnt_objects(run_dir: Path) -> bool:
 
     content = yaml.safe_load((run_dir / "recipe.yaml").read_text())
     return bool(content["system"] == IMAGE and content["objective"]["stage"] == "outputs")
+
+
+def _clip_of(config: StudentConfig) -> str:
+    """Whose text encoder and tokenizer a fresh student takes."""
+    clip: str | None = getattr(config, "clip", None)
+    if clip is None:
+        raise ValueError(f"the student {config.student!r} has learnt nothing yet; {ADVICE}")
+    return clip
 
 
 def _named(config: StudentConfig) -> str:

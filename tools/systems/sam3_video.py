@@ -98,7 +98,7 @@ class Sam3VideoSystem(SavSystem[Sam3VideoRecipe]):
 
     def make_objective(self, recipe: Sam3VideoRecipe) -> MaskObjective:
         """The student of its folder or run, as it is, and a fresh memory."""
-        opened = open_student(recipe.model.student, recipe.view.size)
+        opened = open_student(recipe.model, recipe.view.size)
         student = Sam3Student(opened.sam, iou_head=opened.iou_head, statistics=statistics_of(recipe.model))
         cells = (recipe.view.size // CELL) ** 2
         student.memory_resampler = MemoryResampler(
@@ -121,7 +121,7 @@ class Sam3VideoSystem(SavSystem[Sam3VideoRecipe]):
         yield from save_student(
             take_apart(objective),
             folder,
-            source=source_of(recipe.model.student or ""),
+            source=source_of(recipe.model),
             memory=(recipe.model, recipe.memory.num_context, (recipe.view.size // CELL) ** 2),
         )
 
