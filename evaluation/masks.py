@@ -47,9 +47,11 @@ class MasksConfig:
 
     Attributes:
         memories: "none" alone for a student that has no memory.
+        num_context: frames that it remembers when it watches a whole video; 0 for a student that has no memory.
     """
 
     memories: tuple[Memory, ...] = MEMORIES
+    num_context: int = 0
 
     def __post_init__(self) -> None:
         if not self.memories or len(set(self.memories)) < len(self.memories) or not set(self.memories) <= set(MEMORIES):

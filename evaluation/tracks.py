@@ -8,8 +8,8 @@ method is given the first mask; the scores of a video are the same (`evaluation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -18,12 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evaluation.mask_scores import assign, pairwise_ious, video_scores
-from evaluation.masks import Z, paired
-from evaluation.result import Result
+from evaluation.mask_scores import BOUNDARY, assign, pairwise_ious, video_scores
+from evaluation.masks import MasksConfig, Z, measure_masks, paired
+from evaluation.ranks import gather_rows
+from evaluation.result import Result, Split
 from model.sam3 import Predictions, Sam3Student, Text
 from model.watch import Watcher
-from shards.progress import Progress, untold
+from pipeline.read.masks import read_objects
+from pipeline.world import World
+from shards import rle
+from shards.builder.samples.pictures import decode_jpeg
 
 Masks = NDArray[np.bool_]
 MODES = ("video", "image")
@@ -45,12 +49,12 @@ class TrackedVideo:
     """A video with the masks of its objects.
 
     Attributes:
-        key: its name.
+        number: of its sample.
         frames: u8 `[H, W, 3]`, the annotated ones.
         masks: by object: bool `[n, H, W]`.
     """
 
-    key: str
+    number: int
     frames: Sequence[NDArray[np.uint8]]
     masks: Mapping[int, Masks]
 
@@ -111,25 +115,61 @@ def _first_frame(masks: Masks) -> int:
 
 
 @torch.no_grad()
+def measure_all(model: nn.Module, data: Mapping[str, Split], config: MasksConfig, world: World) -> Result:
+    """Measure queries, and of SA-V's sets for evaluation also whole videos; an evaluator, see `evaluation.result`.
+
+    Returns:
+        What `measure_masks` gives; of `sav_val` and `sav_test` with the metrics of `measure_tracks`, too, and the table
+        "tracks", a row an object.
+    """
+    split = data["val"]
+    found = measure_masks(model, data, config, world)
+    if split.source.get("layout") != "frames" or split.stored is None:
+        return found
+    videos = (stored_video(split, number) for number in range(world.rank, split.num_samples, world.size))
+    tracks = measure_tracks(model, videos, config.num_context, world, key_of=split.key_of)
+    return replace(
+        found,
+        metrics={**found.metrics, **tracks.metrics},
+        intervals={**found.intervals, **tracks.intervals},
+        tables={"tracks": tracks.rows},
+        protocol={**found.protocol, **tracks.protocol},
+    )
+
+
+def stored_video(split: Split, number: int) -> TrackedVideo:
+    """All annotated frames of a sample, and the masks of its objects."""
+    assert split.stored is not None
+    frames = [decode_jpeg(jpeg) for jpeg in split.stored(number, "frames")]
+    size = (frames[0].shape[0], frames[0].shape[1])
+    masks: dict[int, Masks] = {}
+    for place, piece in enumerate(split.stored(number, "masks")):
+        for one in read_objects(piece):
+            empty = np.zeros((len(frames), *size), np.bool_)
+            masks.setdefault(one["id"], empty)[place] = rle.decode(one["rle"], size)
+    return TrackedVideo(number=number, frames=frames, masks=masks)
+
+
+@torch.no_grad()
 def measure_tracks(
     model: nn.Module,
-    videos: Callable[[], Iterator[TrackedVideo]],
+    videos: Iterable[TrackedVideo],
     num_context: int,
+    world: World,
     *,
-    digest: str = "",
-    advance: Progress = untold,
+    key_of: Callable[[int], str] = str,
 ) -> Result:
     """Watch videos with a memory of the student's own features, and each frame alone.
 
     Args:
         model: an objective, see `Asked`.
-        videos: what is watched.
+        videos: this rank's part of what is watched.
         num_context: frames that are remembered; 0 measures each frame alone only.
-        digest: of the data.
-        advance: called after each video.
+        world: the ranks, which all get the result.
+        key_of: names a video by its number.
 
     Returns:
-        Metrics, means over all objects of all videos: `j_video`, `f_video`, `j_and_f_video`, and `_image` likewise;
+        Metrics, means over all objects of all videos: `j_and_f_video`, `j_video`, `f_video`, and `_image` likewise;
         `j_and_f_gain_image`, by how much the memory is better, and `_errors`, that in standard errors of the paired
         difference. Objects that no counted frame shows have no score.
     """
@@ -138,34 +178,34 @@ def measure_tracks(
     model.eval()
     device = asked.student.pixel_mean.device
     text = asked.text(torch.zeros(1, dtype=torch.long, device=device))
-    contexts = {mode: num_context if mode == "video" else 0 for mode in (MODES if num_context else MODES[1:])}
-    watchers = {mode: Watcher(asked.student, text, context) for mode, context in contexts.items()}
-    rows: list[dict[str, Any]] = []
-    for video in videos():
-        found = {mode: track(watcher, video, device) for mode, watcher in watchers.items()}
+    modes = MODES if num_context else MODES[1:]
+    watchers = [Watcher(asked.student, text, num_context if mode == "video" else 0) for mode in modes]
+    columns = ["number", "object", *(f"{what}_{mode}" for mode in modes for what in "jf")]
+    parts = [torch.zeros(0, len(columns), dtype=torch.float64)]
+    for video in videos:
+        found = [track(watcher, video, device) for watcher in watchers]
         for number, real in video.masks.items():
-            scores = {mode: video_scores(found[mode][number], real) for mode in watchers}
-            row: dict[str, Any] = {"key": video.key, "object": number}
-            for mode, score in scores.items():
-                if score is not None:
-                    row |= {f"j_{mode}": score[0], f"f_{mode}": score[1]}
-            if len(row) > 2:
-                rows.append(row)
-        advance(1)
+            scores = [video_scores(each[number], real) for each in found]
+            if any(score is not None for score in scores):  # all or none: it depends on the truth
+                values = [value for score in scores for value in score or ()]
+                parts.append(torch.tensor([[video.number, number, *values]], dtype=torch.float64))
     model.train(was_training)
+    table = gather_rows(torch.cat(parts), world, device).cpu()
+    rows = [
+        {"key": key_of(int(number)), "object": int(object_id), **dict(zip(columns[2:], values, strict=True))}
+        for number, object_id, *values in sorted(table.tolist())
+    ]
     return Result(
-        metrics=_metrics(rows, tuple(watchers)),
+        metrics=_metrics(rows, modes),
         rows=rows,
-        intervals=_intervals(rows, tuple(watchers)),
+        intervals=_intervals(rows, modes),
         protocol={
-            "evaluator": "tracks",
+            "tracks": "annotated frames as they are stored, first and last not counted",
             "linking": "a query an object, by IoU in the first frame that shows it",
-            "frames": "annotated ones, first and last not counted",
-            "boundary": 0.008,
+            "boundary": BOUNDARY,
             "least_score": LEAST_SCORE,
-            "memory": f"the student's own features of {num_context} frames",
+            "remembered": f"the student's own features of {num_context} frames",
         },
-        digests={"val": digest},
     )
 
 
@@ -174,7 +214,7 @@ def _column(rows: Sequence[Mapping[str, Any]], name: str) -> Tensor:
 
 
 def _metrics(rows: Sequence[Mapping[str, Any]], modes: Sequence[str]) -> dict[str, float]:
-    metrics: dict[str, float] = {"num_objects": float(len(rows))}
+    metrics: dict[str, float] = {"num_tracks": float(len(rows))}
     both = {}
     for mode in modes if rows else ():
         j, f = (_column(rows, f"{name}_{mode}") for name in "jf")
