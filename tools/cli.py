@@ -37,6 +37,7 @@ COMMANDS = {
     "train": "tools.train",
     "evaluate": "tools.evaluate",
     "caption": "tools.caption",
+    "segment": "tools.segment",
     "export": "tools.export",
     "recipe": "tools.recipe_page",
     "zarr": "tools.zarr_cache",
@@ -49,6 +50,7 @@ TAKES_OVERRIDES: Mapping[str, Sequence[str]] = {
     "train": ("view", "build"),  # `evaluate` is kept with the run, for the command of that name
     "evaluate": ("view", "build", "teacher", "optim"),
     "caption": ("build", "data", "optim", "evaluate"),
+    "segment": ("data", "optim", "evaluate"),
     "export": ("view", "build", "data", "optim", "evaluate"),
     "demo": (),
     "recipe": (),

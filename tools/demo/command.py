@@ -14,6 +14,7 @@ HELP = clips.HELP
 SYSTEMS = {
     "clips": "tools.demo.clips",
     "fvlm": "tools.demo.fvlm",
+    "sam3_video": "tools.demo.sam3",
 }
 
 
