@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.multiple_choice import Choice, measure_choices
@@ -61,6 +61,7 @@ def test_m_avg_is_the_mean_of_tasks_and_accuracy_that_of_questions() -> None:
         measure_choices([], "letter")
 
 
+@settings(max_examples=25, deadline=None)
 @given(answers=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=30))
 def test_the_interval_holds_the_accuracy_and_goes_by_videos(answers: list[tuple[int, int, int]]) -> None:
     def made(guess: int) -> list[float]:

@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, Idefics3Processor, L
 
 from model.image_text import ImageTextModel
 from model.likelihood import shared_beginning
-from tests.tiny_image_text import LLAVA_TEMPLATE, PATCH, SMOLVLM_TEMPLATE, save_llava, save_smolvlm
+from tests.tiny_image_text import LLAVA_TEMPLATE, PATCH, SMOLVLM_TEMPLATE, save_idefics3, save_llava, save_smolvlm
 from tools.speakers import ImageTextSpeaker
 
 TURNS = [{"role": "user", "content": "What is <image> there?"}]
@@ -25,7 +25,8 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("image_text")
-    return {"smolvlm": save_smolvlm(root / "smolvlm"), "llava": save_llava(root / "llava")}
+    saved = {"smolvlm": save_smolvlm, "idefics3": save_idefics3, "llava": save_llava}
+    return {family: save(root / family) for family, save in saved.items()}
 
 
 def loaded(folder: Path) -> ImageTextModel:
@@ -50,12 +51,12 @@ def official_inputs(family: str, folder: Path, images: Sequence[Image.Image], wh
     processor = official(family, folder)
     content = [*({"type": "image"} for _ in images), {"type": "text", "text": "What is  there?"}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    more = {"do_image_splitting": False, "size": {"longest_edge": 32}} if whole and family == "smolvlm" else {}
+    more = {"do_image_splitting": False, "size": {"longest_edge": 32}} if whole and family != "llava" else {}
     given: Any = images if family == "llava" else [images]
     return processor(text=[text], images=given, return_tensors="pt", **more)
 
 
-@pytest.mark.parametrize("family", ["smolvlm", "llava"])
+@pytest.mark.parametrize("family", ["smolvlm", "idefics3", "llava"])
 @pytest.mark.parametrize(("count", "whole"), [(3, True), (1, False)])
 def test_greedy_answers_and_likelihoods_are_those_of_the_official_processor(
     folders: dict[str, Path], family: str, count: int, whole: bool

@@ -137,6 +137,7 @@ def test_subtitles_change_what_is_asked_of_the_videos_that_have_them(folder: Pat
     without, with_them = (result_of(tmp_path / name) for name in ("without", "with"))
     logs = [[row["log_likelihoods"] for row in result["rows"]] for result in (without, with_them)]
     same = [one == other for one, other in zip(*logs, strict=True)]
+    assert with_them["protocol"]["subtitles"] == "those shown while the frames are, of 1 videos"
     assert same == [False, False, True, True, True, True]
     assert with_them["protocol"]["asked"].startswith("This video's subtitles are listed below:\n{subtitles}\nSelect")
 
@@ -204,6 +205,10 @@ def test_some_missing_videos_are_named_with_the_official_page_and_not_counted(
         ("--questions TORN --videos V --run RUN", "is not readable parquet"),
         ("--questions MLVU --videos VM --run RUN --subtitles V", "--subtitles are Video-MME's"),
         ("--questions MME --videos V --run RUN --subtitles nowhere", "there is no folder of subtitles"),
+        (
+            "--questions MME --videos V --run RUN --subtitles V",
+            "has no subtitles of these videos, such as aaaaaaaaaaa.srt",
+        ),
         ("--questions MME --videos V --run RUN --rule guess", "invalid choice: 'guess'"),
         ("--questions TWICE --videos V --run RUN", "has two questions 001-1"),
         ("--questions LETTER --videos V --run RUN", "the answer 'E', which is no letter of its options"),

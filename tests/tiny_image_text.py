@@ -1,4 +1,4 @@
-"""A SmolVLM and a LLaVA of random weights, saved as transformers saves them, and small enough for tests."""
+"""A SmolVLM, an Idefics 3 and a LLaVA of random weights, small enough for tests, as transformers saves them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from tokenizers import AddedToken
 from transformers import (
     AutoTokenizer,
     CLIPImageProcessorPil,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessorPil,
     LlavaConfig,
     LlavaForConditionalGeneration,
     SmolVLMConfig,
@@ -39,8 +42,17 @@ _SMOLVLM_TOKENS = ["<image>", "<fake_token_around_image>", "<global-img>", "<end
 
 def save_smolvlm(folder: Path, **of_text: Any) -> Path:
     """Tiles of 32 px, 4 tokens each; an image of 64 px becomes four of them and one of the whole."""
+    return _save_tiled(folder, SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMImageProcessorPil, of_text)
+
+
+def save_idefics3(folder: Path) -> Path:
+    """As SmolVLM, which came of it."""
+    return _save_tiled(folder, Idefics3Config, Idefics3ForConditionalGeneration, Idefics3ImageProcessorPil, {})
+
+
+def _save_tiled(folder: Path, make_config: Any, make_model: Any, make_processor: Any, of_text: dict[str, Any]) -> Path:
     tokens = _save_tokenizer(folder, _SMOLVLM_TOKENS, SMOLVLM_TEMPLATE)
-    config = SmolVLMConfig(
+    config = make_config(
         image_token_id=tokens.convert_tokens_to_ids("<image>"),
         scale_factor=2,
         pad_token_id=256,
@@ -49,10 +61,10 @@ def save_smolvlm(folder: Path, **of_text: Any) -> Path:
         text_config=_text(len(tokens), **of_text),
     )
     torch.manual_seed(0)
-    model: Any = SmolVLMForConditionalGeneration(config)
+    model: Any = make_model(config)
     model.save_pretrained(folder)
     sizes = {"size": {"longest_edge": 2 * TILE}, "max_image_size": {"longest_edge": TILE}}
-    SmolVLMImageProcessorPil(**sizes).save_pretrained(folder)
+    make_processor(**sizes).save_pretrained(folder)
     return folder
 
 

@@ -12,7 +12,7 @@ from evaluation.result import Result
 from evaluation.speaker import Likelihood, Pictures, Speaker
 from tools.evaluate.answering import Answers, Question
 from tools.evaluate.choice_files import MLVU, VIDEO_MME, AskedChoice, ChoiceSet
-from tools.evaluate.subtitles import read_subtitles, shown_at
+from tools.evaluate.subtitles import Subtitle, read_subtitles, shown_at
 
 VIDEO_MME_PROMPT = (
     "Select the best answer to the following multiple-choice question based on the video. Respond with only the letter "
@@ -39,9 +39,13 @@ class ChoiceAsker:
             rule: what is compared.
             subtitles: folder of .srt files by the names of videos; None shows none.
             videos: folder of the videos, for messages.
+
+        Raises:
+            ValueError: there are no subtitles, or a file of them is none.
         """
-        self._asked, self._speaker, self._rule = asked, speaker, rule
-        self._subtitles, self._videos = subtitles, videos
+        self._asked, self._speaker, self._rule, self._videos = asked, speaker, rule, videos
+        self._folder = subtitles
+        self._subtitles = {} if subtitles is None else all_subtitles(asked, subtitles)
         self._by_name = {each.name: each for each in asked.questions}
         self._digests = {**asked.digests, "model": speaker.digest}
 
@@ -55,7 +59,7 @@ class ChoiceAsker:
 
     def decides(self, max_frames: int | None) -> dict[str, Any]:
         """All that decides the answers."""
-        subtitles = None if self._subtitles is None else str(self._subtitles)
+        subtitles = None if self._folder is None else str(self._folder)
         return {**self._digests, "rule": self._rule, "subtitles": subtitles, "max_frames": max_frames}
 
     def read(self, about: Path | str) -> Pictures:
@@ -95,11 +99,13 @@ class ChoiceAsker:
         found = measure_choices(choices, self._rule, mean_over="task" if is_mlvu else None)
         protocol = {
             **found.protocol,
-            "evaluator": f"choice by {self._rule}{'' if self._subtitles is None else ', with subtitles'}",
+            "evaluator": f"choice by {self._rule}{'' if self._folder is None else ', with subtitles'}",
             "questions": self._asked.layout,
             "asked": self._template(),
             "answer_begun": MLVU_BEGUN if is_mlvu and self._rule == "letter" else "",
-            "subtitles": "none" if self._subtitles is None else "those shown while the frames are",
+            "subtitles": f"those shown while the frames are, of {len(self._subtitles)} videos"
+            if self._folder
+            else "none",
             "counted": "questions whose video was read",
             **(
                 {"m_avg": "plain mean of the accuracies of the tasks; accuracy is all right answers of all"}
@@ -136,10 +142,10 @@ class ChoiceAsker:
 
     def _template(self) -> str:
         if self._rule == "text":
-            return TEXT_PROMPT if self._subtitles is None else SUBTITLES_PROMPT + TEXT_PROMPT
+            return TEXT_PROMPT if self._folder is None else SUBTITLES_PROMPT + TEXT_PROMPT
         if self._asked.layout == MLVU:
             return MLVU_PROMPT
-        return VIDEO_MME_PROMPT if self._subtitles is None else SUBTITLES_PROMPT + VIDEO_MME_PROMPT
+        return VIDEO_MME_PROMPT if self._folder is None else SUBTITLES_PROMPT + VIDEO_MME_PROMPT
 
     def _prompt(self, asked: AskedChoice, pictures: Pictures) -> str:
         letters, wrapped = LETTERS[: len(asked.options)], "({}) {}" if self._asked.layout == MLVU else "{}. {}"
@@ -147,16 +153,25 @@ class ChoiceAsker:
             "letters": f"{', '.join(letters[:-1])}, or {letters[-1]}",
             "question": asked.question,
             "options": "\n".join(wrapped.format(*each) for each in zip(letters, asked.options, strict=True)),
-            "subtitles": self._words_of(asked, pictures),
+            "subtitles": shown_at(self._subtitles.get(asked.videos[0], []), pictures.seconds),
         }
         template = self._template()
         if not values["subtitles"]:
             template = template.removeprefix(SUBTITLES_PROMPT)
         return template.format(**values)
 
-    def _words_of(self, asked: AskedChoice, pictures: Pictures) -> str:
-        if self._subtitles is None:
-            return ""
-        paths = [self._subtitles / f"{name}.srt" for name in asked.videos]
-        path = next((path for path in paths if path.is_file()), None)
-        return "" if path is None else shown_at(read_subtitles(path), pictures.seconds)
+
+def all_subtitles(asked: ChoiceSet, folder: Path) -> dict[str, list[Subtitle]]:
+    """The subtitles of the videos that have any, by the first name of the video.
+
+    Raises:
+        ValueError: none has, or a file is none of subtitles.
+    """
+    found: dict[str, list[Subtitle]] = {}
+    for each in asked.questions:
+        path = next((path for name in each.videos if (path := folder / f"{name}.srt").is_file()), None)
+        if path is not None and each.videos[0] not in found:
+            found[each.videos[0]] = read_subtitles(path)
+    if not found:
+        raise ValueError(f"{folder} has no subtitles of these videos, such as {asked.questions[0].videos[0]}.srt")
+    return found
