@@ -23,6 +23,8 @@ class Split:
         view_hash: of the view that its clips show; None where nobody wrote it down.
         about: a sample's metadata by its number (`video_id`, `view_index`, `captions`, ...), from its JSON.
         num_samples: of all ranks.
+        stored: a field of a sample as it lies in the shards, by number and name: for what is measured over all of it.
+        source: what the data set says of where its samples come from.
     """
 
     batches: Iterable[Mapping[str, Tensor]]
@@ -32,6 +34,8 @@ class Split:
     view_hash: str | None = None
     about: Callable[[int], Mapping[str, Any]] = lambda number: {}
     num_samples: int = 0
+    stored: Callable[[int, str], Any] | None = None
+    source: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,11 +77,13 @@ def measure_vlm(model: nn.Module, data: Mapping[str, Split], config: VLMConfig, 
     rows = gather_rows(rows, world, device)
     rows = rows[rows[:, 0].argsort()]
     table = dict(zip(columns, rows.unbind(dim=1), strict=True))
+    spelled = [_spelled(row, columns, split) for row in rows.tolist()]
     return Result(
         metrics=_metrics(table, config),
-        rows=[_spelled(row, columns, split) for row in rows.tolist()],
+        rows=spelled,
         protocol={"evaluator": "vlm", **asdict(config), "baselines_by": config.of_baselines, "gap_from": MIN_FRAMES},
         digests={"val": split.digest},
+        tables={"by_source": _by_source(table, [row["source"] for row in spelled], config)},
     )
 
 
@@ -184,8 +186,23 @@ def _gain(name: str, right: Tensor, wrong: Tensor, words: Tensor) -> dict[str, f
     return {f"gain_{name}": share, f"gain_{name}_errors": difference / error if error else math.nan}
 
 
+def _by_source(table: Mapping[str, Tensor], sources: list[str], config: VLMConfig) -> list[dict[str, Any]]:
+    """The costs of a word by source, in the order of their names."""
+    found = []
+    for source in sorted(set(sources)):
+        own = torch.tensor([other == source for other in sources])
+        words, behind = table["num_tokens"][own], table["num_behind"][own]
+        costs = {f"ce_{name}": _mean(table[name][own], words) for name in (*config.modes, OTHER)}
+        costs[f"ce_{TEXT}"] = _mean(table[TEXT][own], behind)
+        counts = {"num_samples": int(own.sum()), "num_tokens": int(words.sum())}
+        there = {name: value for name, value in costs.items() if not math.isnan(value)}
+        found.append({"source": source, **counts, **there})
+    return found
+
+
 def _spelled(row: list[float], columns: tuple[str, ...], split: Split) -> dict[str, Any]:
     named = dict(zip(columns, row, strict=True))
     counts = {name: int(named.pop(name)) for name in ("index", "num_frames", "num_tokens", "num_behind")}
-    key = split.key_of(counts.pop("index"))
-    return {"key": key, **counts, **{name: None if math.isnan(value) else value for name, value in named.items()}}
+    number = counts.pop("index")
+    about = {"key": split.key_of(number), "source": str(split.about(number).get("source", ""))}
+    return {**about, **counts, **{name: None if math.isnan(value) else value for name, value in named.items()}}

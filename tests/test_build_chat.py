@@ -51,6 +51,21 @@ def test_a_chat_has_a_frame_for_each_second_and_the_tokens_of_its_template(token
         assert about["truncated"] is False
 
 
+def test_a_frozen_set_is_its_limit_and_its_digest(tokenizer: Path, tmp_path: Path) -> None:
+    chats = write_chats(tmp_path / "raw", [1, 2, 3, 0, 4, 5, 6, 2])
+    lines = chats.read_text().splitlines()
+    again = chats.with_name("again.jsonl")
+    again.write_text("\n".join(reversed(lines)) + "\n")  # whatever the order in which the chats are listed
+    config = replace(CONFIG, workers=1, samples_per_shard=2)
+    built = {
+        name: build_chats(source, tmp_path / name, chat_config(tokenizer), limit=limit, config=config)
+        for name, source, limit in (("first", chats, 5), ("second", again, 5), ("more", chats, 6))
+    }
+    assert [built[name].num_samples for name in built] == [5, 5, 6]
+    assert built["first"].digest == built["second"].digest == ShardDataset.open(tmp_path / "first").digest
+    assert built["more"].digest != built["first"].digest
+
+
 def test_sets_of_text_have_no_frames(tmp_path: Path) -> None:
     sets = make_chat_sets(tmp_path, num_videos=3, num_texts=3)
     assert sets["video"].schema.names == ("frames", "times", "tokens", "answer", "json")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.cli import COMMANDS, main, split_overrides
+from tools.cli import COMMANDS, main, split_overrides, split_system
+from tools.demo.command import SYSTEMS
 
 ROOT = Path(__file__).parents[1]
 
@@ -98,3 +99,21 @@ def test_recipe_values_are_told_from_the_commands_own_arguments() -> None:
 def test_a_recipe_value_left_out_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--data", "d", "--out", "o", "--train.steps"]) == 1
     assert "--train.steps has no value" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("written", [["--system", "a"], ["--system=a"], ["--system", "b", "--system=a"]])
+def test_a_system_is_told_from_the_arguments_of_its_demo(written: list[str]) -> None:
+    assert split_system(["--out", "o", *written, "--json"]) == ("a", ["--out", "o", "--json"])
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_each_systems_demo_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--system", name, "--help"]) == 0
+    assert f"usage: reelshard demo --system {name} " in capsys.readouterr().out
+
+
+def test_an_unknown_systems_demo_is_refused_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--system", "nothing"]) == 2
+    said = capsys.readouterr().err
+    assert "'nothing'" in said
+    assert all(f"'{name}'" in said for name in SYSTEMS)

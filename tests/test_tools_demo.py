@@ -18,8 +18,8 @@ from tests.browser import VIEWS, look
 from tests.marks import reads_with_stock_webdataset
 from tools.cli import main
 from tools.demo.page import summary
-from tools.demo.run import MARKER
 from tools.demo.scenes import MOTIONS, draw_scene, render
+from tools.demo.steps import MARKER
 from tools.demo.student import SPEAKERS, score_student
 from tools.demo.videos import FIRST_ID, HEIGHT, WIDTH, VideoSet, make_videos
 from tools.loaders import TrainingLoader

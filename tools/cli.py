@@ -2,7 +2,8 @@
 
 A command is a module with `HELP` (one line), `add_arguments(parser)` and `run(args) -> int`. It is imported only when
 it is asked for, and imports what is heavy (torch, transformers) inside `run`, so that `--help` answers at once. One
-with `EVALUATIONS` gives way to the module that its first argument names there.
+with `EVALUATIONS` gives way to the module that its first argument names there, one with `SYSTEMS` to that which
+`--system NAME` names.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ COMMANDS = {
     "train": "tools.train",
     "evaluate": "tools.evaluate",
     "caption": "tools.caption",
+    "segment": "tools.segment",
     "export": "tools.export",
     "recipe": "tools.recipe_page",
     "zarr": "tools.zarr_cache",
@@ -42,6 +44,7 @@ TAKES_OVERRIDES: Mapping[str, Sequence[str]] = {
     "train": ("view", "build"),  # `evaluate` is kept with the run, for the command of that name
     "evaluate": ("view", "build", "teacher", "optim"),
     "caption": ("build", "data", "optim", "evaluate"),
+    "segment": ("data", "optim", "evaluate"),
     "export": ("view", "build", "data", "optim", "evaluate"),
     "demo": (),
     "recipe": (),
@@ -106,6 +109,9 @@ def _dispatch(arguments: list[str]) -> int:
     module, path, rest = _load(name), name, arguments[1:]
     if rest and rest[0] in (named := getattr(module, "EVALUATIONS", {})):
         module, path, rest = _import(named[rest[0]]), f"{name} {rest[0]}", rest[1:]
+    chosen, others = split_system(rest)
+    if chosen in (named := getattr(module, "SYSTEMS", {})):
+        module, path, rest = _import(named[chosen]), f"{name} --system {chosen}", others
     parser = _Parser(
         prog=f"reelshard {path}",
         description=module.HELP,
@@ -122,6 +128,20 @@ def _dispatch(arguments: list[str]) -> int:
     args = parser.parse_args(rest)
     args.overrides = overrides
     return module.run(args)
+
+
+def split_system(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Take `--system NAME` (or `--system=NAME`) out of arguments: the last NAME, "" if there is none, and the rest."""
+    chosen, others = "", []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == "--system":
+            chosen = next(remaining, "")
+        elif argument.startswith("--system="):
+            chosen = argument.removeprefix("--system=")
+        else:
+            others.append(argument)
+    return chosen, others
 
 
 def _refuse_without_effect(parser: argparse.ArgumentParser, command: str, overrides: Sequence[str]) -> None:

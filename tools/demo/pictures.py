@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from tools.demo.student import Guess
 from tools.figures import TokenColours
+from tools.pages.strips import strip
 
 LEAST_SIDE = 96  # pixels of a frame; smaller ones are enlarged
-GAP = 6  # pixels between frames
 HATCH = (150, 158, 168)  # what is hidden, between a light page and a dark one
 FAINT = 70  # of 255: how opaque the teacher's tokens are where the student was shown the clip
-
-Strip = NDArray[np.uint8]  # frames beside each other: [H, W, 4], RGB and how opaque
 
 
 def colours_of(guesses: Sequence[Guess]) -> TokenColours:
@@ -43,10 +38,10 @@ def strips_of(guess: Guess, colours: TokenColours) -> dict[str, bytes]:
     said = _rgba(colours.paint(guess.predicted), np.where(hidden, 255, 0))
     opaque = np.full(frames.shape[:3], 255)
     return {
-        "clip": _png(_strip(_rgba(frames / 255, opaque), LEAST_SIDE)),
-        "seen": _png(_strip(_rgba(seen / 255, opaque), LEAST_SIDE)),
-        "teacher": _png(_strip(target, _side_of(frames))),
-        "student": _png(_strip(said, _side_of(frames))),
+        "clip": strip(_rgba(frames / 255, opaque), LEAST_SIDE),
+        "seen": strip(_rgba(seen / 255, opaque), LEAST_SIDE),
+        "teacher": strip(target, _side_of(frames)),
+        "student": strip(said, _side_of(frames)),
     }
 
 
@@ -57,21 +52,3 @@ def _side_of(frames: NDArray[np.uint8]) -> int:
 def _rgba(colours: NDArray[np.floating], opaque: NDArray[np.integer]) -> NDArray[np.uint8]:
     """Colours [T, h, w, 3] in [0, 1] with how opaque they are, u8 [T, h, w, 4]."""
     return np.concatenate([np.rint(255 * colours), opaque[..., None]], axis=-1).astype(np.uint8)
-
-
-def _strip(frames: NDArray[np.uint8], least_side: int) -> Strip:
-    """Frames beside each other, each cell enlarged by a whole number."""
-    times, height, width, _ = frames.shape
-    scale = max(1, math.ceil(least_side / height))
-    height, width = scale * height, scale * width
-    strip = np.zeros((height, times * width + (times - 1) * GAP, 4), dtype=np.uint8)
-    for number, frame in enumerate(frames.repeat(scale, axis=1).repeat(scale, axis=2)):
-        left = number * (width + GAP)
-        strip[:, left : left + width] = frame
-    return strip
-
-
-def _png(strip: Strip) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(strip).save(buffer, format="png", optimize=True)
-    return buffer.getvalue()

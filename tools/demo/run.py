@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +16,23 @@ from shards.dataset import ShardDataset
 from shards.format.errors import ShardError
 from shards.format.publish import publish_json
 from shards.verify import verify_dataset
-from tools.bench import machine
 from tools.demo.evaluations import embed_captions, evaluate_student, measures
 from tools.demo.motion_teacher import TeacherPlan, make_teacher
 from tools.demo.page import Course, Shown, write_html
 from tools.demo.readback import Readback, read_back
 from tools.demo.scenes import MOTIONS
+from tools.demo.steps import TORCH_THREADS, Clock, made_on, num_workers, prepare, say
 from tools.demo.student import Guess, score_student
 from tools.demo.videos import VideoSet, make_videos
 from tools.job import Job
 from tools.progress import track
 from tools.recipe import load_recipe
-from tools.revision import git_revision, package_versions
 from tools.systems import system_of
 from tools.systems.clips import ClipRecipe as Recipe
 from tools.train import train
 from training.loop import TrainSummary
 from training.metrics import read_metrics
 
-MARKER = ".reelshard-demo"  # says that a folder is the demo's own and may be replaced
-# Fixed, so that sums are added up in the same order every time; more do not pay at this size.
-TORCH_THREADS = 1
 SPLITS = ("train", "validation")
 NUM_SHOWN = len(MOTIONS)  # held-out clips in the report, one of each class
 NUM_STEPS = 9
@@ -74,10 +64,10 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
         ValueError: `out` holds something else than an earlier demo.
         ShardError: a data set is damaged, incomplete or read differently by stock webdataset.
     """
-    _prepare(out)
+    prepare(out)
     torch.set_num_threads(TORCH_THREADS)
     recipe = dataclasses.replace(recipe, teacher=TeacherConfig(id=str(out / "teacher"), projection_dim=None))
-    clock = _Clock()
+    clock = Clock(NUM_STEPS)
     with clock.step("videos"):
         _make_videos(plan.videos, out)
     with clock.step("teacher"), track("training the teacher", total=plan.teacher.steps, unit="steps") as progress:
@@ -92,7 +82,7 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
     trained = {}
     for name, one in students.items():
         with clock.step(f"train {system_of(one).title}" if name else "train"):
-            job = Job(recipe=one, data={"": out / "train"}, run_dir=_run_dir(out, name), report=_say)
+            job = Job(recipe=one, data={"": out / "train"}, run_dir=_run_dir(out, name), report=say)
             trained[name] = train(job)
     with clock.step("evaluate"):
         evaluations = _evaluate(recipe, plan, out)
@@ -109,7 +99,7 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
         "held_out": held_out,
         "rates": _rates(builds, readback, {system_of(students[name]).title: trained[name] for name in students}),
         "seconds": clock.seconds | {"total": sum(clock.seconds.values())},
-        "machine": _machine(),
+        "machine": made_on(),
     }
     publish_json(out / "report.json", report)
     write_html(report, _shown(students, guesses, out), out / "report.html")
@@ -144,46 +134,9 @@ def _shown(students: Mapping[str, Recipe], guesses: Sequence[Guess], out: Path) 
     return Shown(visible=1 - students[""].objective.mask_ratio, courses=courses, guesses=guesses)
 
 
-def _machine() -> dict[str, Any]:
-    return {
-        "what": machine(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "threads": TORCH_THREADS,
-        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "versions": package_versions(),
-        "revision": git_revision(),
-    }
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        _say(f"[{len(self.seconds) + 1}/{NUM_STEPS}] {name}")
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - start, 2)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _prepare(out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
-        if not (out / MARKER).exists():
-            raise ValueError(f"{out} is not empty and not an earlier demo; choose another --out")
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MARKER).touch()
-
-
 def _make_videos(videos: VideoSet, out: Path) -> None:
-    workers = min(len(os.sched_getaffinity(0)), 16)
-    with track("making videos", total=videos.num_train + videos.num_validation, unit="videos") as progress:
-        make_videos(videos, out, workers=workers, progress=progress)
+    with track("making videos", total=videos.total, unit="videos") as progress:
+        make_videos(videos, out, workers=num_workers(), progress=progress)
 
 
 def _build(recipe: Recipe, out: Path, split: str) -> BuildSummary:

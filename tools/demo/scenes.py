@@ -159,7 +159,7 @@ def _stamp(scene: Scene, radius: float) -> NDArray[np.uint8]:
     offsets = np.arange(-half, half + 1, dtype=np.float32)
     x, y = offsets[None], offsets[:, None]
     cosine, sine = np.float32(np.cos(scene.tilt)), np.float32(np.sin(scene.tilt))
-    distance = _signed_distance(scene.shape, cosine * x + sine * y, cosine * y - sine * x, np.float32(radius))
+    distance = signed_distance(scene.shape, cosine * x + sine * y, cosine * y - sine * x, np.float32(radius))
     return np.rint(255 * np.clip(0.5 - distance, 0, 1)).astype(np.uint8)
 
 
@@ -173,7 +173,7 @@ def _print(cover: NDArray[np.uint8], stamp: NDArray[np.uint8], x: int, y: int) -
         np.maximum(part, stamp[top - y + half : bottom - y + half, left - x + half : right - x + half], out=part)
 
 
-def _signed_distance(shape: str, u: NDArray[np.float32], v: NDArray[np.float32], r: np.float32) -> NDArray[Any]:
+def signed_distance(shape: str, u: NDArray[np.float32], v: NDArray[np.float32], r: np.float32) -> NDArray[Any]:
     """Distance from the shape's edge in pixels, negative inside, for points (u, v) in the shape's own axes."""
     distance: NDArray[Any]
     if shape == "disc":

@@ -42,10 +42,11 @@ def make_text_encoder(captions: Iterable[str], folder: Path, seed: int = 0) -> N
         eos_token_id=vocabulary["</s>"],
     )
     CLIPTextModelWithProjection(config).eval().save_pretrained(folder)
-    _save_tokenizer(vocabulary, folder)
+    save_word_tokenizer(vocabulary, folder)
 
 
-def _save_tokenizer(vocabulary: dict[str, int], folder: Path) -> None:
+def save_word_tokenizer(vocabulary: dict[str, int], folder: Path) -> None:
+    """Save a tokenizer of whole words, with numbers, of which the first are those of `SPECIAL`."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace

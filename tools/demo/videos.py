@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +15,7 @@ from numpy.typing import NDArray
 
 from shards.format.publish import publish_json
 from shards.progress import Progress, untold
+from tools.demo.processes import in_processes
 from tools.demo.scenes import MOTIONS, SHAPES, Scene, draw_scene, render
 
 FRAMES_PER_SECOND = 12
@@ -45,6 +41,11 @@ class VideoSet:
     num_validation: int
     seed: int = 0
 
+    @property
+    def total(self) -> int:
+        """Of both splits."""
+        return self.num_train + self.num_validation
+
 
 def make_videos(videos: VideoSet, out: Path, *, workers: int = 1, progress: Progress = untold) -> None:
     """Write `out/videos/<id>.webm` and `out/labels/{labels,train,validation,test}.json`.
@@ -57,40 +58,22 @@ def make_videos(videos: VideoSet, out: Path, *, workers: int = 1, progress: Prog
     """
     folder = out / "videos"
     folder.mkdir(parents=True, exist_ok=True)
-    total = videos.num_train + videos.num_validation
-    chunks = [range(start, min(start + CHUNK, total)) for start in range(0, total, CHUNK)]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-        with _signals_blocked():  # the workers inherit it: what a terminal sends to all is this process's business
-            futures = [pool.submit(_make_chunk, videos.seed, numbers, folder) for numbers in chunks]
-        try:
-            for future in as_completed(futures):
-                progress(future.result())
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    draw_in_processes(partial(_make_chunk, videos.seed, folder), videos.total, workers=workers, progress=progress)
     write_annotations(videos, out / "labels")
 
 
-def _end_with_parent() -> None:
-    """Have this worker end when the process that started it was killed: it would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+def draw_in_processes(draw: Callable[[range], int], total: int, *, workers: int, progress: Progress = untold) -> None:
+    """Have videos 0 to `total` - 1 made by several processes.
 
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    Args:
+        draw: makes the videos of these numbers and gives back how many they are; it is pickled.
+        total: how many videos there are.
+        workers: processes that draw and encode.
+        progress: called with the number of videos after every few.
+    """
+    chunks = [range(start, min(start + CHUNK, total)) for start in range(0, total, CHUNK)]
+    for count in in_processes(draw, chunks, workers=workers):
+        progress(count)
 
 
 def scene_of(seed: int, number: int) -> tuple[Scene, int]:
@@ -100,7 +83,7 @@ def scene_of(seed: int, number: int) -> tuple[Scene, int]:
     return scene, int(rng.integers(*NUM_FRAMES, endpoint=True))
 
 
-def _make_chunk(seed: int, numbers: range, folder: Path) -> int:
+def _make_chunk(seed: int, folder: Path, numbers: range) -> int:
     for number in numbers:
         scene, num_frames = scene_of(seed, number)
         times = np.linspace(0, 1, num_frames).tolist()
@@ -108,10 +91,10 @@ def _make_chunk(seed: int, numbers: range, folder: Path) -> int:
     return len(numbers)
 
 
-def encode_webm(frames: NDArray[np.uint8], path: Path) -> None:
-    """Write RGB frames, uint8 [T, H, W, 3] with even H and W, as a VP9 video."""
+def encode_webm(frames: NDArray[np.uint8], path: Path, rate: int = FRAMES_PER_SECOND) -> None:
+    """Write RGB frames, uint8 [T, H, W, 3] with even H and W, `rate` of them a second, as a VP9 video."""
     with av.open(path, "w", format="webm", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libvpx-vp9", rate=Fraction(FRAMES_PER_SECOND), options=_VP9_OPTIONS)
+        stream = container.add_stream("libvpx-vp9", rate=Fraction(rate), options=_VP9_OPTIONS)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1

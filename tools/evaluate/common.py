@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from evaluation.result import Result, Split
     from pipeline.world import World
     from shards.dataset import ShardDataset
+    from tools.pages.html import Html
     from tools.pages.results import Published
     from tools.systems.base import Recipe
 
@@ -253,7 +254,11 @@ def as_record(name: str, title: str, results: Mapping[str, Result]) -> dict[str,
 
 
 def write_results(
-    out: Path, record: Mapping[str, Any], results: Mapping[str, Result], published: Sequence[Published] = ()
+    out: Path,
+    record: Mapping[str, Any],
+    results: Mapping[str, Result],
+    published: Sequence[Published] = (),
+    exhibits: Sequence[Html] = (),
 ) -> list[Path]:
     """Write `NAME.json`, which is what `as_record` gave, and its page `NAME.html`; the result is the files."""
     from shards.format.publish import publish_json
@@ -262,5 +267,5 @@ def write_results(
     out.mkdir(parents=True, exist_ok=True)
     json_path, page_path = (out / f"{record['evaluation']}.{suffix}" for suffix in ("json", "html"))
     publish_json(json_path, record)
-    write_result_page(page_path, str(record["title"]), results, published)
+    write_result_page(page_path, str(record["title"]), results, published, exhibits)
     return [json_path, page_path]

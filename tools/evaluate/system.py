@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode", metavar="A,B", help="of a student that can look at its data in several ways: which (evaluate.modes)"
     )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write NAME.json and NAME.html there")
     parser.add_argument("--json", action="store_true", help="print the report as JSON only")
 
 
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     notes: list[str] = []
     total = sum(len(ShardDataset.open(path)) for path in paths.values()) * (2 if evaluation.with_untrained else 1)
     with track("evaluating", total=total, unit="samples") as advance:
-        report = evaluate(recipe, args.run_dir, args.what, paths, advance=advance, say=notes.append)
+        report = evaluate(recipe, args.run_dir, args.what, paths, out=args.out, advance=advance, say=notes.append)
     if args.json:
         print(json.dumps(report.to_json()))
     else:
@@ -125,6 +126,7 @@ def evaluate(
     name: str,
     paths: Mapping[str, Path],
     *,
+    out: Path | None = None,
     advance: Progress = untold,
     say: Callable[[str], None] = lambda line: None,
 ) -> Report:
@@ -135,8 +137,9 @@ def evaluate(
         run_dir: the run.
         name: of the evaluation.
         paths: data sets by role.
+        out: folder that gets `NAME.json` and `NAME.html`; None writes nothing.
         advance: called with the number of samples after every batch.
-        say: takes a line for the user: whether the views could be compared.
+        say: takes a line for the user: whether the views could be compared, what was written.
 
     Raises:
         ValueError: If there is no whole checkpoint, or a data set is not what the evaluation needs.
@@ -146,6 +149,7 @@ def evaluate(
 
     from pipeline.world import World
     from shards.dataset import ShardDataset
+    from tools.evaluate.common import as_record, write_results
     from tools.measure import find_evaluation, measure
     from tools.systems import system_of
     from training.checkpoint import newest_checkpoint
@@ -165,6 +169,13 @@ def evaluate(
             restore(objective, checkpoint)
         results[which] = measure(recipe, evaluation, objective.eval(), datasets, World(), advance=advance)
     found: dict[str, Result] = {which: results[which] for which in ("trained", "untrained") if which in results}
+    if out is not None:
+        record = {"step": checkpoint.step, **as_record(name, f"{name} of {system_of(recipe).title}", found)}
+        exhibits = []
+        if evaluation.exhibits is not None:
+            exhibits = list(evaluation.exhibits(recipe, evaluation.model(objective), datasets))
+        for path in write_results(out, record, found, exhibits=exhibits):
+            say(f"written to {path}")
     make_report = evaluation.report or (lambda results, step: MetricsReport(results=results, step=step))
     return make_report(found, checkpoint.step)
 

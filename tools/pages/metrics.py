@@ -10,7 +10,7 @@ DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
 _NAME = re.compile(r"(?:(?P<way>t2v|v2t)_)?(?P<what>.+)")
 _COUNTED = re.compile(r"(?P<what>top|r)(?P<number>[0-9]+)")
 _TOP = re.compile(r"(?<![a-z0-9])top([0-9]+)(?![a-z0-9])")
-NO_SHARES = ("rank", "loss", "seconds", "num", "count", "layer", "lr", "decay", "temperature")
+NO_SHARES = ("rank", "loss", "seconds", "num", "count", "layer", "lr", "decay", "temperature", "ce", "errors")
 
 
 def title_of(metric: str) -> str:

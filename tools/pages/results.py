@@ -49,7 +49,11 @@ class Published:
 
 
 def write_result_page(
-    path: Path, title: str, results: Mapping[str, Result], published: Sequence[Published] = ()
+    path: Path,
+    title: str,
+    results: Mapping[str, Result],
+    published: Sequence[Published] = (),
+    exhibits: Sequence[Html] = (),
 ) -> None:
     """Write one HTML file that shows evaluations beside each other.
 
@@ -59,6 +63,7 @@ def write_result_page(
         results: by what was measured, the first one being what the page is about; one that is called "untrained" is
             what it has to beat.
         published: numbers of others to stand beside them, marked as such.
+        exhibits: what is shown of some samples, behind the numbers.
 
     Raises:
         ValueError: There is no result.
@@ -75,6 +80,7 @@ def write_result_page(
         _numbers(results, published, names),
         paragraph("Below a number stands its 95 % interval, where there is one.", class_="small faint"),
         *(part for name, result in results.items() for part in _classes(name, result)),
+        *exhibits,
         heading("How this was measured"),
         *_protocols(results),
         *_published_sources(published),

@@ -6,7 +6,7 @@ Commands ask these objects and never what a system is called. docs/extending.md 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from shards.builder import SampleKind, Source, Teacher
     from shards.dataset import ShardDataset
     from shards.progress import Progress
+    from tools.pages.html import Html
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,8 @@ class Evaluation:
         roles: the data sets that it needs: "train", "val", or both.
         with_untrained: whether the student is measured with fresh weights, too, to compare with.
         report: puts the results ("trained", "untrained") and the step together; None prints the metrics.
+        exhibits: gets the recipe, the model that was measured and the data sets by role, and gives what the page of
+            `--out` shows of some samples beside the numbers; None shows nothing.
     """
 
     measure: Evaluator[Any]
@@ -120,6 +123,7 @@ class Evaluation:
     roles: tuple[str, ...] = ("train", "val")
     with_untrained: bool = False
     report: Callable[[Mapping[str, Result], int], Report] | None = None
+    exhibits: Callable[[Any, nn.Module, Mapping[str, ShardDataset]], Iterable[Html]] | None = None
 
 
 class System(Protocol[R_contra]):

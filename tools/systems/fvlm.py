@@ -20,6 +20,7 @@ from tools.systems.chats import ChatRecipe, ChatSystem
 
 if TYPE_CHECKING:
     from shards.dataset import ShardDataset
+    from tools.pages.html import Html
 
 HIGHEST_RATE = 1e-3  # of the connector: above it, the public runs diverged
 LOWEST_SPREAD, HIGHEST_SPREAD = 0.8, 1.2  # of q_static
@@ -190,6 +191,12 @@ class FoveatedRecipe(ChatRecipe):
             )
 
 
+def _show_looks(recipe: FoveatedRecipe, model: nn.Module, datasets: Mapping[str, ShardDataset]) -> Iterator[Html]:
+    from tools.systems.fvlm_looks import show_looks
+
+    yield from show_looks(recipe, model, datasets)
+
+
 class FoveatedSystem(ChatSystem[FoveatedRecipe]):
     """Videos, images and text in chats."""
 
@@ -202,6 +209,7 @@ class FoveatedSystem(ChatSystem[FoveatedRecipe]):
             config=lambda recipe: VLMConfig(modes=recipe.evaluate.modes, scored=recipe.objective.scored),
             model=lambda objective: objective.get_submodule("model"),
             roles=("val",),
+            exhibits=_show_looks,
         )
     }
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evaluation.masks import MasksConfig
+from evaluation.tracks import measure_all
 from model.sam3 import IoUHead, Sam3Student
 from model.sam3_files import save_student
 from tools.systems.base import Evaluation
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from shards.dataset import ShardDataset
+    from tools.pages.html import Html
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +86,22 @@ class Sam3ImageRecipe(SavRecipe):
             )
 
 
+def show_found(recipe: SavRecipe, objective: nn.Module, datasets: Mapping[str, ShardDataset]) -> Iterator[Html]:
+    """What is found in some held-out videos, as pictures."""
+    from tools.systems.mask_strips import show_masks
+
+    yield from show_masks(recipe, objective, datasets)
+
+
 class Sam3ImageSystem(SavSystem[Sam3ImageRecipe]):
     """Frames, their objects, and the teacher's features of each."""
 
-    name, title = "sam3_image", "Small SAM3"
+    name, title = "sam3_image", "Small SAM3 of single pictures"
     loss = "masks, boxes and presence against ground truth, features against the teacher's"
     recipe = Sam3ImageRecipe
-    evaluators: Mapping[str, Evaluation] = {}
+    evaluators: Mapping[str, Evaluation] = {
+        "masks": Evaluation(measure=measure_all, config=lambda recipe: MasksConfig(memories=("none",)), roles=("val",))
+    }
 
     def settled(self, recipe: Sam3ImageRecipe, run_dir: Path, init: Path | None) -> Sam3ImageRecipe:
         """With the student named, and its pixels' statistics."""

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evaluation.masks import MasksConfig
+from evaluation.tracks import measure_all
 from model.memory import MemoryAttention, MemoryConfig, MemoryResampler
 from model.parts import lies_in
 from model.sam3 import Sam3Student
 from model.sam3_files import MEMORY_PARTS, save_student
 from tools.systems.base import Evaluation
-from tools.systems.sam3_image import spell_pixels
+from tools.systems.sam3_image import show_found, spell_pixels
 from tools.systems.sam3_students import (
     StudentConfig,
     open_student,
@@ -87,7 +89,16 @@ class Sam3VideoSystem(SavSystem[Sam3VideoRecipe]):
     name, title = "sam3_video", "Small SAM3 with a memory"
     loss = "masks, boxes and presence against ground truth"
     recipe = Sam3VideoRecipe
-    evaluators: Mapping[str, Evaluation] = {}
+    evaluators: Mapping[str, Evaluation] = {
+        "masks": Evaluation(
+            measure=measure_all,
+            config=lambda recipe: MasksConfig(
+                num_context=recipe.memory.num_context if recipe.objective.memory == "context" else 0
+            ),
+            roles=("val",),
+            exhibits=show_found,
+        )
+    }
 
     def settled(self, recipe: Sam3VideoRecipe, run_dir: Path, init: Path | None) -> Sam3VideoRecipe:
         """With the student named, the newest beside the run if nothing else, and its pixels' statistics."""
