@@ -31,13 +31,17 @@ class Workshop:
     def make(cls, folder: Path, lengths: Sequence[int] = LENGTHS) -> Workshop:
         """Make all of it."""
         write_train(folder / "raw", lengths)
-        write_teacher(folder / "teacher")
-        write_student(folder / "student")
         workshop = cls(folder)
+        workshop.write_models()
         recipe = workshop.recipe("sam3_image_features")
         videos = ["--videos", str(folder / "raw" / "sav_train"), "--out", str(folder / "set")]
         assert main(["build", "--recipe", str(recipe), *videos]) == 0
         return workshop
+
+    def write_models(self) -> None:
+        """A teacher and a student."""
+        write_teacher(self.folder / "teacher")
+        write_student(self.folder / "student")
 
     def recipe(self, name: str, **sections: dict[str, Any]) -> Path:
         """A recipe as it is shipped, at the size of the tiny models."""

@@ -17,6 +17,7 @@ from shards.builder.add_group import add_teacher_group
 from shards.builder.engines.ray import RayCluster
 from shards.dataset import ShardDataset
 from tests.builds import CONFIG, ROOT, VIEW, build, contents, descendants, make_teacher, write_videos
+from tests.sav_sets import build_sav, load_teacher, write_teacher, write_train
 from tests.teachers import MeanTeacher
 
 ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
@@ -78,6 +79,18 @@ def test_a_build_on_two_nodes_of_which_one_is_killed_gives_the_same_bytes(
     assert killed
     assert engine.num_rounds == 1
     build(source, tmp_path / "here")
+    assert contents(tmp_path / "ray") == contents(tmp_path / "here")
+
+
+def test_videos_with_masks_come_out_of_a_cluster_the_same(cluster: Any, tmp_path: Path) -> None:
+    cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, log_to_driver=False)
+    write_train(tmp_path, [41, 49, 57])
+    teacher = write_teacher(tmp_path / "teacher")
+    with warnings.catch_warnings(), RayCluster(partial(load_teacher, teacher), "cpu") as engine:
+        build_sav(tmp_path, tmp_path / "ray", None, engine=engine)
+    build_sav(tmp_path, tmp_path / "here", teacher)
     assert contents(tmp_path / "ray") == contents(tmp_path / "here")
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # SA-V does not say what its objects are, so that a prompt names them all.
 PROMPTS = ("objects in the video", "all objects", "segment everything", "things and stuff")
+LONGEST_SECONDS = 300.0  # of a decoder for one video: some are of 4K, with hundreds of objects
 USUAL_FRAMES, USUAL_CHANNELS, CELL = 80, 256, 28  # annotated frames of a video; values and pixels of a cell
 
 
@@ -77,7 +78,9 @@ class SavRecipe(Recipe):
         objects: what it learns from, and what it is asked.
     """
 
-    build: BuildConfig = field(default_factory=lambda: BuildConfig(teacher_batch=4, samples_per_shard=16))
+    build: BuildConfig = field(
+        default_factory=lambda: BuildConfig(teacher_batch=4, samples_per_shard=16, time_limit_seconds=LONGEST_SECONDS)
+    )
     view: ViewSpec = field(default_factory=lambda: SAV_VIEW)
     teacher: Sam3TeacherConfig = field(default_factory=Sam3TeacherConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
