@@ -6,8 +6,9 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test lint format clean
 
-demo: $(STAMP)  ## videos -> shards -> a trained student -> a probe accuracy, with report.html
+demo: $(STAMP)  ## each system end to end, with report.html: a student and its probe, a foveated VLM and its answers
 	$(BIN)/reelshard demo --out demo_output
+	$(BIN)/reelshard demo --system fvlm --out demo_output_fvlm
 
 test: $(STAMP)  ## every test, the slow ones included
 	$(BIN)/python -m pytest
@@ -31,4 +32,4 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py pipeline/read/gather.c p
 	touch $@
 
 clean:
-	rm -rf $(VENV) pipeline/read/_gather.so* pipeline/order/_choose.so* demo_output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) pipeline/read/_gather.so* pipeline/order/_choose.so* demo_output demo_output_* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -40,7 +40,7 @@ one: trained from fresh weights, first on captions of videos, then on questions 
 it has not seen. All models here are tiny; what is shown is that the answers come from the frames."""
 _COSTS = """In nats a word, the same words in every column. Fine is how it is trained, autoregressive how it is used;
 the gap is by how much the latter costs more, of the former."""
-_GAP = """Over held-out videos of 8 frames or more; the aim is below {aim}. Answers that are known almost for certain
+_GAP = """Over held-out videos of 8 frames or more; the aim is {aim}. Answers that are known almost for certain
 cost next to nothing, and a small difference is then a large share. Over all videos, autoregressive costs {nats} nats a
 word more than fine, in the mean of the seeds."""
 _DETAIL = """What colour the mark is: the mark takes a twentieth of the frame. Intervals of a seed are over its samples,
@@ -102,11 +102,9 @@ def _tiles(report: Report) -> Iterator[tuple[str, str, list[str]]]:
             errors = min(one["metrics"][f"gain_{name}_errors"] for one in seeds)
             notes = ["least of the seeds", f"at least {errors:.1f} standard errors"]
             yield f"Answers cost less than with {words}", spell_percent(min(gains)), notes
-    yield (
-        "Gap to frame by frame",
-        _gap(seeds[0]["metrics"]),
-        [f"seed {seeds[0]['seed']}", f"aim: {spell_percent(GAP_AIM)}"],
-    )
+    gaps = _gaps(report)
+    if gaps:
+        yield "Gap to frame by frame", spell_percent(max(gaps)), ["largest of the seeds", f"aim: {_spell_aim(gaps)}"]
     saved = report["detail"]["saved"]
     if saved is not None:
         yield "Small detail: fine below coarse", f"{saved:.2f}", ["nats a word, mean of the seeds"]
@@ -143,7 +141,7 @@ def _costs(report: Report) -> Iterator[Html]:
         if {"ce_autoregressive", "ce_coarse_fine"} <= set(one["metrics"])
     ]
     nats = f"{statistics.mean(apart):.4f}" if apart else "unknown"
-    yield paragraph(_GAP.format(aim=spell_percent(GAP_AIM), nats=nats), class_="small")
+    yield paragraph(_GAP.format(aim=_spell_aim(_gaps(report)), nats=nats), class_="small")
 
 
 def _by_question(report: Report) -> Iterator[list[str]]:
@@ -204,6 +202,16 @@ def _spell_detail(detail: Mapping[str, Any]) -> str:
 def _ends(found: Mapping[str, Any]) -> str:
     interval = found["interval"]
     return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+
+
+def _gaps(report: Report) -> list[float]:
+    return [one["metrics"]["gap"] for one in report["seeds"] if "gap" in one["metrics"]]
+
+
+def _spell_aim(gaps: Sequence[float]) -> str:
+    """What the gap should be, and how many seeds miss that."""
+    missed = sum(gap >= GAP_AIM for gap in gaps)
+    return f"below {spell_percent(GAP_AIM)}, " + (f"missed by {missed} of {len(gaps)} seeds" if missed else "met")
 
 
 def _gap(metrics: Mapping[str, float]) -> str:
