@@ -102,7 +102,7 @@ def track(watcher: Watcher, video: TrackedVideo, device: torch.device) -> dict[i
     links, first = Links(), {number: _first_frame(masks) for number, masks in video.masks.items()}
     watcher.reset()
     for place, frame in enumerate(video.frames):
-        shown = query_masks(watcher.look(torch.from_numpy(frame).to(device)), frame.shape[:2])
+        shown = query_masks(watcher.look(torch.tensor(frame, device=device)), frame.shape[:2])
         links.link(shown, {number: masks[place] for number, masks in video.masks.items() if first[number] == place})
         for number, query in links.query_of.items():
             found[number][place] = shown[query]

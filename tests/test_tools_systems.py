@@ -1,4 +1,4 @@
-"""A system is one file, which but its demo nobody knows by name; a file of the user's own is as good as ours."""
+"""A system is one file: nobody else knows what it is called, and a file of the user's own is as good as ours."""
 
 import re
 import shutil
@@ -9,7 +9,6 @@ import yaml
 
 from tests.two_kinds import write_set
 from tools.cli import main
-from tools.demo.command import SYSTEMS as DEMOS
 from tools.recipe import load_recipe, save_resolved
 from tools.systems import SYSTEMS, find_system
 
@@ -19,10 +18,7 @@ PLACES = [path for folder in ("training", "pipeline", "shards", "tools") for pat
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_no_name_of_a_system_stands_outside_its_file(name: str) -> None:
-    own = {ROOT / f"tools/systems/{name}.py", *(ROOT / "tools/systems").glob(f"{name}_*.py")}
-    own |= {ROOT / "tools/systems/__init__.py", ROOT / "tools/demo/command.py"}  # the lists of them, and of their demos
-    if name in DEMOS:
-        own |= set((ROOT / "tools/demo").glob(f"{DEMOS[name].rpartition('.')[2]}*.py"))
+    own = {ROOT / f"tools/systems/{name}.py", ROOT / "tools/systems/__init__.py"}  # the latter is the list of them
     words = {re.escape(word) for word in (name, name.replace("_", ""), find_system(name).title)}
     pattern = re.compile("|".join(rf"(?<![a-z]){word}" for word in words), re.IGNORECASE)
     found = [

@@ -31,7 +31,7 @@ RECIPE_NAME = "recipe.yaml"
 _DESCRIPTION = """Decode videos, run the frozen teacher over the clips, and pack both into shards.
 
 The recipe says what a sample is: a clip with the teacher's targets, (recipe `frames`) JPEG frames with their times, or
-(recipe `sam3_video`) annotated frames with masks and a SAM3's features.
+annotated frames with masks and a SAM3's features.
 
 Videos are Something-Something v2 (--annotations is the folder of its JSON files; they are found by themselves in the
 folder of videos and in `labels` there), UCF101, MSR-VTT, MSVD or SA-V as they are downloaded (--videos is the folder of

@@ -137,7 +137,7 @@ def make_watcher(recipe: Any, objective: Any, prompt: str) -> Watcher:
     from model.watch import Watcher
     from tools.systems.sam3_students import source_of
 
-    tokens, words = read_prompts(source_of(recipe.model.student), [prompt])
+    tokens, words = read_prompts(source_of(recipe.model), [prompt])
     student = objective.student
     device = student.pixel_mean.device
     with torch.inference_mode():

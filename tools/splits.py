@@ -40,4 +40,6 @@ def split_of(dataset: ShardDataset, loader: DeviceLoader, advance: Progress) -> 
         view_hash=view_hash(dataset.manifest),
         about=dataset.metadata if "json" in dataset.schema else lambda number: {},
         num_samples=len(dataset),
+        stored=dataset.read,
+        source=dataset.manifest.provenance.get("source") or {},
     )

@@ -18,7 +18,7 @@ class Sam3Plan:
         feature_steps: of the first image stage.
         image_steps: of the second.
         memory_steps: of each run of the memory stage.
-        by_heart_steps: of the run on a few videos.
+        by_heart_steps: of the second image stage on a few videos alone.
         num_seeds: runs of the memory stage with the two embeddings, and as many without them.
     """
 
@@ -28,8 +28,8 @@ class Sam3Plan:
     feature_steps: int = 40
     image_steps: int = 200
     memory_steps: int = 700
-    by_heart_steps: int = 200
-    num_seeds: int = 3
+    by_heart_steps: int = 100
+    num_seeds: int = 1
 
     def __post_init__(self) -> None:
         if self.num_held_out < LEAST_CLIPS:

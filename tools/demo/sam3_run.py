@@ -163,7 +163,7 @@ def run_sam3_demo(plan: Sam3Plan, out: Path) -> dict[str, Any]:
     demo.train("features", demo.recipe("sam3_image_features", student), plan.feature_steps, data=ALONE)
     outputs = demo.recipe("sam3_image_outputs", student)
     image = demo.train(IMAGE, outputs, plan.image_steps, data=ALONE, init="features")
-    by_heart = demo.train(BY_HEART, demo.memory_recipe(*EMBEDDINGS), plan.by_heart_steps, data=FEW)
+    by_heart = demo.train(BY_HEART, outputs, plan.by_heart_steps, data=FEW, init="features")
     demo.train(CONSTANT, demo.memory_recipe(*EMBEDDINGS, "--objective.memory=constant"), plan.memory_steps)
     for run, (seed, more) in runs.items():
         demo.train(run, demo.memory_recipe(*more, seed=seed), plan.memory_steps)

@@ -96,7 +96,7 @@ def show_found(recipe: SavRecipe, objective: nn.Module, datasets: Mapping[str, S
 class Sam3ImageSystem(SavSystem[Sam3ImageRecipe]):
     """Frames, their objects, and the teacher's features of each."""
 
-    name, title = "sam3_image", "Small SAM3"
+    name, title = "sam3_image", "Small SAM3 of single pictures"
     loss = "masks, boxes and presence against ground truth, features against the teacher's"
     recipe = Sam3ImageRecipe
     evaluators: Mapping[str, Evaluation] = {
