@@ -87,7 +87,9 @@ def _loader(args: argparse.Namespace, dataset: ShardDataset) -> ShardLoader:
         reader="mmap",
         verify="never",
     )
-    masks = () if args.mask is None else (TubeMask(num_positions=dataset.schema["clip"].fixed_shape[0], ratio=args.mask),)
+    masks = (
+        () if args.mask is None else (TubeMask(num_positions=dataset.schema["clip"].fixed_shape[0], ratio=args.mask),)
+    )
     gather = {} if args.mask is None else {"clip": "visible", "target": "masked"}
     return ShardLoader(dataset, config, reads=Reads(fields=FIELDS, draws=masks, gather=gather))
 
