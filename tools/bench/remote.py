@@ -87,9 +87,11 @@ def _loader(args: argparse.Namespace, dataset: ShardDataset) -> ShardLoader:
         reader="mmap",
         verify="never",
     )
-    masks = () if args.mask is None else (TubeMask(num_positions=dataset.schema["clip"].fixed_shape[0], ratio=args.mask),)
-    gather = {} if args.mask is None else {"clip": "visible", "target": "masked"}
-    return ShardLoader(dataset, config, reads=Reads(fields=FIELDS, draws=masks, gather=gather))
+    reads = Reads(fields=FIELDS)
+    if args.mask is not None:
+        mask = TubeMask(num_positions=dataset.schema["clip"].fixed_shape[0], ratio=args.mask)
+        reads = Reads(fields=FIELDS, draws=(mask,), gather={"clip": "visible", "target": "masked"})
+    return ShardLoader(dataset, config, reads=reads)
 
 
 def _requests(dataset: ShardDataset) -> Iterator[Request]:
@@ -126,10 +128,11 @@ def _seconds(work: Any) -> float:
 
 
 def _lines(found: dict[str, Any], where: str, num_samples: int) -> list[str]:
+    rates = {name: f"{spell_bytes(found[name])}/s" for name in ("bare", "cold")}
     return [
         f"{num_samples:,} samples from {where}, {REQUESTS} requests at a time",
-        f"  bare obstore, thrown away       {spell_bytes(found['bare'])}/s",
-        f"  an epoch with an empty cache    {spell_bytes(found['cold'])}/s, {found['cold_of_bare']:.2f} of bare obstore",
+        f"  bare obstore, thrown away       {rates['bare']}",
+        f"  an epoch with an empty cache    {rates['cold']}, {found['cold_of_bare']:.2f} of bare obstore",
         f"  requests a sample               {found['requests_per_sample']:.3f}",
         f"  bytes fetched per byte read     {found['amplification']:.3f}",
         f"  an epoch from the cache         {found['warm']:,.0f} samples/s, {found['warm_of_local']:.3f} of local",
