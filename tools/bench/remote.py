@@ -140,12 +140,13 @@ def _seconds(work: Any) -> float:
 
 
 def _lines(found: dict[str, Any], where: str, num_samples: int) -> list[str]:
+    shares = f"{found['cold_of_bare']:.2f} and {found['cold_of_kept']:.2f} of these"
     rates = {name: f"{spell_bytes(found[name])}/s" for name in ("bare", "kept", "cold")}
     return [
         f"{num_samples:,} samples from {where}, {REQUESTS} requests at a time",
         f"  bare obstore, thrown away       {rates['bare']}",
         f"  bare obstore, kept in a file    {rates['kept']}",
-        f"  an epoch with an empty cache    {rates['cold']}, {found['cold_of_bare']:.2f} and {found['cold_of_kept']:.2f} of these",
+        f"  an epoch with an empty cache    {rates['cold']}, {shares}",
         f"  requests a sample               {found['requests_per_sample']:.3f}",
         f"  bytes fetched per byte read     {found['amplification']:.3f}",
         f"  an epoch from the cache         {found['warm']:,.0f} samples/s, {found['warm_of_local']:.3f} of local",
