@@ -23,7 +23,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 # torch first and by its exact version: `pip install torch==2.13.0` takes a CPU build where one is offered.
-$(STAMP): pyproject.toml constraints.txt hatch_build.py pipeline/read/gather.c pipeline/read/copy.h pipeline/read/guard.c pipeline/read/guard.h
+$(STAMP): pyproject.toml constraints.txt hatch_build.py pipeline/read/gather.c pipeline/read/copy.h pipeline/read/guard.c pipeline/read/guard.h pipeline/order/choose.c
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "reelshard needs Python 3.11 or newer, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch==2.13.0
@@ -31,4 +31,4 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py pipeline/read/gather.c p
 	touch $@
 
 clean:
-	rm -rf $(VENV) pipeline/read/_gather.so* demo_output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) pipeline/read/_gather.so* pipeline/order/_choose.so* demo_output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -17,7 +17,7 @@ from pipeline.batch.slab import SlabRing
 from pipeline.read.fetch import Fetcher, Tally
 from pipeline.stats import StageClock
 
-ROWS_PER_TASK = 16
+ROWS_PER_TASK = 32
 DECODED_ROWS_PER_TASK = 1  # decoding takes milliseconds, beside which a task is nothing
 THREAD_NAME = "reelshard-reader"
 PATIENCE_SECONDS = 0.1  # after which a thread that waits for readers looks whether a handler has ended the iteration

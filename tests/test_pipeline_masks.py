@@ -1,12 +1,18 @@
 """Masks: dense, of the promised size and shape, and a function of (seed, epoch, sample) alone."""
 
+import os
+import shlex
+import shutil
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.order import choose as choosing
 from pipeline.order.draws import Mask, MultiBlockMask, RandomMask, TubeMask
 
+COMPILER = shutil.which(shlex.split(os.environ.get("CC", "cc"))[0])
 SAMPLES = np.array([5, 0, 168_912, 77, 5], np.int64)
 REFERENCE: dict[str, Mask] = {
     "tube": TubeMask(num_positions=196),
@@ -44,6 +50,35 @@ def test_a_mask_depends_on_seed_epoch_and_sample_and_not_on_its_neighbours(
     assert (alone == among).all()
     for changed in (mask.draw(seed + 1, epoch, np.array([42])), mask.draw(seed, epoch + 1, np.array([42]))):
         assert (changed["masked"][0] != alone).any()
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler here")
+def test_installing_compiled_the_choice() -> None:
+    assert choosing._library is not None
+
+
+@pytest.mark.skipif(choosing._library is None, reason="pipeline/order/choose.c was not compiled for this machine")
+@given(
+    count=st.one_of(st.integers(1, 40), st.sampled_from([196, 256, 1568])),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 2**40),
+    epoch=st.integers(0, 1000),
+    samples=st.lists(st.integers(0, 2**62), min_size=1, max_size=5),
+)
+def test_compiled_and_numpy_choose_the_same_positions(
+    count: int, share: float, seed: int, epoch: int, samples: list[int]
+) -> None:
+    arguments = (count, max(1, round(share * count)), seed, epoch, np.array(samples, np.int64))
+    for ours, numpys in zip(choosing.choose(*arguments), choosing.choose_by_numpy(*arguments), strict=True):
+        np.testing.assert_array_equal(ours, numpys, strict=True)
+
+
+@pytest.mark.parametrize("kind", ["tube", "random"])
+def test_masks_are_the_same_without_a_compiled_library(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = REFERENCE[kind].draw(3, 1, SAMPLES)
+    monkeypatch.setattr(choosing, "_library", None)
+    for name, positions in REFERENCE[kind].draw(3, 1, SAMPLES).items():
+        np.testing.assert_array_equal(positions, compiled[name], strict=True)
 
 
 @pytest.mark.parametrize("kind", REFERENCE)

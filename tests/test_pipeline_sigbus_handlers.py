@@ -231,9 +231,14 @@ def test_the_kernel_does_nothing_that_c_leaves_undefined(tmp_path: Path) -> None
     flags += ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
     sources = [str(ROOT / "pipeline/read" / name) for name in ("gather.c", "guard.c")]
     subprocess.run([*CC, *flags, "-o", str(target), *sources], check=True)
+    choice = tmp_path / "_choose.so"
+    subprocess.run([*CC, *flags, "-o", str(choice), str(ROOT / "pipeline/order/choose.c")], check=True)
     plugin = tmp_path / "sanitized.py"
-    plugin.write_text(f"from pipeline.read import gather\ngather._library = gather._load({str(target)!r})\n")
-    tests = ["tests/test_pipeline_gather.py", "tests/test_pipeline_sigbus.py"]
+    plugin.write_text(
+        "from pipeline.order import choose\nfrom pipeline.read import gather\n"
+        f"choose._library, gather._library = choose._load({str(choice)!r}), gather._load({str(target)!r})\n"
+    )
+    tests = [f"tests/test_pipeline_{name}.py" for name in ("gather", "sigbus", "masks")]
     chosen = "equals_numpy or position or pages_are_gone or all_there or many_threads or blocked"
     command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "sanitized", "-k", chosen, *tests]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}

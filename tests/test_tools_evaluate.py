@@ -227,6 +227,8 @@ def test_what_does_not_fit_is_one_clear_line(place: Path, tmp_path: Path, capsys
         "other classes": "the label names of train and val differ",
     }.items():
         assert expected in refused(capsys, *probe, *train, "--val", tmp_path / name), name
+    nothing = ("--train", tmp_path / "no set", "--val", place / "val")
+    assert "no set" in refused(capsys, "knn", "--checkpoint", tmp_path / "none", *nothing)  # before the encoder
     assert "there is no run folder or file" in refused(capsys, "knn", "--checkpoint", tmp_path / "none", *sets(place))
     few = ("--k", 31, "--train", place / "train", "--val", place / "val")
     assert "31 neighbours cannot vote" in refused(capsys, "knn", "--checkpoint", place / "run", *few)

@@ -110,8 +110,9 @@ def test_another_fold_has_other_test_videos(root: Path, videomae: Path, tmp_path
 def test_a_folder_that_is_no_download_is_answered_with_where_to_get_it(
     videomae: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(arguments(tmp_path, videomae, tmp_path / "sets", tmp_path / "out")) == 1
-    assert "https://www.crcv.ucf.edu/data/UCF101.php" in capsys.readouterr().err
+    for encoder in (videomae, tmp_path / "absent"):  # which is looked at after the download
+        assert main(arguments(tmp_path, encoder, tmp_path / "sets", tmp_path / "out")) == 1
+        assert "https://www.crcv.ucf.edu/data/UCF101.php" in capsys.readouterr().err
     assert not (tmp_path / "sets").exists()
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from evaluation.result import Result, Split
-from pipeline.device import DeviceLoader
+from evaluation.result import Result
 from pipeline.world import World
 from shards.dataset import ShardDataset
-from shards.format.views import view_hash
 from shards.progress import Progress, untold
 from tools.loaders import make_loader
+from tools.splits import split_of
 from tools.systems import system_of
 from tools.systems.base import Evaluation, Recipe
 
@@ -61,7 +60,7 @@ def measure(
         for role, dataset in datasets.items():
             loader = make_loader(recipe, dataset, feed(recipe, dataset), accelerator, world)
             stack.enter_context(contextlib.closing(loader))
-            splits[role] = _split(dataset, loader, advance)
+            splits[role] = split_of(dataset, loader, advance)
         dtype = recipe.train.autocast_dtype(accelerator)
         stack.enter_context(torch.autocast(accelerator.device.type, dtype or torch.bfloat16, enabled=dtype is not None))
         return evaluation.measure(evaluation.model(objective), splits, evaluation.config(recipe), world)
@@ -89,22 +88,3 @@ def _metrics_of(
     recipe: Recipe, evaluation: Evaluation, datasets: Mapping[str, ShardDataset], world: World
 ) -> Callable[[nn.Module], Mapping[str, float]]:
     return lambda objective: measure(recipe, evaluation, objective, datasets, world).metrics
-
-
-def _split(dataset: ShardDataset, loader: DeviceLoader, advance: Progress) -> Split:
-    return Split(
-        batches=_counted(loader, advance),
-        digest=dataset.digest,
-        label_names=dataset.manifest.label_names,
-        key_of=dataset.key,
-        view_hash=view_hash(dataset.manifest),
-        about=dataset.metadata if "json" in dataset.schema else lambda number: {},
-        num_samples=len(dataset),
-    )
-
-
-def _counted(loader: DeviceLoader, advance: Progress) -> Iterator[Mapping[str, Tensor]]:
-    for batch in loader:
-        num_valid = int(batch["valid"].sum())
-        yield batch
-        advance(num_valid)

@@ -68,15 +68,15 @@ class FixedRows:
         """
         self.field, self._rows, self._positions = field, rows, positions
         self._start, self._stop = start, stop
-        self._addresses = np.zeros(stop - start, np.uint64)
+        self._addresses = [0] * (stop - start)
         self._held: list[StoredField] = []  # so that no address outlives its mapping
         self._drawn_bytes: int = rows.shape[1] * rows.shape[2]
         self._whole_bytes = field.num_bytes
 
     def fill(self, row: int, source: StoredField, source_row: int, check: bool) -> int:
         """Take note of a mapped payload, or read it."""
-        if not check and (address := source.address(source_row)) is not None:
-            self._addresses[row - self._start] = address
+        if not check and source.addresses is not None:
+            self._addresses[row - self._start] = source.addresses[source_row]
             self._held.append(source)
             return self._drawn_bytes
         if self._positions is None:
@@ -101,7 +101,8 @@ class FixedRows:
         if not self._held:
             return ()
         chosen = None if self._positions is None else self._positions[self._start : self._stop]
-        lost = gather(self._rows[self._start : self._stop], self._addresses, chosen, self._num_pieces)
+        addresses = np.array(self._addresses, np.uint64)
+        lost = gather(self._rows[self._start : self._stop], addresses, chosen, self._num_pieces)
         return [self._start + row for row in lost.nonzero()[0].tolist()] if lost.any() else ()
 
 

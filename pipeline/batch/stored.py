@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,18 +20,28 @@ class StoredField:
 
     `check` compares the payload with its checksum. All methods raise DamagedShardError where the file or the payload
     is not what it was when it was written.
+
+    Attributes:
+        shard: the tar.
+        extents: where payloads lie in it.
+        addresses: where each is mapped as long as this object lives; None if they must be read.
     """
 
     shard: OpenShard
     extents: Extents
+    addresses: array[int] | None = None
+
+    @classmethod
+    def mapped(cls, shard: OpenShard, extents: Extents) -> StoredField:
+        """With addresses, if all of the field is mapped."""
+        ends = extents.offsets + extents.sizes
+        if shard.mapped_at is None or (len(ends) and int(ends.max()) > shard.identity.size):
+            return cls(shard, extents)
+        return cls(shard, extents, array("Q", (extents.offsets + np.uint64(shard.mapped_at)).tobytes()))
 
     def size(self, row: int) -> int:
         """Bytes of a payload."""
         return int(self.extents.sizes[row])
-
-    def address(self, row: int) -> int | None:
-        """Where a payload is mapped as long as this object lives, or None if it must be read."""
-        return self.shard.address(int(self.extents.offsets[row]), self.size(row))
 
     def view(self, row: int, check: bool) -> NDArray[np.uint8]:
         """A payload, u8 `[size]`, good until this thread asks for another."""

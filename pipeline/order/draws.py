@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.order.bits import derive_key, mix
+from pipeline.order.choose import choose, split
 
 Positions = NDArray[np.int64]
 
@@ -90,7 +91,8 @@ class _UniformMask:
             `visible` i64 `[B, num_visible]` and `masked` i64 `[B, num_masked]`.
         """
         del lengths
-        return _split(choose(self.num_positions, self.num_visible, seed, epoch, samples))
+        visible, masked = choose(self.num_positions, self.num_visible, seed, epoch, samples)
+        return {"visible": visible, "masked": masked}
 
 
 class TubeMask(_UniformMask):
@@ -178,7 +180,8 @@ class MultiBlockMask:
         hidden = np.argsort(rank, axis=1, kind="stable")[:, : self.num_masked]
         visible = np.ones((len(samples), self.num_positions), np.bool_)
         np.put_along_axis(visible, hidden, False, axis=1)
-        return _split(visible)
+        shown, masked = split(visible)
+        return {"visible": shown, "masked": masked}
 
     def _first_block(self, streams: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Number of the first block that covers a position, `num_blocks` where none does: i64 `[B, S]`."""
@@ -205,27 +208,3 @@ def _check_share(ratio: float, num_masked: int, num_positions: int) -> None:
             f"a mask ratio of {ratio} hides {num_masked} of {num_positions} positions; "
             "at least one must be hidden and one visible"
         )
-
-
-def _split(visible: NDArray[np.bool_]) -> dict[str, Positions]:
-    """Bool `[B, count]`, as many true in every row, as the ascending positions of both values."""
-    rows = np.arange(len(visible))[:, None] * visible.shape[1]
-    return {
-        "visible": np.flatnonzero(visible).reshape(len(visible), -1) - rows,
-        "masked": np.flatnonzero(~visible).reshape(len(visible), -1) - rows,
-    }
-
-
-def choose(count: int, chosen: int, seed: int, epoch: int, samples: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """For each sample a uniformly random set of `chosen` of `count` positions, as bool `[B, count]`.
-
-    The positions with the smallest random keys are chosen; the low bits of a key are the position, so no two are equal.
-    """
-    bits = np.uint64((count - 1).bit_length())
-    positions = np.arange(count, dtype=np.uint64)
-    streams = mix(samples.astype(np.uint64) ^ derive_key(seed, epoch, count))
-    keys = mix(streams[:, None] + positions)
-    keys &= ~((np.uint64(1) << bits) - np.uint64(1))
-    keys |= positions
-    threshold = np.partition(keys, chosen - 1, axis=1)[:, chosen - 1 : chosen]
-    return keys <= threshold

@@ -175,7 +175,7 @@ class Fetcher:
     def _source(self, shard: int, field: Field) -> StoredField:
         index = self._dataset.index(shard, field.group)
         tar = self._files.get(self._dataset.tar_path(shard, field.group), index)
-        return StoredField(tar, index.extents[field.name])
+        return StoredField.mapped(tar, index.extents[field.name])
 
 
 def _changed(used: Mapping[int, _Opened]) -> Failures:

@@ -67,6 +67,11 @@ class OpenShard(Protocol):
         """Of the file, when it was opened."""
         ...
 
+    @property
+    def mapped_at(self) -> int | None:
+        """Where the file's first byte is mapped as long as this object lives, or None if it must be read."""
+        ...
+
     def view(self, offset: int, size: int) -> Bytes:
         """Bytes of the file, u8 `[size]`, good until this thread calls again.
 
@@ -80,14 +85,6 @@ class OpenShard(Protocol):
 
         Raises:
             DamagedShardError: the file ends before.
-        """
-        ...
-
-    def address(self, offset: int, size: int) -> int | None:
-        """Where these bytes of the file are mapped as long as this object lives, or None if they must be read.
-
-        Raises:
-            DamagedShardError: the file ended before when it was opened.
         """
         ...
 
@@ -149,6 +146,7 @@ class DescriptorShard:
     """A tar read with `preadv`, through the page cache."""
 
     flags = 0
+    mapped_at: int | None = None
 
     def __init__(self, path: Path, scratch: Scratch, *, grows: bool = False) -> None:
         """Open the file; one of the cache `grows`: members are written into it while others are read."""
@@ -169,11 +167,6 @@ class DescriptorShard:
             raise _missing(self.path) from None
         if (now.st_size, now.st_ino, 0 if self._grows else now.st_mtime_ns) != self.identity:
             raise self.identity.changed(Identity.of(now, grows=self._grows), self.path)
-
-    def address(self, offset: int, size: int) -> int | None:
-        """Not in memory."""
-        del offset, size
-        return None
 
     def view(self, offset: int, size: int) -> Bytes:
         """Bytes read into this thread's scratch memory."""
@@ -206,18 +199,16 @@ class MappedShard(DescriptorShard):
         except ValueError:
             raise DamagedShardError("the file is empty, or was cut off just now", shard=path.name) from None
         self._address: int = np.frombuffer(self._map, np.uint8).ctypes.data
-
-    def address(self, offset: int, size: int) -> int:
-        """Inside the mapping; where the file has become shorter since, `gather` says so."""
-        if offset + size > self.identity.size:
-            raise _cut_off(self.path, offset, size)
-        return self._address + offset
+        self.mapped_at = self._address
 
     def read_into(self, offset: int, out: Bytes) -> None:
         """Copy into `out`."""
         if len(out) < LEAST_MAPPED_BYTES:
             super().read_into(offset, out)
-        elif not copy_bytes(out, self.address(offset, len(out))):
+            return
+        if offset + len(out) > self.identity.size:
+            raise _cut_off(self.path, offset, len(out))
+        if not copy_bytes(out, self._address + offset):  # where the file has become shorter since, it says so
             raise DamagedShardError(NOT_THERE, shard=self.path.name, offset=offset)
 
 

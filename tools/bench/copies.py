@@ -6,6 +6,7 @@ import mmap
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,9 @@ class Work:
         """Bytes of all payloads."""
         return len(self.sources) * self.num_pieces * self.piece_bytes
 
-    def share(self, out: NDArray[np.uint8], number: int, threads: int, way: str) -> None:
-        """Copy what thread `number` of `threads` has to, over and over into u8 `out`."""
-        filled = out[: self.rows * self.num_pieces * self.piece_bytes].reshape(self.rows, self.num_pieces, -1)
+    def share(self, outs: Sequence[NDArray[np.uint8]], threads: int, way: str, number: int) -> None:
+        """Copy what thread `number` of `threads` has to, over and over into u8 `outs[number]`."""
+        filled = outs[number][: self.rows * self.num_pieces * self.piece_bytes].reshape(self.rows, self.num_pieces, -1)
         for start in range(number * self.rows, len(self.sources), threads * self.rows):
             taken = self.sources[start : start + self.rows]
             chosen = None if self.positions is None else self.positions[start : start + self.rows]
@@ -109,7 +110,7 @@ def measure_copies(
             in_memory = Work(what="plain memory", sources=addresses[:count], piece_bytes=PLAIN_BYTES, rows=1)
             for work in (*works, in_memory):
                 for way in WAYS:
-                    seconds = in_threads(count, lambda i, w=work, c=count, y=way: w.share(sinks[i], i, c, y))  # type: ignore[misc]
+                    seconds = in_threads(count, partial(work.share, sinks, count, way))
                     if turn:  # the first round touches the memory
                         key = Copied(what=work.what, piece_bytes=work.piece_bytes, way=way, threads=count)
                         results.setdefault(key, Rates()).rounds.append(work.num_bytes / seconds)

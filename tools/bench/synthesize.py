@@ -39,7 +39,7 @@ def synthesize(
     directory: Path,
     num_samples: int,
     *,
-    samples_per_shard: int = 64,
+    samples_per_shard: int = 256,
     target_dim: int = TARGET_DIM,
     grid: GridConfig | None = None,
     progress: Progress = untold,

@@ -107,13 +107,12 @@ class Bench:
     def _split(
         self, dataset: ShardDataset, fields: Sequence[str], seed: int | None, advance: Progress
     ) -> Iterator[Split]:
-        from evaluation.result import Split
         from pipeline.accelerator import accelerator_of
         from pipeline.config import LoaderConfig
         from pipeline.device import DeviceLoader
         from pipeline.loader import ShardLoader
         from pipeline.reads import Reads
-        from shards.format.views import view_hash
+        from tools.splits import split_of
 
         config = LoaderConfig(
             global_batch_size=max(self.batch_size - self.batch_size % self.world.size, self.world.size),
@@ -125,31 +124,7 @@ class Bench:
         reads, accelerator = Reads(fields=tuple(fields), held_out=seed is None), accelerator_of(self.encoder.device)
         loader = ShardLoader(dataset, config, world=self.world, reads=reads, accelerator=accelerator)
         with contextlib.closing(DeviceLoader(loader, accelerator)) as batches:
-            yield Split(
-                batches=Passes(batches, advance),
-                digest=dataset.digest,
-                label_names=dataset.manifest.label_names,
-                key_of=dataset.key,
-                view_hash=view_hash(dataset.manifest),
-                about=dataset.metadata if "json" in dataset.schema else lambda number: {},
-                num_samples=len(dataset),
-            )
-
-
-class Passes:
-    """Batches of a loader, as often as they are asked for."""
-
-    def __init__(self, loader: Any, advance: Progress) -> None:
-        self._loader, self._advance = loader, advance
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        for batch in self._loader:
-            num_valid = int(batch["valid"].sum())
-            yield batch
-            self._advance(num_valid)
+            yield split_of(dataset, batches, advance)
 
 
 @contextlib.contextmanager
@@ -164,11 +139,15 @@ def opened(args: argparse.Namespace, roles: Sequence[str]) -> Iterator[Bench]:
         ValueError: a role has no data set, the encoder does not load, or cannot take the clips.
         ShardError: the views of the data sets, or of what the encoder was trained on, differ.
     """
+    from shards.dataset import ShardDataset
+
     given = {role: getattr(args, role) for role in roles}
     paths = {role: path for role, path in given.items() if path is not None}
     if not set(roles) <= set(paths):
         wanted = " and ".join(f"--{role} SET" for role in roles)
         raise ValueError(f"`evaluate {args.name}` needs {wanted}, given is {' and '.join(paths) or 'none'}")
+    for path in paths.values():  # a wrong path is said before an encoder is fetched
+        ShardDataset.open(path)
     with joined(args, lambda encoder, world: paths) as bench:
         yield bench
 

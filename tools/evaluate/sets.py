@@ -73,11 +73,16 @@ def built(
         ShardError: a data set cannot be built, or is another than before.
     """
 
+    from pipeline.world import World
+
+    # A wrong path is said before an encoder is fetched.
+    sources = {role: each.open() for role, each in wanted.items()} if World.from_env().rank == 0 else {}
+
     def find(encoder: Encoder, world: World) -> dict[str, Path]:
         paths = {role: args.work / f"{each.name}-{view_of(encoder).hash[:8]}" for role, each in wanted.items()}
         with rank_zero_first(world) as builds:
             if builds:
-                build_sets(encoder, wanted, paths, args.workers)
+                build_sets(encoder, wanted, sources, paths, args.workers)
                 finish(paths)
         return paths
 
@@ -106,23 +111,27 @@ def view_of(encoder: Encoder) -> ViewSpec:
     return view
 
 
-def build_sets(encoder: Encoder, wanted: Mapping[str, Wanted], paths: Mapping[str, Path], workers: int | None) -> None:
+def build_sets(
+    encoder: Encoder,
+    wanted: Mapping[str, Wanted],
+    sources: Mapping[str, Source],
+    paths: Mapping[str, Path],
+    workers: int | None,
+) -> None:
     """Build what is not there yet; what was stopped goes on.
 
     Args:
         encoder: whose view the clips are cut by.
-        wanted: by role.
+        wanted, sources: by role.
         paths: the folders of the data sets, by role.
         workers: decoders at work at once; None for one a CPU.
 
     Raises:
-        MissingDataError: a download is not there; it says where to get it.
-        ShardError: a source cannot be read, none of its videos can be used, or the disk is too small.
+        ShardError: none of its videos can be used, or the disk is too small.
     """
     view = view_of(encoder)
     if encoder.view_hash is None:
         say(f"{encoder.name} says no view; clips are {view.num_frames} frames of the whole video, {view.size} px")
-    sources = {role: each.open() for role, each in wanted.items()}
     _refuse_small_disk(sources, paths, view)
     for role, source in sources.items():
         _build(source, paths[role], wanted[role].split, view, workers)
