@@ -28,6 +28,7 @@ COMMANDS = {
     "import": "tools.import_tars",
     "reshard": "tools.reshard",
     "merge": "tools.merge",
+    "card": "tools.card",
     "verify": "tools.verify",
     "copy": "tools.copy",
     "cache": "tools.cache",
