@@ -25,7 +25,8 @@ from shards.format.errors import DamagedShardError, ManifestError, ShardError
 from shards.format.index import index_path
 from shards.format.layout import clip_to_tubes, tubes_to_clip, tubes_to_target
 from shards.format.manifest import MANIFEST_NAME, Manifest
-from shards.format.schema import Field
+from shards.format.schema import Field, Schema
+from shards.groups import Group, with_groups
 from shards.verify import verify_dataset
 from shards.writer import ShardWriter
 from tests.builds import CONFIG, build, contents, start_python
@@ -376,3 +377,37 @@ def test_targets_of_a_coded_set_go_to_zarr_and_a_sample_shows_its_values(
     capsys.readouterr()
     assert main(["show", str(dataset.directory), "000001"]) == 0
     assert "clip: uint8 [16, 2, 2, 8, 8, 3]" in capsys.readouterr().out
+
+
+def test_a_field_group_may_have_a_codec_and_the_main_series_stays_as_it_is(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, num_samples=8)
+    main_series = {name: data for name, data in contents(tmp_path).items() if name != MANIFEST_NAME}
+    field = Field(name="dino", dtype="<f4", shape=(3, 16), group="dino", codec="int8")
+    values = np.random.default_rng(0).standard_normal((8, 3, 16)).astype(np.float32)
+    infos, first = [], 0
+    for info in dataset.manifest.shards:
+        with ShardWriter(tmp_path / info.name.replace("train-", "train.dino-"), Schema((field,))) as writer:
+            for number in range(first, first + info.num_samples):
+                writer.write(dataset.key(number), {"dino": values[number]})
+        infos.append(writer.info)
+        first += info.num_samples
+    with_groups(dataset.manifest, [Group("dino", (field,), tuple(infos))]).write(tmp_path)
+    grouped = ShardDataset.open(tmp_path)
+    assert (grouped.schema.format, grouped.index(0).schema.format, grouped.index(0, "dino").schema.format) == (3, 1, 3)
+    assert verify_dataset(tmp_path).problems == ()
+    assert {name: data for name, data in contents(tmp_path).items() if name in main_series} == main_series
+    assert np.abs(np.asarray(grouped[5]["dino"]) - values[5]).max() < 0.02
+    assert grouped.digest_of(["clip"]) == dataset.digest_of(["clip"])
+
+
+def test_a_recipe_names_codecs_and_the_build_prints_what_they_lose(
+    source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = ["--view.num_frames", "4", "--view.size", "32", "--build.patch", "16", "--build.workers", "1"]
+    codec = ["--build.codec", "{clip: yuv420}", "--teacher", "none", "--out", str(tmp_path / "set")]
+    assert main(["build", "--recipe", "st_jepa_ssv2", "--videos", str(source.root), *view, *codec]) == 0
+    assert "clip as its codec stores it: PSNR in dB" in capsys.readouterr().out
+    assert ShardDataset.open(tmp_path / "set").schema["clip"].codec == "yuv420"
+    assert main(["show", str(tmp_path / "set")]) == 0
+    assert "codec yuv420" in capsys.readouterr().out
+    assert "codec:\n    clip: yuv420" in (tmp_path / "set" / "recipe.yaml").read_text()
