@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from pipeline.order.locality import WINDOW_SHARDS
 from pipeline.world import World
 from shards.cores import usable_cores
+from shards.dataset import ShardDataset
 
 Reader = Literal["auto", "mmap", "pread", "direct"]
 Verify = Literal["never", "sample", "first", "always"]
@@ -24,6 +26,8 @@ class LoaderConfig:
         global_batch_size: samples in a batch, added up over all ranks.
         seed: of order and masks.
         shuffle: a new global permutation every epoch; without it, the order of the shards.
+        window: how many shards are mixed at a time, in a new order of the shards every epoch; 0 mixes all samples. None
+            takes 16 for a data set in a store elsewhere, where it saves requests and room in the cache, and else 0.
         drop_last: leave out the last, smaller batch; otherwise it is padded, and `valid` says where.
         threads: reader threads; None takes the cores that the process may use, shared by the ranks of the machine, and
             at most 8.
@@ -47,6 +51,7 @@ class LoaderConfig:
     global_batch_size: int = 32
     seed: int = 0
     shuffle: bool = True
+    window: int | None = None
     drop_last: bool = True
     threads: int | None = None
     reader: Reader = "auto"
@@ -64,6 +69,8 @@ class LoaderConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+        if self.window is not None and self.window < 0:
+            raise ValueError(f"window must be a number of shards, or 0 to mix all samples, got {self.window}")
         if not 0 <= self.max_quarantined < math.inf:
             raise ValueError(f"max_quarantined must be a count, or a share below 1, got {self.max_quarantined}")
         allowed = {"reader": get_args(Reader), "verify": get_args(Verify), "on_error": get_args(OnError)}
@@ -81,6 +88,11 @@ class LoaderConfig:
     def num_threads(self, world: World) -> int:
         """Reader threads of one rank."""
         return self.threads or max(1, min(MAX_THREADS, usable_cores() // world.local_size))
+
+    def window_of(self, dataset: ShardDataset) -> int:
+        """How many shards of a data set are mixed at a time; 0 where all samples are."""
+        window = self.window if self.window is not None else WINDOW_SHARDS if dataset.mirror is not None else 0
+        return window if self.shuffle and window < dataset.num_shards else 0
 
     def most_quarantined(self, num_samples: int) -> int:
         """How many samples of a data set may be left out."""

@@ -27,13 +27,17 @@ from pipeline.batch.slab import SlabRing
 from pipeline.config import LoaderConfig
 from pipeline.iteration import Iteration
 from pipeline.order.draws import Draw
+from pipeline.read.arrivals import Arrivals
 from pipeline.read.auto import choose_reader
+from pipeline.read.estimate import Estimate, estimate
 from pipeline.read.fetch import Fetcher, Tally
+from pipeline.read.prefetch import Prefetcher
 from pipeline.read.readers import ReaderName
 from pipeline.reads import Reads
 from pipeline.state import NUM_EPOCHS, refuse_other, whole_number
 from pipeline.stats import LoaderStats, StageClock
 from pipeline.world import World
+from shards.cache.mirror import Mirror
 from shards.dataset import ShardDataset
 
 log = logging.getLogger(__name__)
@@ -105,10 +109,21 @@ class ShardLoader(IterableDataset[Batch]):
         """
         self._process = os.getpid()
         self._iteration: Iteration | None = None
+        self._prefetcher: Prefetcher | None = None
         self._clock = StageClock()
         self._counts = {"batches": 0, "samples": 0, "padded": 0, "bytes": 0, "checked": 0}
         self._ring = SlabRing(self.config.slabs, self._locks_for)
-        self._fetcher = Fetcher(self.dataset, self.config, self._planner.parts)
+        self._arrivals = None if self.dataset.mirror is None else self._make_arrivals(self.dataset.mirror)
+        self._fetcher = Fetcher(self.dataset, self.config, self._planner.parts, self._arrivals)
+
+    def _make_arrivals(self, mirror: Mirror) -> Arrivals:
+        """What fetches the samples of a data set elsewhere, and orders them ahead."""
+        fields = [part.field for part in self._planner.parts]
+        local_size = self.world.local_size
+        arrivals = Arrivals(self.dataset, mirror, fields, whole=local_size == self.world.size)
+        schedule, beyond = self._planner.schedule, not self.reads.held_out
+        self._prefetcher = Prefetcher(self.dataset, arrivals, schedule, local_size=local_size, beyond=beyond)
+        return arrivals
 
     def _after_fork(self) -> None:
         if os.getpid() != self._process:
@@ -144,6 +159,8 @@ class ShardLoader(IterableDataset[Batch]):
         iteration = self._go_on()
         try:
             for number in range(self._batch, len(self)):
+                if self._prefetcher is not None:
+                    self._prefetcher.advance(self.epoch, number)
                 iteration.fill()
                 self._batch = number + 1
                 yielded = perf_counter()
@@ -154,6 +171,8 @@ class ShardLoader(IterableDataset[Batch]):
             iteration.idle = not self.reads.held_out
         finally:
             if not iteration.idle:
+                if self._prefetcher is not None:
+                    self._prefetcher.stop()
                 iteration.end("its own loop")
                 if self._iteration is iteration:
                     self._iteration = None
@@ -220,6 +239,7 @@ class ShardLoader(IterableDataset[Batch]):
             "seed": self.config.seed,
             "global_batch_size": self.config.global_batch_size,
             "shuffle": int(self.config.shuffle),
+            **({"window": window} if (window := self.config.window_of(self.dataset)) else {}),
             "drop_last": int(self.config.drop_last),
             "length_budget": dict(self.config.length_budget) if self.config.length_budget else 0,
             **({"tiling": TILING} if self.config.length_budget else {}),
@@ -232,6 +252,8 @@ class ShardLoader(IterableDataset[Batch]):
             ValueError: it is no state, or of another data set, seed or global batch size; both values are named.
         """
         identity = self._identity()
+        if isinstance(state, Mapping) and "window" in state:
+            identity |= {"window": self.config.window_of(self.dataset)}
         if isinstance(state, Mapping) and state.get("format") == 1:  # it named the whole data set
             identity |= {"format": 1, "dataset": self.dataset.digest}
         refuse_other(state, identity, "the loader")
@@ -243,6 +265,18 @@ class ShardLoader(IterableDataset[Batch]):
                 f"the loader's state names batch {batch} of epoch {epoch}; the epoch has {num_batches} batches"
             )
         self.epoch, self._batch = epoch, batch
+
+    def estimate(self) -> Estimate:
+        """What an epoch will ask of the store that the data set is in.
+
+        Raises:
+            ValueError: the data set is on this machine.
+        """
+        self._after_fork()
+        if self._arrivals is None:
+            raise ValueError(f"{self.dataset.place} is on this machine: nothing is asked of a store")
+        machines = max(1, self.world.size // self.world.local_size)
+        return estimate(self.dataset, self._arrivals, self.config.window_of(self.dataset), machines)
 
     def stats(self) -> LoaderStats:
         """What was done so far in this process, and where the time went."""
@@ -267,6 +301,8 @@ class ShardLoader(IterableDataset[Batch]):
     def close(self) -> None:
         """End a running iteration and close all files; from any thread. Iterating again opens them anew."""
         self._after_fork()
+        if self._prefetcher is not None:
+            self._prefetcher.stop()
         self._end_iteration("close()")
         self._fetcher.close()
 

@@ -7,7 +7,7 @@ other members of the same samples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from shards.format.manifest import COMPRESSED_TARS, MANIFEST_NAME, Manifest, che
 from shards.format.parse import check_name
 from shards.groups import split_of_name, with_groups
 from shards.hashed import HashedShard
-from shards.hashing import THREADS, hashed_tars
+from shards.hashing import THREADS, Tars, hashed_tars
 from shards.progress import Progress, untold
 from shards.remembered import remember
 from shards.restore import add_groups, restore_sidecars, wrong_tars
@@ -47,16 +47,29 @@ def index_directory(
             is building there.
     """
     check_folder(directory)
+    refuse_compressed(directory, [path.name for path in sorted(directory.iterdir())])
+    paths = sorted(directory.glob("*.tar"))
+    if not paths:
+        raise MissingDataError(f"no .tar files in {directory}: give the folder that holds the shards")
+    return index_tars(paths, directory, split=split, threads=threads, progress=progress)
+
+
+def index_tars(
+    paths: Sequence[Path],
+    directory: Path,
+    *,
+    tars: Tars | None = None,
+    split: str | None = None,
+    threads: int = THREADS,
+    progress: Progress = untold,
+) -> Manifest:
+    """Make sidecars and a manifest in `directory` of tars that are there, or elsewhere; see `index_directory`."""
     if split is not None:
         check_name(split, "the split's name")
     if threads < 1:
         raise ValueError(f"tars are read by {threads} threads; it has to be at least 1")
-    _refuse_compressed(directory)
-    paths = sorted(directory.glob("*.tar"))
-    if not paths:
-        raise MissingDataError(f"no .tar files in {directory}: give the folder that holds the shards")
     if not (directory / MANIFEST_NAME).exists():
-        with hashed_tars(paths, directory, threads=threads, progress=progress) as found:
+        with hashed_tars(paths, directory, tars=tars, threads=threads, progress=progress) as found:
             return _make_manifest(directory, [found[path.name] for path in paths], split)
     manifest = Manifest.read(directory)
     wrong = wrong_tars(manifest, directory)
@@ -64,17 +77,18 @@ def index_directory(
     new = [path.name for path in paths if path.name not in known]
     progress(sum(info.num_bytes for name, info in known.items() if name not in wrong))
     wanted = [directory / name for name in sorted({*wrong, *new})]
-    with hashed_tars(wanted, directory, threads=threads, progress=progress) as found:
+    with hashed_tars(wanted, directory, tars=tars, threads=threads, progress=progress) as found:
         restore_sidecars(manifest, wrong, found)
         return add_groups(manifest, directory, {name: found[name] for name in new})
 
 
-def _refuse_compressed(directory: Path) -> None:
-    for path in sorted(directory.iterdir()):
-        if path.name.endswith(COMPRESSED_TARS):
+def refuse_compressed(place: object, names: Iterable[str]) -> None:
+    """Raises ShardError if one of the names in a place is that of a compressed tar."""
+    for name in names:
+        if name.endswith(COMPRESSED_TARS):
             raise ShardError(
-                f"{path} is a compressed tar: samples are read in place, so unpack it to a plain .tar, or move it away "
-                "if it is none of the shards"
+                f"{place}/{name} is a compressed tar: samples are read in place, so unpack it to a plain .tar, or move "
+                "it away if it is none of the shards"
             )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.cache.folder import Cache
+from shards.cache.mirror import Mirror
 from shards.describe import describe_fields
 from shards.format.errors import DamagedShardError, ManifestError, ShardError
 from shards.format.extents import Extents
@@ -19,6 +22,7 @@ from shards.format.manifest import Manifest
 from shards.format.parse import mapping, parse_json
 from shards.format.schema import Field, Schema
 from shards.payload import Payload, StoredValue, as_bytes
+from shards.store import open_store, url_of
 
 SIDECAR_THREADS = 16
 
@@ -29,12 +33,18 @@ class ShardDataset:
     `dataset[number]` and `dataset[key]` give a dict of arrays (in the layout they have on disk), lists of pieces and
     bytes.
     Safe to use from several threads without any lock, which a fork could leave locked in the child.
+
+    Attributes:
+        directory: the folder; of a data set elsewhere, its folder in the cache.
+        manifest: what the data set is.
+        mirror: fetches what is asked for, of a data set elsewhere; None of a local one.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, mirror: Mirror | None = None) -> None:
         """Take an open manifest; most callers want `ShardDataset.open`."""
         self.directory = directory
         self.manifest = manifest
+        self.mirror = mirror
         counts = [info.num_samples for info in manifest.shards]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._indices: dict[tuple[int, str], ShardIndex] = {}
@@ -42,25 +52,48 @@ class ShardDataset:
         self._columns: dict[tuple[str, str], NDArray[np.int64]] = {}
 
     @classmethod
-    def open(cls, directory: str | os.PathLike[str]) -> ShardDataset:
-        """Open the data set in `directory`.
+    def open(cls, directory: str | os.PathLike[str], cache: Cache | None = None) -> ShardDataset:
+        """Open the data set in `directory`, or at a URL such as `s3://BUCKET/SET`.
+
+        What is read of a data set elsewhere is kept in `cache`; None is that of the environment, see `Cache`.
 
         Raises:
             MissingDataError: there is none.
             ManifestError: its manifest is damaged.
+            ShardError: it cannot be reached.
         """
+        if url_of(directory) is not None:
+            mirror = Mirror(open_store(directory), cache or Cache())
+            return cls(mirror.directory, mirror.manifest, mirror)
         path = Path(directory)
         return cls(path, Manifest.read(path))
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    @property
+    def place(self) -> str:
+        """Where it is, for people: the path, or the URL."""
+        return str(self.directory) if self.mirror is None else self.mirror.store.url
+
     def __repr__(self) -> str:
-        return f"<{self.directory}: split {self.manifest.split}, {len(self):,} samples in {self.num_shards:,} shards>"
+        return f"<{self.place}: split {self.manifest.split}, {len(self):,} samples in {self.num_shards:,} shards>"
 
     def __str__(self) -> str:
         """The same and one line a field, for `print`; reads the sidecars."""
         return "\n".join([repr(self)[1:-1], *describe_fields(self)])
+
+    def refuse_elsewhere(self) -> None:
+        """Refuse what would change a data set in a store elsewhere.
+
+        Raises:
+            ShardError: it is one.
+        """
+        if self.mirror is not None:
+            raise ShardError(
+                f"{self.place} is in a store elsewhere, where data sets are read and not changed: `reelshard copy` it "
+                "to a local folder, change that, and copy it back"
+            )
 
     @property
     def schema(self) -> Schema:
@@ -102,8 +135,8 @@ class ShardDataset:
         index = self._indices.get((shard, group))
         if index is None:
             path = self.tar_path(shard, group)
-            index = load_index(index_path(path))
             expected = self.manifest.series(group)[shard]
+            index = load_index(index_path(path)) if self.mirror is None else self.mirror.index(expected)
             if index.info != expected:
                 raise DamagedShardError(
                     f"the sidecar describes {index.info.name} ({index.info.num_samples} samples, digest "
@@ -129,8 +162,17 @@ class ShardDataset:
         return len(self._indices)
 
     def tar_path(self, shard: int, group: str = "") -> Path:
-        """Path of a shard's tar."""
+        """Path of a shard's tar; of a data set elsewhere, of what the cache has of it."""
         return self.directory / self.manifest.series(group)[shard].name
+
+    @contextlib.contextmanager
+    def whole_tar(self, shard: int, group: str = "") -> Iterator[Path]:
+        """Path of a tar that is all there, while the block runs: fetched for it from a store elsewhere."""
+        if self.mirror is None:
+            yield self.tar_path(shard, group)
+        else:
+            with self.mirror.whole_tar(self.manifest.series(group)[shard]) as path:
+                yield path
 
     def extents(self, shard: int, field: str) -> Extents:
         """Offsets, sizes and checksums of one field in one shard."""
@@ -186,7 +228,7 @@ class ShardDataset:
             keys = (key for shard in range(self.num_shards) for key in self.index(shard).keys)
             self._numbers = {key: number for number, key in enumerate(keys)}
         if key not in self._numbers:
-            raise KeyError(f"no sample {key!r} in {self.directory}; keys look like {self.key(0)!r}")
+            raise KeyError(f"no sample {key!r} in {self.place}; keys look like {self.key(0)!r}")
         return self._numbers[key]
 
     def __getitem__(self, which: int | str) -> dict[str, StoredValue]:
@@ -209,7 +251,8 @@ class ShardDataset:
             DamagedShardError: bytes differ from what was written, or the file is cut off.
             MissingDataError: the shard is not there.
         """
-        return self._payload(number, field).read()
+        with self._arrived(number, field):
+            return self._payload(number, field).read()
 
     def read_stored(self, number: int, field: str) -> StoredValue:
         """The same as its codec has stored it, for a copy that loses nothing: `ShardWriter.write` takes that, too."""
@@ -229,7 +272,21 @@ class ShardDataset:
             DamagedShardError: the table does not describe the pieces, or the file is cut off.
             MissingDataError: the shard is not there.
         """
-        return self._payload(number, field).read_run(start, stop)
+        with self._arrived(number, field):
+            return self._payload(number, field).read_run(start, stop)
+
+    @contextlib.contextmanager
+    def _arrived(self, number: int, field: str) -> Iterator[None]:
+        """See to it that a payload is in the cache, and stays while the block runs."""
+        if self.mirror is None:
+            yield
+            return
+        shard, row = self._place(number)
+        tar = self.mirror.tar(self.index(shard, self.schema[field].group))
+        with tar.hold():
+            for error in self.mirror.fetch(tar, np.array([row]), [field], whole=False).values():
+                raise error
+            yield
 
     def _payload(self, number: int, field: str) -> Payload:
         shard, row = self._place(number)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, Protocol
 
 import msgpack
 
@@ -33,15 +33,52 @@ _SUFFIX = ".scan"
 _VERSION = 1
 
 
+class Tars(Protocol):
+    """Where tars are."""
+
+    def stamp(self, path: Path) -> list[int]:
+        """Numbers that change when a tar does."""
+
+    def at_hand(self, path: Path, work: Path) -> AbstractContextManager[Path]:
+        """The tar as a file of its name, while the block runs."""
+
+
+class LocalTars:
+    """Tars that lie where their paths say."""
+
+    def stamp(self, path: Path) -> list[int]:
+        """Inode, size, and times of change.
+
+        Raises:
+            MissingDataError: it is not there.
+        """
+        try:
+            about = path.stat()
+        except FileNotFoundError:
+            with open_tar(path):  # says that it is missing
+                raise
+        return [about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns]
+
+    def at_hand(self, path: Path, work: Path) -> AbstractContextManager[Path]:
+        """The tar itself."""
+        return nullcontext(path)
+
+
 @contextmanager
 def hashed_tars(
-    paths: Sequence[Path], directory: Path, *, threads: int = THREADS, progress: Progress = untold
+    paths: Sequence[Path],
+    directory: Path,
+    *,
+    tars: Tars | None = None,
+    threads: int = THREADS,
+    progress: Progress = untold,
 ) -> Iterator[dict[str, HashedShard]]:
     """Read tars, or take what an earlier run has found of them; that is forgotten when the block ends well.
 
     Args:
-        paths: the tars.
+        paths: the tars; of those elsewhere, what their paths would be if they were here.
         directory: where sidecars go; nobody else may build there meanwhile.
+        tars: where they are; None is here.
         threads: tars read at the same time.
         progress: called with (bytes read, 0) since its last call.
 
@@ -54,12 +91,12 @@ def hashed_tars(
     if not paths:
         yield {}
         return
-    told = one_at_a_time(progress)
+    told, places = one_at_a_time(progress), tars or LocalTars()
     with build_lock(directory):
         work, stop = directory / WORK_FOLDER, Event()
         with ThreadPoolExecutor(max(1, min(threads, len(paths)))) as pool:
             try:
-                futures = [pool.submit(_known_or_read, path, work, stop, told) for path in paths]
+                futures = [pool.submit(_known_or_read, path, places, work, stop, told) for path in paths]
                 found = {path.name: future.result() for path, future in zip(paths, futures, strict=True)}
             except BaseException:
                 stop.set()
@@ -81,28 +118,21 @@ def _tidy(work: Path) -> None:
             work.rmdir()
 
 
-def _known_or_read(path: Path, work: Path, stop: Event, progress: Progress) -> HashedShard:
-    record, stamp = work / f"{path.name}{_SUFFIX}", _stamp(path)
+def _known_or_read(path: Path, tars: Tars, work: Path, stop: Event, progress: Progress) -> HashedShard:
+    record, stamp = work / f"{path.name}{_SUFFIX}", tars.stamp(path)
     with suppress(OSError, ShardError, ValueError, TypeError, KeyError, msgpack.UnpackException):
         known = msgpack.unpackb(read_small(record))
         if known["version"] == _VERSION and known["stamp"] == stamp:
             found = _decode(known, path)
             progress(found.info.num_bytes)
             return found
-    found = hash_tar(path, stop=stop, progress=progress)
-    if _stamp(path) != stamp:
+    with tars.at_hand(path, work) as here:
+        found = hash_tar(here, stop=stop, progress=progress)
+    if tars.stamp(path) != stamp:
         raise DamagedShardError("the file was changed while it was read; run the same again", shard=path.name)
+    found = replace(found, scanned=replace(found.scanned, path=path))
     publish_bytes(record, msgpack.packb({"version": _VERSION, "stamp": stamp, **_encode(found)}))
     return found
-
-
-def _stamp(path: Path) -> list[int]:
-    try:
-        about = path.stat()
-    except FileNotFoundError:
-        with open_tar(path):  # says that it is missing
-            raise
-    return [about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns]
 
 
 def _encode(shard: HashedShard) -> dict[str, Any]:

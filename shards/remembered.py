@@ -21,6 +21,8 @@ from shards.format.beside import (
 from shards.format.errors import MissingDataError, ShardError
 from shards.format.schema import Schema
 
+BESIDE = (PLAN_NAME, FAILURES_NAME, ORIGIN_NAME)  # files that are read
+
 
 @dataclass(frozen=True, kw_only=True)
 class Remembered:

@@ -35,11 +35,11 @@ class VerifyReport:
     problems: tuple[str, ...]
 
 
-def verify_dataset(directory: Path, *, threads: int = 4, progress: Progress = untold) -> VerifyReport:
+def verify_dataset(directory: Path | str, *, threads: int = 4, progress: Progress = untold) -> VerifyReport:
     """Check the manifest, every sidecar, every tar, every payload, and what lies beside them.
 
     Args:
-        directory: the data set.
+        directory: the data set, or its URL.
         threads: shards read at the same time.
         progress: called with (shards done, of which have problems) since its last call.
 
@@ -60,20 +60,23 @@ def verify_dataset(directory: Path, *, threads: int = 4, progress: Progress = un
             pool.shutdown(cancel_futures=True)
             raise
     problems = [problem for task in tasks for problem in found[task]]
-    problems += [*_repeated_keys(dataset), *problems_beside(dataset.manifest, directory)]
-    problems += [*problems_of_groups(dataset.manifest, directory), *problems_of_origin(dataset.manifest, directory)]
+    if dataset.mirror is not None:
+        dataset.mirror.fetch_beside()
+    problems += [*_repeated_keys(dataset), *problems_beside(dataset.manifest, dataset.directory)]
+    problems += problems_of_groups(dataset.manifest, dataset.directory)
+    problems += problems_of_origin(dataset.manifest, dataset.directory)
     return VerifyReport(len(dataset), len(tasks), dataset.manifest.num_bytes, tuple(dict.fromkeys(problems)))
 
 
 def _verify_shard(dataset: ShardDataset, shard: int, group: str) -> list[str]:
-    path = dataset.tar_path(shard, group)
     try:
         index = dataset.index(shard, group)
         problems: list[str] = []
-        for problem in _shard_problems(path, index):
-            if len(problems) == MAX_PROBLEMS_PER_SHARD:
-                return [*problems, f"shard {path.name}: and more; only the first {len(problems)} are listed"]
-            problems.append(str(problem))
+        with dataset.whole_tar(shard, group) as path:
+            for problem in _shard_problems(path, index):
+                if len(problems) == MAX_PROBLEMS_PER_SHARD:
+                    return [*problems, f"shard {path.name}: and more; only the first {len(problems)} are listed"]
+                problems.append(str(problem))
         return problems
     except (ShardError, OSError) as error:
         return [str(error)]

@@ -5,17 +5,21 @@ from __future__ import annotations
 import http.client
 import os
 import random
+import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -48,8 +52,75 @@ def moto_server() -> Iterator[int]:
         server.stderr.close()
 
 
+def use_bucket(port: int, bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket, and the environment that leads to it; returns its URL."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    for name in ("no_proxy", "NO_PROXY"):  # the server is on this machine, whatever proxy the network has
+        monkeypatch.setenv(name, "127.0.0.1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    bucket = "".join(letter if letter.isalnum() else "-" for letter in bucket.lower())[:60].strip("-")
+    create = urllib.request.Request(f"http://127.0.0.1:{port}/{bucket}", method="PUT")
+    with urllib.request.urlopen(create):
+        pass
+    return f"s3://{bucket}"
+
+
 @contextmanager
-def faulty_proxy(port: int, share: float, seed: int = 0) -> Iterator[tuple[int, Counter[str]]]:
+def http_files(folder: Path, *, ranges: bool = True) -> Iterator[str]:
+    """A plain HTTP server of the files below a folder, with ranges or without; yields its URL."""
+
+    class Files(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = folder / unquote(self.path.partition("?")[0]).lstrip("/")
+            if not path.is_file():
+                self.send_response(404)
+                self.send_header("content-length", "0")
+                self.end_headers()
+                return
+            size = path.stat().st_size
+            found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("range", "")) if ranges else None
+            start, stop = (int(found[1]), min(int(found[2]) + 1, size)) if found else (0, size)
+            if start >= size > 0:
+                self.send_response(416)
+                self.send_header("content-length", "0")
+                self.end_headers()
+                return
+            self.send_response(206 if found else 200)
+            if found:
+                self.send_header("content-range", f"bytes {start}-{stop - 1}/{size}")
+            self.send_header("content-length", str(stop - start))
+            self.end_headers()
+            if self.command == "GET":
+                with path.open("rb") as file:
+                    file.seek(start)
+                    self.wfile.write(file.read(stop - start))
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """Say nothing."""
+
+        def handle(self) -> None:
+            with suppress(ConnectionError):
+                super().handle()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Files) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@contextmanager
+def faulty_proxy(
+    port: int, share: float, seed: int = 0, faults: Sequence[str] = FAULTS
+) -> Iterator[tuple[int, Counter[str]]]:
     """Forward to `port`, spoiling `share` of the requests; yields the proxy's port and what it has done."""
     chance, done, lock = random.Random(seed), Counter[str](), threading.Lock()
 
@@ -58,11 +129,15 @@ def faulty_proxy(port: int, share: float, seed: int = 0) -> Iterator[tuple[int, 
 
         def handle_one(self) -> None:
             with lock:
-                fault = chance.choice(FAULTS) if chance.random() < share else "none"
+                fault = chance.choice(faults) if chance.random() < share else "none"
                 done[fault] += 1
             size = int(self.headers.get("content-length", 0))
             body = self.rfile.read(size // 2 if fault == "cut_request" else size)
             if fault == "cut_request":
+                self.close_connection = True
+                return
+            if fault == "reset":
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.close_connection = True
                 return
             if fault == "error":

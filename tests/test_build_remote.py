@@ -1,7 +1,6 @@
 """Object storage, against a real S3-compatible server behind a network that loses, cuts and delays."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from shards.format.errors import ShardError
 from shards.verify import verify_dataset
 from tests.builds import ROOT, VIEW, build, contents
 from tests.datasets import add_group
-from tests.object_store import faulty_proxy, moto_server
+from tests.object_store import faulty_proxy, moto_server, use_bucket
 from tests.teachers import MeanTeacher
 
 obstore = pytest.importorskip("obstore", reason="the extra 's3' is not installed")
@@ -32,21 +31,7 @@ def server() -> Iterator[int]:
 @pytest.fixture
 def store(server: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An empty bucket, reached without the proxy."""
-    import urllib.request
-
-    for name in list(os.environ):
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
-    for name in ("no_proxy", "NO_PROXY"):  # the server is on this machine, whatever proxy the network has
-        monkeypatch.setenv(name, "127.0.0.1")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server}")
-    bucket = "".join(letter if letter.isalnum() else "-" for letter in request.node.name.lower())[:60].strip("-")
-    create = urllib.request.Request(f"http://127.0.0.1:{server}/{bucket}", method="PUT")
-    with urllib.request.urlopen(create):
-        pass
+    bucket = use_bucket(server, request.node.name, monkeypatch).removeprefix("s3://")
     return obstore.store.S3Store(bucket, client_options={"allow_http": True}, virtual_hosted_style_request=False)
 
 

@@ -184,7 +184,7 @@ def test_an_origin_of_another_set_is_said(tmp_path: Path) -> None:
     copy = reshard(make_dataset(tmp_path / "src"), tmp_path / "dst")
     replace(copy.manifest, label_names=("a",)).write(copy.directory)
     (problem,) = verify_dataset(copy.directory).problems
-    assert "origin.json: it is not the origin of this data set: label_names differs" in problem
+    assert "lineage.json: it is not the origin of this data set: label_names differs" in problem
 
 
 def test_a_change_makes_other_values_of_a_field_and_the_provenance_says_so(tmp_path: Path) -> None:
@@ -319,6 +319,6 @@ def test_a_change_that_does_not_fit_its_field_names_the_sample(tmp_path: Path) -
 
 def test_the_history_is_readable_json(tmp_path: Path) -> None:
     copy = reshard(make_dataset(tmp_path / "src"), tmp_path / "dst")
-    origin = json.loads((copy.directory / "origin.json").read_bytes())
+    origin = json.loads((copy.directory / "lineage.json").read_bytes())
     assert origin["provenance"] == copy.manifest.provenance
     assert origin["samples"] == [info.num_samples for info in copy.manifest.shards]

@@ -160,7 +160,6 @@ def test_a_picture_replaces_an_older_one(tmp_path: Path) -> None:
     [
         ("verify", "URL"),
         ("show", "URL"),
-        ("index", "URL"),
         ("zarr", "export", "URL", "cache"),
         ("zarr", "export", "SET", "URL"),
         ("zarr", "import", "SET", "URL"),

@@ -1,4 +1,4 @@
-"""`--data PATH`, or `--data NAME=PATH` for each source of a mix."""
+"""`--data PATH` or `--data URL`, or `--data NAME=PATH` for each source of a mix."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from shards.dataset import ShardDataset
     from tools.systems.base import DataConfig
 
 _NAMED = re.compile(r"([A-Za-z_]\w*)=(.+)", re.DOTALL)
@@ -22,7 +23,7 @@ def add_data_argument(parser: argparse.ArgumentParser, *, help_text: str) -> Non
         action="append",
         required=True,
         metavar="[NAME=]PATH",
-        help=help_text + HELP_ON_MIXES,
+        help=f"{help_text}, or its URL, such as s3://BUCKET/SET{HELP_ON_MIXES}",
     )
 
 
@@ -43,6 +44,23 @@ def parse_paths(given: Sequence[str]) -> dict[str, Path]:
     if "" in paths and len(paths) > 1:
         raise ValueError(f"{paths['']} has no name among several data sets; give NAME=PATH")
     return paths
+
+
+def open_dataset(path: Path, data: DataConfig) -> ShardDataset:
+    """Open a data set; what is read of one in a store elsewhere goes into the cache that the recipe names.
+
+    Raises:
+        ShardError: it is not there, damaged, or cannot be reached.
+    """
+    from shards.cache.folder import Cache
+    from shards.dataset import ShardDataset
+
+    return ShardDataset.open(path, Cache(data.cache, data.cache_quota))
+
+
+def full_place(dataset: ShardDataset) -> str:
+    """Where a data set is: its URL, or its path from the root."""
+    return dataset.place if dataset.mirror is not None else str(dataset.directory.resolve())
 
 
 def refuse_other_mix(data: DataConfig, paths: Mapping[str, Path]) -> None:

@@ -18,7 +18,7 @@ from pipeline.accelerator import Accelerator
 from pipeline.world import World
 from shards.dataset import ShardDataset
 from shards.format.views import refuse_other_views, single_view_hash, view_of
-from tools.datasets import refuse_other_mix
+from tools.datasets import open_dataset, refuse_other_mix
 from tools.loaders import TrainingLoader
 from tools.measure import at_checkpoints
 from tools.recipe import as_plain
@@ -103,7 +103,7 @@ def opened(job: Job) -> Iterator[OpenJob]:
 
 
 def _prepare(job: Job, accelerator: Accelerator, stack: contextlib.ExitStack) -> OpenJob:
-    datasets = {name: ShardDataset.open(path) for name, path in job.data.items()}
+    datasets = {name: open_dataset(path, job.recipe.data) for name, path in job.data.items()}
     torch.manual_seed(job.recipe.train.seed)
     system = system_of(job.recipe)
     objective = system.make_objective(job.recipe)
@@ -155,8 +155,8 @@ def _open_held_out(
     ((name, path),) = job.val.items()
     if name not in datasets:
         raise ValueError(f"--val {path} names no source; give NAME={path} with one of {', '.join(datasets)}")
-    held_out = ShardDataset.open(path)
-    seen = {str(job.data[name]): datasets[name], str(path): held_out}
+    held_out = open_dataset(path, job.recipe.data)
+    seen = {datasets[name].place: datasets[name], held_out.place: held_out}
     views = {place: single_view_hash(dataset.manifest) for place, dataset in seen.items()}
     note = f"views    {refuse_other_views(views)}"
     loader = TrainingLoader(job.recipe, {name: held_out}, accelerator, job.world, held_out=True)

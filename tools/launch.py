@@ -10,6 +10,8 @@ import torch
 from shards.dataset import ShardDataset
 from shards.format.publish import publish_json
 from shards.format.views import view_hash
+from shards.words import spell_bytes
+from tools.datasets import full_place
 from tools.job import OpenJob
 from tools.loaders import record_of, spell_batch
 from tools.recipe import save_resolved
@@ -30,7 +32,7 @@ def record_run(prepared: OpenJob) -> None:
         "started_after_step": trainer.step,
         "git_revision": git_revision(),
         **_by_source("dataset", {name: _identity(dataset) for name, dataset in prepared.datasets.items()}),
-        "validation": None if held_out is None else str(held_out.directory),
+        "validation": None if held_out is None else held_out.place,
         **_by_source("loader", {n: record_of(s.config, s.reads) for n, s in prepared.loader.sources.items()}),
         "num_ranks": trainer.world.size,
         "device": trainer.accelerator.name,
@@ -49,7 +51,7 @@ def _by_source(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _identity(dataset: ShardDataset) -> dict[str, Any]:
     return {
-        "path": str(dataset.directory),
+        "path": dataset.place,
         "digest": dataset.digest,
         "num_samples": len(dataset),
         "view_hash": view_hash(dataset.manifest),
@@ -65,7 +67,7 @@ def launch_lines(prepared: OpenJob) -> list[str]:
     steps_left = trainer.num_steps - trainer.step
     return [
         *(line for name, dataset in prepared.datasets.items() for line in _data_lines(prepared, name, dataset)),
-        f"held out {held_out.directory.resolve() if held_out else 'none; give one with --val'}",
+        f"held out {full_place(held_out) if held_out else 'none; give one with --val'}",
         f"loader   reader {data.reader}, {data.num_threads(trainer.world)} threads, {data.slabs} slabs, "
         f"seed {data.seed}, verify {data.verify}, on error {data.on_error} "
         f"(at most {data.most_quarantined(num_samples):,} samples)",
@@ -84,10 +86,30 @@ def _data_lines(prepared: OpenJob, name: str, dataset: ShardDataset) -> list[str
     mix = recipe.data.mix or {}
     share = f"{name}, {mix[name] / sum(mix.values()):.1%} of the batches: " if name in mix else ""
     return [
-        f"data     {share}{dataset.directory.resolve()}, split {dataset.manifest.split}: {len(dataset):,} samples in "
+        f"data     {share}{full_place(dataset)}, split {dataset.manifest.split}: {len(dataset):,} samples in "
         f"{len(dataset.manifest.shards)} shards, digest {dataset.digest[:12]}",
+        *_elsewhere_lines(prepared, name, dataset),
         *(f"{heading:<8} {text}" for heading, text in system_of(recipe).describe(recipe, dataset).items()),
     ]
+
+
+def _elsewhere_lines(prepared: OpenJob, name: str, dataset: ShardDataset) -> list[str]:
+    """What an epoch will ask of a store elsewhere, and how samples are mixed."""
+    if dataset.mirror is None:
+        return []
+    found, cache = prepared.loader.sources[name].estimate(), dataset.mirror.cache
+    lines = [
+        f"store    about {found.num_requests:,} requests and {spell_bytes(found.num_bytes)} an epoch on this machine; "
+        f"{spell_bytes(found.cached_bytes)} of it are in the cache {cache.folder}, which may hold "
+        f"{spell_bytes(cache.quota)}",
+        f"order    {found.order}",
+    ]
+    if found.window_bytes > cache.quota // 2:
+        lines.append(
+            f"cache    too small: what is mixed at a time has {spell_bytes(found.window_bytes)}, so that samples are "
+            "fetched more than once; give --data.cache_quota twice that, or a smaller --data.window"
+        )
+    return lines
 
 
 def _device(trainer: Trainer) -> str:

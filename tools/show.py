@@ -29,7 +29,7 @@ With --lengths, print how many frames, tokens and other rows samples have, as hi
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `reelshard show`."""
     parser.description = _DESCRIPTION
-    parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of a data set")
+    parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of a data set, or its URL")
     parser.add_argument("key", nargs="?", metavar="KEY", help="key of a sample, or '#N' for sample number N")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the sample into this file")
     parser.add_argument("--lengths", action="store_true", help="print histograms of frames, tokens and other rows")
@@ -78,7 +78,7 @@ def _show_lengths(args: argparse.Namespace, dataset: ShardDataset) -> int:
     found = lengths_of(dataset)
     print(json.dumps({name: facts(lengths) for name, lengths in found.items()}) if args.json else describe(found))
     if args.png:
-        publish_bytes(args.png, draw(found, str(dataset.directory)))
+        publish_bytes(args.png, draw(found, dataset.place))
         if not args.json:
             print(clean(f"drawn into {args.png}"))
     return 0
@@ -98,7 +98,7 @@ def _show_reads(args: argparse.Namespace, dataset: ShardDataset) -> int:
     if args.json:
         print(json.dumps({"system": system.name, "bytes_per_draw": draw, "bytes_per_sample": whole}))
         return 0
-    lines = [f"{dataset.directory}: {system.title} reads {total:,.0f} of the {whole:,.0f} bytes of a sample"]
+    lines = [f"{dataset.place}: {system.title} reads {total:,.0f} of the {whole:,.0f} bytes of a sample"]
     for name, num_bytes in draw.items():
         drawn = f", drawn by {reads.gather[name]}" if name in reads.gather else ""
         lines.append(f"  {name:<10} {num_bytes:>14,.0f}{drawn}")
@@ -111,7 +111,7 @@ def _number(dataset: ShardDataset, key: str) -> int:
         try:
             return dataset.index_of(key)
         except KeyError:
-            raise ValueError(f"{dataset.directory} has no sample {key!r}; its first is {dataset.key(0)!r}") from None
+            raise ValueError(f"{dataset.place} has no sample {key!r}; its first is {dataset.key(0)!r}") from None
     if not key[1:].isdecimal() or int(key[1:]) >= len(dataset):
         raise ValueError(f"{key!r} is no sample number; allowed are #0 to #{len(dataset) - 1}")
     return int(key[1:])
@@ -124,7 +124,7 @@ def describe(dataset: ShardDataset) -> str:
     manifest = dataset.manifest
     mean = manifest.num_bytes / max(1, len(dataset))
     lines = [
-        f"{dataset.directory}: split {manifest.split}, {len(dataset):,} samples in {dataset.num_shards:,} shards, "
+        f"{dataset.place}: split {manifest.split}, {len(dataset):,} samples in {dataset.num_shards:,} shards, "
         f"{spell_bytes(manifest.num_bytes)} ({spell_bytes(mean)} a sample)",
         f"digest      {manifest.digest}",
         "fields",
@@ -177,7 +177,7 @@ def _spell_reader(dataset: ShardDataset, decoder: object) -> list[str]:
     if decoder == "decord" and "frames_by" not in facts:
         lines[0] += (
             ", by an older version that could take other frames than it says: "
-            f"`reelshard verify {dataset.directory} --sources VIDEOS` tells"
+            f"`reelshard verify {dataset.place} --sources VIDEOS` tells"
         )
     return lines
 

@@ -32,7 +32,7 @@ with what the JSON says, and token ids with the vocabulary."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `reelshard verify`."""
     parser.description = _DESCRIPTION
-    parser.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="folder of a data set")
+    parser.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="folder of a data set, or its URL")
     parser.add_argument("--threads", type=int, default=4, help="shards read at the same time (default: 4)")
     verify_sources.add_arguments(parser)
     parser.add_argument("--content", action="store_true", help="also decode every JPEG, and compare lengths and tokens")
@@ -53,19 +53,21 @@ def _verify(path: Path, args: argparse.Namespace) -> bool:
     from shards.content import check_content
     from shards.dataset import ShardDataset
     from shards.format.errors import ShardError
+    from shards.store import url_of
     from shards.verify import VerifyReport, verify_dataset
     from tools.progress import track
     from tools.terminal import clean
 
     sources = content = None
+    place = url_of(path) or str(path)
     try:
         dataset = ShardDataset.open(path)
         total = dataset.num_shards * len(dataset.schema.groups)
-        with track(f"verifying {clean(path)}", total=total, unit="shards") as progress:
+        with track(f"verifying {clean(place)}", total=total, unit="shards") as progress:
             report = verify_dataset(path, threads=args.threads, progress=progress)
         sources = verify_sources.check(dataset, args) if args.sources else None
         if args.content:
-            with track(f"looking into {clean(path)}", total=dataset.num_shards, unit="shards") as progress:
+            with track(f"looking into {clean(place)}", total=dataset.num_shards, unit="shards") as progress:
                 content = check_content(dataset, threads=args.threads, progress=progress)
     except (ShardError, OSError) as error:
         if len(args.datasets) == 1:
@@ -76,22 +78,22 @@ def _verify(path: Path, args: argparse.Namespace) -> bool:
     if args.json:
         more = {} if sources is None else {"sources": asdict(sources)}
         more |= {} if content is None else {"content": asdict(content)}
-        print(json.dumps({"dataset": str(path), **asdict(report), **more}))
+        print(json.dumps({"dataset": place, **asdict(report), **more}))
         return is_sound
     for problem in report.problems:
         print(clean(problem))
     verdict = f"{len(report.problems)} problem(s)" if report.problems else "every byte is as written"
     size = f"{report.num_samples:,} samples, {report.num_shards:,} shards, {spell_bytes(report.num_bytes)}"
-    print(clean(f"{path}: {size}: {verdict}"), file=sys.stderr if report.problems else sys.stdout)
+    print(clean(f"{place}: {size}: {verdict}"), file=sys.stderr if report.problems else sys.stdout)
     if sources is not None:
         print(verify_sources.describe(sources, path))
     if content is not None:
-        for line in (*content.problems, _spell(content, path)):
+        for line in (*content.problems, _spell(content, place)):
             print(clean(line))
     return is_sound
 
 
-def _spell(content: ContentReport, path: Path) -> str:
+def _spell(content: ContentReport, path: str) -> str:
     """What was found inside of samples, in one line."""
     looked = f"{content.num_samples:,} samples, {content.num_frames:,} frames, {content.num_tokens:,} tokens"
     verdict = f"{len(content.problems)} problem(s)" if content.problems else "all are what they say"

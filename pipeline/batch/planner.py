@@ -12,7 +12,9 @@ from pipeline.batch.parts import draw_arrays, make_parts
 from pipeline.batch.slab import Arrays, SlabLayout, lay_out
 from pipeline.config import LoaderConfig
 from pipeline.order.bits import derive_key, mix
-from pipeline.order.schedule import FixedSize, LengthBudget, Samples, Schedule
+from pipeline.order.locality import Locality
+from pipeline.order.order import permute_at
+from pipeline.order.schedule import FixedSize, LengthBudget, Order, Samples, Schedule
 from pipeline.read.checks import draw_checked
 from pipeline.reads import Reads
 from pipeline.world import World
@@ -127,18 +129,22 @@ class Planner:
         return [sample in self._checked_in[1] for sample in samples]
 
 
+def order_of(dataset: ShardDataset, config: LoaderConfig) -> Order:
+    """The order of the shuffle: a global one, or of a window of shards at a time."""
+    window = config.window_of(dataset)
+    if not window:
+        return permute_at
+    return Locality(np.array([info.num_samples for info in dataset.manifest.shards], np.int64), window)
+
+
 def _schedule(dataset: ShardDataset, config: LoaderConfig, reads: Reads, world: World) -> Schedule:
+    seed, shuffle, order = config.seed, config.shuffle, order_of(dataset, config)
     if config.length_budget is None:
-        return FixedSize(
-            len(dataset),
-            config.global_batch_size,
-            world,
-            seed=config.seed,
-            shuffle=config.shuffle,
-            drop_last=config.drop_last,
-        )
+        size, drop_last = config.global_batch_size, config.drop_last
+        return FixedSize(len(dataset), size, world, seed=seed, shuffle=shuffle, drop_last=drop_last, order=order)
     lengths = {name: _lengths(dataset, reads, name) for name in config.length_budget}
-    return LengthBudget(lengths, config.length_budget, world, seed=config.seed, shuffle=config.shuffle)
+    local = order if isinstance(order, Locality) else None
+    return LengthBudget(lengths, config.length_budget, world, seed=seed, shuffle=shuffle, order=local)
 
 
 def _lengths(dataset: ShardDataset, reads: Reads, name: str) -> NDArray[np.int64]:

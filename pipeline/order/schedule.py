@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.order.order import in_order, permute, permute_at
 from pipeline.world import World
 
 Samples = NDArray[np.int64]
+Order = Callable[[int, int, int, Samples], Samples]  # (number of samples, seed, epoch, positions) -> samples
 WINDOW = 4096
 BLOCK = 64
 EPOCHS_KEPT = 2  # the one that is consumed, and the next, of which batches are read ahead
@@ -44,9 +46,17 @@ class FixedSize:
     """Global batch b is the slice `[b * G, (b + 1) * G)` of the epoch's order."""
 
     def __init__(
-        self, num_samples: int, global_batch_size: int, world: World, *, seed: int, shuffle: bool, drop_last: bool
+        self,
+        num_samples: int,
+        global_batch_size: int,
+        world: World,
+        *,
+        seed: int,
+        shuffle: bool,
+        drop_last: bool,
+        order: Order = permute_at,
     ) -> None:
-        """Take the parameters.
+        """Take the parameters; `order` is that of the shuffle.
 
         Raises:
             ValueError: G is not a multiple of the number of ranks, or not one batch is full.
@@ -56,8 +66,8 @@ class FixedSize:
                 f"global_batch_size must be a multiple of the number of ranks: got {global_batch_size} and {world.size}"
             )
         self._num_samples, self._size, self._world = num_samples, global_batch_size, world
-        self._seed, self._order = seed, permute_at if shuffle else in_order
-        self._looked_up: tuple[int, int, Samples] = (-1, 0, np.empty((0, 0), np.int64))
+        self._seed, self._order = seed, order if shuffle else in_order
+        self._looked_up: deque[tuple[int, int, Samples]] = deque(maxlen=EPOCHS_KEPT)
         full, rest = divmod(num_samples, global_batch_size)
         self._num_batches = full + (rest > 0 and not drop_last)
         if not self._num_batches:
@@ -78,13 +88,12 @@ class FixedSize:
 
     def rows(self, epoch: int, number: int) -> Samples:
         """This rank's contiguous part."""
-        known_epoch, first, rows = self._looked_up
-        if known_epoch != epoch or not first <= number < first + len(rows):
-            rows = self._look_up(epoch, number)
-            self._looked_up = (epoch, number, rows)
-            first = number
-        row: Samples = rows[number - first]
-        return row
+        for known_epoch, first, rows in self._looked_up:
+            if known_epoch == epoch and first <= number < first + len(rows):
+                row: Samples = rows[number - first]
+                return row
+        self._looked_up.append((epoch, number, self._look_up(epoch, number)))
+        return self.rows(epoch, number)
 
     def _look_up(self, epoch: int, number: int) -> Samples:
         """This rank's part of the next `BLOCK` batches, `[BLOCK, rows]`: many positions at once cost little more."""
@@ -114,6 +123,7 @@ class LengthBudget:
         *,
         seed: int,
         shuffle: bool,
+        order: Order | None = None,
     ) -> None:
         """Take the parameters.
 
@@ -123,6 +133,7 @@ class LengthBudget:
             world: the ranks.
             seed: of the shuffles.
             shuffle: without it samples are sorted by cost within windows of the shards' order.
+            order: of the shuffle, one with locality; batches are then shuffled within windows only.
 
         Raises:
             ValueError: there are no samples, or one alone is over a budget.
@@ -131,7 +142,7 @@ class LengthBudget:
             if len(lengths[name]) == 0 or int(lengths[name].min()) < 0 or int(lengths[name].max()) > budget:
                 longest = int(lengths[name].max(initial=0))
                 raise ValueError(f"a budget of {budget} {name} must hold the longest sample, which has {longest}")
-        self._world, self._seed, self._shuffle = world, seed, shuffle
+        self._world, self._seed, self._shuffle, self._order = world, seed, shuffle, order
         self._budgets = list(budgets.values())
         self._lengths = np.maximum(np.stack([lengths[name] for name in budgets]), 1)  # [budgets, num_samples]
         self._shares = self._lengths / np.array(self._budgets)[:, None]  # of each budget
@@ -166,13 +177,16 @@ class LengthBudget:
 
     def _plan(self, epoch: int) -> list[Samples]:
         count = self._lengths.shape[1]
-        order = (permute_at if self._shuffle else in_order)(count, self._seed, epoch, np.arange(count))
-        batches: list[Samples] = []
-        for start in range(0, count, WINDOW):
-            batches += self._cut(self._tiled(order[start : start + WINDOW]))
-        if not self._shuffle:
-            return batches
-        seed = int(derive_key(self._seed, 1))
+        order = (self._order or permute_at) if self._shuffle else in_order
+        samples = order(count, self._seed, epoch, np.arange(count))
+        windows = [self._cut(self._tiled(samples[start : start + WINDOW])) for start in range(0, count, WINDOW)]
+        if self._shuffle and self._order is not None:
+            return [batch for number, window in enumerate(windows) for batch in self._mixed(window, epoch, number)]
+        batches = [batch for window in windows for batch in window]
+        return self._mixed(batches, epoch) if self._shuffle else batches
+
+    def _mixed(self, batches: list[Samples], epoch: int, window: int | None = None) -> list[Samples]:
+        seed = int(derive_key(self._seed, 1) if window is None else derive_key(self._seed, 1, window))
         return [batches[place] for place in permute(len(batches), seed, epoch, 0, len(batches)).tolist()]
 
     def _tiled(self, window: Samples) -> Samples:

@@ -29,6 +29,10 @@ def choose_reader(dataset: ShardDataset) -> tuple[ReaderName, str]:
     Shards that are not there are passed over: what becomes of their samples is decided where they are read.
     """
     kind = file_system(dataset.directory)
+    if dataset.mirror is not None and COMPILED and not kind.startswith(REMOTE_FILE_SYSTEMS):
+        size = min(dataset.manifest.num_bytes, dataset.mirror.cache.quota)
+        if size < available_memory_bytes():
+            return "mmap", f"{spell_bytes(size)} of a data set elsewhere fit into the cache and into memory"
     if kind.startswith(REMOTE_FILE_SYSTEMS):
         return "pread", f"the file system is {kind}, which is not local"
     resident = resident_share(dataset)

@@ -15,6 +15,7 @@ from pipeline.batch.destinations import Destination
 from pipeline.batch.parts import Part
 from pipeline.batch.stored import StoredField
 from pipeline.config import LoaderConfig
+from pipeline.read.arrivals import Arrivals
 from pipeline.read.files import ShardFiles
 from pipeline.read.quarantine import Quarantine
 from pipeline.read.readers import NOT_THERE, Identity, OpenShard, ReaderName
@@ -44,21 +45,24 @@ class Tally(NamedTuple):
 class Fetcher:
     """Reads samples into batches. One object serves all threads of a loader."""
 
-    def __init__(self, dataset: ShardDataset, config: LoaderConfig, parts: Sequence[Part]) -> None:
-        """Prepare to read the fields of `parts`."""
+    def __init__(
+        self, dataset: ShardDataset, config: LoaderConfig, parts: Sequence[Part], arrivals: Arrivals | None = None
+    ) -> None:
+        """Prepare to read the fields of `parts`; those of a data set elsewhere, when they have arrived."""
         self._dataset, self._config, self._parts = dataset, config, parts
+        self._arrivals = arrivals
         self._identities: dict[Path, Identity] = {}
-        self._files = ShardFiles("pread", self._identities)
+        self._files = ShardFiles("pread", self._identities, cached=arrivals is not None)
         self._opened: dict[int, _Opened] = {}
         self._fields = tuple(part.field for part in parts)
         self._verified = np.zeros(len(dataset), np.bool_)
-        self.quarantine = Quarantine(config.most_quarantined(len(dataset)), str(dataset.directory))
+        self.quarantine = Quarantine(config.most_quarantined(len(dataset)), dataset.place)
         self._lock = threading.Lock()
 
     def use(self, reader: ReaderName) -> None:
         """Read with `reader` from now on."""
         if reader != self._files.reader:
-            files = ShardFiles(reader, self._identities)
+            files = ShardFiles(reader, self._identities, cached=self._arrivals is not None)
             with self._lock:  # batches of this epoch may be in the making
                 self._opened.clear()
                 self._files = files
@@ -75,15 +79,26 @@ class Fetcher:
         Raises:
             ShardError: a sample cannot be read, and errors are not quarantined, or too many were.
         """
+        if self._arrivals is None:
+            return self._fill(plan, start, stop, clock, {})
+        began = perf_counter()
+        with self._arrivals.waited_for(plan.shards[start:stop], plan.rows[start:stop]) as failed:
+            clock.add("arrive", perf_counter() - began)
+            return self._fill(plan, start, stop, clock, {start + place: error for place, error in failed.items()})
+
+    def _fill(
+        self, plan: BatchPlan, start: int, stop: int, clock: StageClock, missing: Mapping[int, ShardError]
+    ) -> Tally:
+        """Fill rows but those that are known to be missing."""
         began = perf_counter()
         destinations = [part.destination(plan, start, stop) for part in self._parts]
         valid = plan.arrays["valid"]
         valid[start:stop] = [sample >= 0 for sample in plan.samples[start:stop]]
         used: dict[int, _Opened] = {}
-        failed: Failures = {}
+        failed: Failures = dict(missing)
         num_bytes = num_checked = 0
         for row in range(start, stop):
-            if plan.samples[row] >= 0:
+            if plan.samples[row] >= 0 and row not in missing:
                 try:
                     check = plan.checked[row] or (
                         self._config.verify == "first" and not self._verified[plan.samples[row]]
@@ -145,7 +160,8 @@ class Fetcher:
 
     def _open(self, shard: int) -> _Opened:
         """Open what is needed of a shard; those opened first are forgotten first when there are too many."""
-        if self._config.verify == "always":  # a checksum does not say that the sidecar means the right sample
+        # a checksum does not say that the sidecar means the right sample; headers do, which the cache does not have
+        if self._config.verify == "always" and self._arrivals is None:
             for group in dict.fromkeys(field.group for field in self._fields):
                 check_members(self._dataset.tar_path(shard, group), self._dataset.index(shard, group))
         sources = tuple(self._source(shard, field) for field in self._fields)

@@ -23,14 +23,15 @@ DESCRIPTORS_PER_FILE = 2  # a mapping keeps one of its own
 class ShardFiles:
     """Open shards of one reader, at most so many at a time; those opened first are closed first."""
 
-    def __init__(self, reader: ReaderName, identities: dict[Path, Identity]) -> None:
+    def __init__(self, reader: ReaderName, identities: dict[Path, Identity], *, cached: bool = False) -> None:
         """Raise this process's limit of open files as far as it may be, and stay well below it.
 
         Args:
             reader: how to read.
             identities: what each file was when it was opened first, filled here: opened again, it must be the same.
+            cached: whether they are of the cache, which compares what it writes into them with their sidecars.
         """
-        self.reader = reader
+        self.reader, self._cached = reader, cached
         self._identities = identities
         self._scratch = Scratch()
         self._open: dict[Path, OpenShard] = {}
@@ -54,8 +55,10 @@ class ShardFiles:
         """
         shard = self._open.get(path)
         if shard is None:
-            shard = self._kind(path, self._scratch)  # outside of the lock, since it reads; two threads may open it
-            refuse_other(shard, index)
+            # outside of the lock, since it reads; two threads may open it
+            shard = self._kind(path, self._scratch, grows=self._cached)
+            if not self._cached:
+                refuse_other(shard, index)
             first = self._identities.setdefault(path, shard.identity)
             if first != shard.identity:
                 raise first.changed(shard.identity, path)

@@ -39,9 +39,9 @@ class Identity(NamedTuple):
     modified_ns: int
 
     @classmethod
-    def of(cls, status: os.stat_result) -> Identity:
-        """From what the kernel says of a file."""
-        return cls(status.st_size, status.st_ino, status.st_mtime_ns)
+    def of(cls, status: os.stat_result, *, grows: bool = False) -> Identity:
+        """From what the kernel says of a file; one that grows from within is written to at any time."""
+        return cls(status.st_size, status.st_ino, 0 if grows else status.st_mtime_ns)
 
     def changed(self, now: Identity, path: Path) -> DamagedShardError:
         """The error that says what became of the file."""
@@ -148,12 +148,12 @@ class DescriptorShard:
     flags = 0
     mapped_at: int | None = None
 
-    def __init__(self, path: Path, scratch: Scratch) -> None:
-        """Open the file."""
-        self.path, self._scratch = path, scratch
+    def __init__(self, path: Path, scratch: Scratch, *, grows: bool = False) -> None:
+        """Open the file; one of the cache `grows`: members are written into it while others are read."""
+        self.path, self._scratch, self._grows = path, scratch, grows
         self._name = os.fspath(path)
         self._descriptor = open_for_reading(path, self.flags)
-        self.identity = Identity.of(os.fstat(self._descriptor))
+        self.identity = Identity.of(os.fstat(self._descriptor), grows=grows)
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
@@ -165,8 +165,8 @@ class DescriptorShard:
             now = os.stat(self._name)  # noqa: PTH116
         except FileNotFoundError:
             raise _missing(self.path) from None
-        if (now.st_size, now.st_ino, now.st_mtime_ns) != self.identity:
-            raise self.identity.changed(Identity.of(now), self.path)
+        if (now.st_size, now.st_ino, 0 if self._grows else now.st_mtime_ns) != self.identity:
+            raise self.identity.changed(Identity.of(now, grows=self._grows), self.path)
 
     def view(self, offset: int, size: int) -> Bytes:
         """Bytes read into this thread's scratch memory."""
@@ -191,9 +191,9 @@ class DescriptorShard:
 class MappedShard(DescriptorShard):
     """A tar in the page cache: mapped for copies by `gather`; a small read costs less without a mapping."""
 
-    def __init__(self, path: Path, scratch: Scratch) -> None:
+    def __init__(self, path: Path, scratch: Scratch, *, grows: bool = False) -> None:
         """Map the whole file."""
-        super().__init__(path, scratch)
+        super().__init__(path, scratch, grows=grows)
         try:
             self._map = mmap.mmap(self._descriptor, self.identity.size, access=mmap.ACCESS_READ)
         except ValueError:

@@ -135,6 +135,7 @@ def add_group(
         ValueError: as of `add_teacher_group`.
         ShardError: as of `add_teacher_group`.
     """
+    dataset.refuse_elsewhere()
     engine = engine or InProcess(None)
     facts: TeacherFacts | None = engine.facts()
     plan = make_group_plan(

@@ -1,4 +1,4 @@
-"""`origin.json`: what a data set that is made of other samples is to become, and where they come from.
+"""`lineage.json`: what a data set that is made of other samples is to become, and where they come from.
 
 Published before the first shard. A run goes on only with the same origin, and a lost manifest is made again from it.
 """
@@ -20,7 +20,7 @@ from shards.format.parse import check_name, count, entry, hex_digest, mapping, p
 from shards.format.publish import canonical_json, publish_json
 from shards.format.schema import Field, Schema
 
-ORIGIN_NAME = "origin.json"
+ORIGIN_NAME = "lineage.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class Origin:
 
     @classmethod
     def read(cls, directory: Path) -> Origin:
-        """Read `origin.json`.
+        """Read `lineage.json`.
 
         Raises:
             MissingDataError: there is none.
@@ -120,7 +120,7 @@ class Origin:
 
 
 def problems_of_origin(manifest: Manifest, directory: Path) -> Iterator[str]:
-    """Yield in what `origin.json` and the manifest differ, one line each; field groups may come and go."""
+    """Yield in what `lineage.json` and the manifest differ, one line each; field groups may come and go."""
     try:
         origin = Origin.read(directory)
     except MissingDataError:

@@ -235,6 +235,8 @@ def projections(dataset: ShardDataset, groups: Sequence[str]) -> dict[str, bytes
         teacher = teacher_of(dataset.manifest, group)
         if teacher is not None and isinstance(teacher.get("projection"), dict):
             names.append(projection_name(group))
+    if dataset.mirror is not None:
+        dataset.mirror.fetch_beside()
     found = read_beside(dataset.directory, names)
     if missing := [name for name in names if name not in found]:
         raise ShardError(f"{dataset.directory / missing[0]} is missing, which made the targets; restore it")

@@ -133,6 +133,7 @@ def import_targets(
     Raises:
         ShardError: the data set has a target already, or as of `add_zarr`.
     """
+    dataset.refuse_elsewhere()
     check_name(group, "the group's name")
     check_folder(cache)
     if "target" in dataset.schema and dataset.schema["target"].group != group:

@@ -154,10 +154,15 @@ class Manifest:
                 f"{directory} has no {MANIFEST_NAME}: either its build has not finished (run the same "
                 f"`reelshard build` again), or its tars were made elsewhere (run `reelshard index {directory}`)"
             ) from None
-        return cls._parse(data, path)
+        return cls.parse(data, path)
 
     @classmethod
-    def _parse(cls, data: bytes, path: Path) -> Manifest:
+    def parse(cls, data: bytes, path: Path | str) -> Manifest:
+        """Read the bytes of a manifest.
+
+        Raises:
+            ManifestError: they are damaged or of another format; `path` says where they are from.
+        """
         try:
             record = mapping(parse_json(data), "a manifest")
             found = count(entry(record, "format", "a manifest"), "a manifest's format")
@@ -224,8 +229,7 @@ def refuse_url(path: Path) -> None:
     """
     if (url := _URL.fullmatch(str(path))) and not path.exists():
         raise ShardError(
-            f"{url[1]}://{url[2]} is no local folder: object stores can be built into, but not read from yet; copy the "
-            "data set into a local folder and give that"
+            f"{url[1]}://{url[2]} is no local folder, which is needed here: `reelshard copy` copies a data set into one"
         )
 
 

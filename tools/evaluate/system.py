@@ -145,7 +145,7 @@ def evaluate(
     import torch
 
     from pipeline.world import World
-    from shards.dataset import ShardDataset
+    from tools.datasets import open_dataset
     from tools.measure import find_evaluation, measure
     from tools.systems import system_of
     from training.checkpoint import newest_checkpoint
@@ -155,7 +155,7 @@ def evaluate(
     checkpoint = newest_checkpoint(run_dir / "checkpoints")
     if checkpoint is None:
         raise ValueError(f"{run_dir} has no whole checkpoint; train one with `reelshard train --out {run_dir}`")
-    datasets = {role: ShardDataset.open(path) for role, path in paths.items()}
+    datasets = {role: open_dataset(path, recipe.data) for role, path in paths.items()}
     say(_compare_views(run_dir, datasets))
     torch.manual_seed(recipe.train.seed)
     objective = system_of(recipe).make_objective(recipe).to(recipe.train.torch_device())

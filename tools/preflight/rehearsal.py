@@ -18,7 +18,7 @@ from pipeline.accelerator import Accelerator
 from pipeline.device import DeviceLoader
 from pipeline.world import World
 from shards.dataset import ShardDataset
-from tools.datasets import refuse_other_mix
+from tools.datasets import full_place, open_dataset, refuse_other_mix
 from tools.loaders import TrainingLoader, spell_batch
 from tools.preflight.finding import Finding, Status, check
 from tools.preflight.shared_memory import SharedMemoryWatch
@@ -76,17 +76,17 @@ class Rehearsal:
         return [check("training", self._train), check("memory", self._memory)]
 
     def _data_set(self, path: Path) -> tuple[Status, str]:
-        dataset = ShardDataset.open(path)
+        dataset = open_dataset(path, self.recipe.data)
         for number in {0, len(dataset) // 2, len(dataset) - 1}:
             dataset[number]  # compares checksums
-        what = f"{path.resolve()}, split {dataset.manifest.split}: {len(dataset):,} samples in "
+        what = f"{full_place(dataset)}, split {dataset.manifest.split}: {len(dataset):,} samples in "
         what += f"{len(dataset.manifest.shards)} shards, digest {dataset.digest[:12]}; 3 samples verified"
         failed = sum(dataset.manifest.failures.values())
         return ("warn", f"{what}; {failed} videos could not be built") if failed else ("pass", what)
 
     def _make_loader(self) -> tuple[Status, str]:
         refuse_other_mix(self.recipe.data, self.data)
-        datasets = {name: ShardDataset.open(path) for name, path in self.data.items()}
+        datasets = {name: open_dataset(path, self.recipe.data) for name, path in self.data.items()}
         self._loader = loader = TrainingLoader(self.recipe, datasets, self.accelerator, self.world)
         data = self.recipe.data
         refuse_long_warmup(self.recipe.train.num_steps(loader.num_batches), self.recipe.optim)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pipeline.config import LoaderConfig
 from shards.builder.config import BuildConfig
+from shards.cache.folder import parse_size
 from training.config import TrainConfig
 from training.optim import OptimConfig
 
@@ -34,17 +35,24 @@ class DataConfig(LoaderConfig):
     Attributes:
         mix: where several data sets are trained on (`--data NAME=PATH` each): name -> its share of the batches, by
             weights that need not add up to 1. An epoch is one pass over the heaviest; the others begin anew as needed.
+        cache: folder on a local disk for what is read of data sets in stores elsewhere; REELSHARD_CACHE if None, or
+            ~/.cache/reelshard. All ranks of a machine share it, and so may other runs.
+        cache_quota: the most that it may hold, such as 500GB; REELSHARD_CACHE_QUOTA if None, or 80 % of the free disk.
         evaluation_batch_size: samples that a device takes at once in an evaluation, which reads them whole and does not
             cut them into chunks; with a length budget it does not count. A held-out loss takes the batches of training.
     """
 
     mix: Mapping[str, float] | None = None
+    cache: str | None = None
+    cache_quota: str | None = None
     evaluation_batch_size: int = 32
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.evaluation_batch_size < 1:
             raise ValueError(f"evaluation_batch_size must be at least 1, got {self.evaluation_batch_size}")
+        if self.cache_quota is not None:
+            parse_size(self.cache_quota)
         weights = list((self.mix or {}).values())
         if self.mix is not None and (not all(0 <= weight < math.inf for weight in weights) or not any(weights)):
             raise ValueError(f"mix is {dict(self.mix)}; give each source a weight of 0 or more, and one more than 0")

@@ -1,0 +1,70 @@
+"""A plain HTTP server of a folder, with ranges: `python -m tools.bench.serve FOLDER`, for measuring on one machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+_RANGE = re.compile(r"bytes=(\d+)-(\d+)")
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder from a process of its own; yields its URL."""
+    command = [sys.executable, "-m", "tools.bench.serve", str(folder.absolute())]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    try:
+        assert server.stdout is not None
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _handler(folder: Path) -> type[BaseHTTPRequestHandler]:
+    class Files(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = folder / Path(unquote(self.path)).name  # a flat folder, and nothing outside of it
+            if not path.is_file():
+                self.send_error(404)
+                return
+            size = path.stat().st_size
+            found = _RANGE.fullmatch(self.headers.get("range", ""))
+            start, stop = (int(found[1]), min(int(found[2]) + 1, size)) if found else (0, size)
+            self.send_response(206 if found else 200)
+            if found:
+                self.send_header("content-range", f"bytes {start}-{stop - 1}/{size}")
+            self.send_header("content-length", str(stop - start))
+            self.end_headers()
+            self.wfile.flush()
+            if self.command == "GET":
+                with path.open("rb") as file:
+                    while start < stop:
+                        start += os.sendfile(self.connection.fileno(), file.fileno(), start, stop - start)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """Say nothing."""
+
+        def handle(self) -> None:
+            with contextlib.suppress(ConnectionError):
+                super().handle()
+
+    return Files
+
+
+if __name__ == "__main__":
+    with ThreadingHTTPServer(("127.0.0.1", 0), _handler(Path(sys.argv[1]))) as listening:
+        print(listening.server_address[1], flush=True)
+        listening.serve_forever()
