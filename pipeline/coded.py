@@ -23,17 +23,20 @@ def decoded(field: Field, stored: Tensor) -> Tensor:
         field: what is stored.
         stored: u8 `[B, P, ...]`, any number P of positions, on any device.
     """
-    return _pixels(field, stored).to(torch.uint8) if field.codec == "yuv420" else _tokens(field, stored)
+    return _pixels(field, stored, torch.int16).to(torch.uint8) if field.codec == "yuv420" else _tokens(field, stored)
 
 
 def as_pixels(field: Field | None, tensor: Tensor) -> Tensor:
     """Pixels from 0 to 255 in f32, all of them whole: of u8, or where there is a `field`, of what its codec stored."""
     if field is None:
         return tensor.to(torch.float32)
-    return _pixels(field, tensor) if field.codec == "yuv420" else _tokens(field, tensor).to(torch.float32)
+    if field.codec == "yuv420":
+        return _pixels(field, tensor, torch.float32)
+    return _tokens(field, tensor).to(torch.float32)
 
 
-def _pixels(field: Field, stored: Tensor) -> Tensor:
+def _pixels(field: Field, stored: Tensor, dtype: torch.dtype) -> Tensor:
+    """RGB from 0 to 255, whole numbers of a dtype that also holds what is cut off."""
     height, width = field.fixed_shape[-3:-1]
     frames = stored.reshape(-1, stored.shape[-1])
     light = frames[:, : height * width].view(-1, height // 2, 2, width // 2, 2, 1)
@@ -42,7 +45,7 @@ def _pixels(field: Field, stored: Tensor) -> Tensor:
     half = 1 << 14
     red, blue = (RED_OF_V * v + half) >> 15, (BLUE_OF_U * u + half) >> 15
     green = -((GREEN_OF_U * u + GREEN_OF_V * v + half) >> 15)
-    offsets = torch.stack((red, green, blue), -1).to(torch.float32)
+    offsets = torch.stack((red, green, blue), -1).to(dtype)
     pixels = torch.add(offsets[:, :, None, :, None], light).clamp_(0, 255)
     return pixels.view(*stored.shape[:-1], height, width, 3)
 

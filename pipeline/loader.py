@@ -216,8 +216,7 @@ class ShardLoader(IterableDataset[Batch]):
         For `DeviceLoader`, which decodes them on the device. Without it, reader threads decode.
         """
         if not self._leaves_coded and any(part.field.codec is not None for part in self._planner.parts):
-            self._end_iteration("a device that decodes its batches")
-            self._fetcher.close()
+            self.close()
             self._planner = Planner(self.dataset, self.config, self.reads, self.world, leave_coded=True)
             self._make_own()
         self._leaves_coded = True

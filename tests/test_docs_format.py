@@ -6,11 +6,13 @@ import json
 import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import numpy as np
 import xxhash
 
+from shards.codecs import CODECS
 from shards.format.packed import pack_pieces
 from tests.datasets import lengths_sample
 
@@ -24,6 +26,22 @@ def test_the_bytes_of_packed_pieces_are_those_of_the_docs() -> None:
     data = bytes.fromhex(example)
     assert data == pack_pieces([b"ab", b"", b"cde"])
     assert f"are the {len(data)} bytes" in DOCS
+
+
+def test_the_arithmetic_of_the_docs_is_that_of_the_codec_of_pixels() -> None:
+    (example,) = re.findall(r"```python\n(y = .*?)```", DOCS, re.DOTALL)
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 1, 2, 2, 3), np.uint8)
+    codec = CODECS["yuv420"]
+    stored = codec.encode(pixels).reshape(400, 6).astype(int)
+    decoded = codec.decode(codec.encode(pixels), "|u1", pixels.shape).reshape(400, 4, 3)
+    r, g, b = pixels.reshape(400, 4, 3).astype(int).transpose(2, 0, 1)
+    values: dict[str, Any] = {"r": r, "g": g, "b": b}
+    values |= {f"sum_{name}": values[name].sum(axis=1, keepdims=True) for name in "rgb"}
+    for line in example.splitlines():
+        name, _, formula = line.partition(" = ")
+        values[name] = np.clip(eval(formula, {}, values), 0, 255)
+    assert np.array_equal(np.concatenate([values["y"], values["u"], values["v"]], axis=1), stored)
+    assert np.array_equal(np.stack([values["red"], values["green"], values["blue"]], axis=-1), decoded)
 
 
 def test_a_reader_made_from_the_docs_reads_rows_and_pieces() -> None:

@@ -133,7 +133,8 @@ def _spell(field: Mapping[str, Any] | None) -> str:
         return "not there"
     shape = "" if field["shape"] is None else f"{field['dtype']} {field['shape']} "
     group = f" of the group {field['group']!r}" if field["group"] else ""
-    return f"{shape}{field['layout'] if shape or field['layout'] == 'packed' else 'bytes'}{group}"
+    codec = f" by the codec {field['codec']}" if "codec" in field else ""
+    return f"{shape}{field['layout'] if shape or field['layout'] == 'packed' else 'bytes'}{codec}{group}"
 
 
 def _refuse_other_teachers(datasets: Sequence[ShardDataset]) -> None:

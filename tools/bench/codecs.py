@@ -97,9 +97,9 @@ def _store(
     out = folder / name
     rewrite.run(out, progress=progress)
     copy = ShardDataset.open(out)
-    sizes = {"clip_bytes": bytes_per_clip(copy, mask_ratio), "whole_bytes": bytes_per_clip(copy, None)}
+    clip_bytes, whole_bytes = bytes_per_clip(copy, mask_ratio), bytes_per_clip(copy, None)
     fidelity = {field: str(found) for part in rewrite.fidelity[:1] for field, found in part.items()}
-    return Measured(name=name, **sizes, fidelity=fidelity), copy
+    return Measured(name=name, clip_bytes=clip_bytes, whole_bytes=whole_bytes, fidelity=fidelity), copy
 
 
 def _measure(stored: Sequence[tuple[Measured, ShardDataset]], args: argparse.Namespace, progress: Progress) -> None:
