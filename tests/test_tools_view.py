@@ -108,6 +108,14 @@ def test_frames_of_a_clip_are_its_pixels_and_the_mask_is_the_one_that_training_d
         assert site.json("/api/mask/7?epoch=4")["hidden"] != drawn["hidden"]
 
 
+def test_clips_that_a_codec_stores_are_seen_as_they_are_read(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path / "set", 6, codec={"clip": "yuv420", "target": "int8"})
+    clip = tubes_to_clip(np.asarray(dataset.read(1, "clip")), SIZE // PATCH)
+    with site_of(dataset) as site:
+        np.testing.assert_array_equal(pixels(site.ask("/frame/1/2").body), clip[2])
+        assert "stored as yuv420" in site.json("/api/sample/1")["fields"][0]["kind"]
+
+
 def test_failures_are_listed_by_reason_and_page(site: Site) -> None:
     found = site.json("/api/failures")
     assert (found["total"], found["reasons"]) == (3, {"decode_error": 2, "missing_file": 1})

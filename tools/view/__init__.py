@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
     if args.port is not None and not 0 <= args.port < 1 << 16:
         raise ValueError(f"--port is {args.port}; allowed are 1 to 65535, and 0 for any that is free")
     dataset = ShardDataset.open(args.dataset)
+    if dataset.mirror is not None:
+        raise ValueError(f"{dataset.place} is elsewhere: `reelshard copy` it, or a part of it, to a folder here")
     mask: MaskView | None = None
     if args.recipe is not None:
         mask = mask_view(args.recipe, args.overrides, dataset, args.source)

@@ -207,7 +207,8 @@ def spell_field(field: Field) -> str:
     if field.dtype is None:
         return field.spell_kind()
     shape = ", ".join("n" if side is None else str(side) for side in field.shape or ())
-    return f"{field.spell_kind()}: {np.dtype(field.dtype)} [{shape}]"
+    coded = "" if field.codec is None else f", stored as {field.codec}"
+    return f"{field.spell_kind()}: {np.dtype(field.dtype)} [{shape}]{coded}"
 
 
 def _is_clip(field: Field) -> bool:
