@@ -14,6 +14,8 @@ from pipeline.read.decoders import Outputs
 from shards import rle
 from shards.format.objects import read_objects
 
+__all__ = ["FrameMasks", "read_objects"]
+
 
 @dataclass(frozen=True)
 class FrameMasks:
