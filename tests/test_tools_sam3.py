@@ -13,9 +13,10 @@ from transformers import Sam3Model
 from model.parts import lies_in
 from model.sam3_files import load_student
 from tests.sam3_runs import Workshop
-from tests.sam3_students import TRAINED, random_batch, write_student
+from tests.sam3_students import PROMPTS, TRAINED, random_batch, write_student
 from tests.sav_sets import SIDE
 from tools.cli import main
+from tools.recipe import load_recipe
 from tools.systems.sam3_students import take_apart
 from tools.trained import open_run
 from training.checkpoint import newest_checkpoint
@@ -75,6 +76,8 @@ def test_the_memory_takes_the_newest_run_that_learnt_objects_and_refuses_where_t
         "there is no student: give --student: a folder or an id of transformers' Sam3Model" in capsys.readouterr().err
     )
     shutil.copytree(runs / "features", tmp_path / "features")  # has learnt no objects
+    assert main(workshop.arguments(recipe, tmp_path / "alone", "--dry-run")) == 1
+    (tmp_path / "features" / "recipe.yaml").write_text("[")  # of whatever else lies there
     assert main(workshop.arguments(recipe, tmp_path / "alone", "--dry-run")) == 1
     shutil.copytree(runs / "image", tmp_path / "older")
     shutil.copytree(runs / "image", tmp_path / "newer")
@@ -157,6 +160,32 @@ def test_an_exported_student_of_pictures_is_one_to_begin_with(
         assert main(workshop.arguments(recipe, tmp_path / "run", "--dry-run", "--student", str(student))) == 0
         losses += [line for line in capsys.readouterr().out.splitlines() if line.startswith("loss")]
     assert losses[0] == losses[1]  # with the same fresh memory, too
+
+
+def test_the_recipes_say_what_was_asked_for() -> None:
+    epochs = {"sam3_image_features": 1, "sam3_image_outputs": 3, "sam3_video": 5}
+    for name, wanted in epochs.items():
+        recipe = load_recipe(name)
+        optim, train, data = recipe.optim, recipe.train, recipe.data
+        assert (optim.lr, optim.weight_decay, optim.clip_grad_norm) == (1e-4, 0.01, 1.0)
+        assert (train.epochs, train.chunk_size, data.global_batch_size) == (wanted, 1, 4)
+        assert (recipe.objects.most, recipe.objects.mask_size, recipe.objects.prompts) == (20, 144, PROMPTS)
+        assert (recipe.teacher.level, recipe.teacher.image_size, recipe.build.teacher_batch) == (3, 504, 4)
+        assert recipe.memory.num_context == (8 if name == "sam3_video" else 0)
+    assert load_recipe("sam3_image_outputs").objective.feature_weight == 0.1
+    video = load_recipe("sam3_video")
+    assert video.optim.warmup == load_recipe("sam3_image_outputs").optim.warmup == 200
+    model = video.model
+    assert (model.num_latents, model.num_layers, model.num_heads, model.ffn_dim) == (64, 2, 8, 768)
+    assert video.objective.trainable == TRAINED
+
+
+def test_the_warm_up_counts_steps_of_the_optimiser_and_not_chunks(workshop: Workshop, tmp_path: Path) -> None:
+    student = ("--student", str(workshop.folder / "student"))
+    optim = {"warmup": 4, "lr": 1e-3}
+    run = workshop.train("sam3_video", tmp_path / "run", *student, optim=optim)  # batches of 2 in chunks of 1
+    rates = [row["lr"] for row in read_metrics(run / "metrics.jsonl")]
+    assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3])
 
 
 @pytest.mark.slow

@@ -190,8 +190,11 @@ def _newest(run_dir: Path) -> str | None:
 def _learnt_objects(run_dir: Path) -> bool:
     import yaml
 
-    content = yaml.safe_load((run_dir / "recipe.yaml").read_text())
-    return bool(content["system"] == IMAGE and content["objective"]["stage"] == "outputs")
+    try:
+        content = yaml.safe_load((run_dir / "recipe.yaml").read_text())
+        return bool(content["system"] == IMAGE and content["objective"]["stage"] == "outputs")
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):  # somebody else's
+        return False
 
 
 def _clip_of(config: StudentConfig) -> str:
