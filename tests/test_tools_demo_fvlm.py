@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from playwright.sync_api import Browser
 
 from shards.dataset import ShardDataset
 from tests.browser import VIEWS, look
+from tests.builds import descendants, start_python
 from tools.cli import main
 from tools.demo.fvlm_scenes import MARKS, PLACES, QUESTIONS, draw, exam, film_of, lessons, texts
 from tools.demo.fvlm_verdict import checks_of, detail_of
@@ -153,6 +156,26 @@ def test_sizes_that_make_no_demo_are_refused(
     assert main(["demo", "--system", "fvlm", "--out", str(tmp_path / "out"), *given]) == 1
     assert "at least" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+WORK_WITHOUT_END = """
+import time
+from tools.demo.processes import in_processes
+for _ in in_processes(time.sleep, [3600.0, 3600.0], workers=2, look=lambda: print("at work", flush=True)):
+    pass
+"""
+
+
+def test_work_that_is_stopped_ends_at_once_with_all_its_processes() -> None:
+    process = start_python(WORK_WITHOUT_END)
+    assert process.stdout is not None
+    while len(workers := descendants(process.pid)) < 2:
+        assert process.stdout.readline() == "at work\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert "KeyboardInterrupt" in errors
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        os.sched_yield()
 
 
 @pytest.fixture(scope="module")

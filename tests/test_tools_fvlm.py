@@ -9,17 +9,12 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from playwright.sync_api import Browser
 from torch import Tensor
 
-from model.foveated import FoveatedVLM
-from shards.dataset import ShardDataset
-from tests.browser import VIEWS, look
 from tests.chats import build_chats, chat_config, write_chats
 from tests.fvlm_runs import Workshop
 from tests.tiny_vlm import tiny_llm
 from tools.cli import main
-from tools.systems.fvlm import FoveatedRecipe
 from training.metrics import read_metrics
 
 CPU = torch.device("cpu")
@@ -209,77 +204,6 @@ def test_three_modes_score_the_same_words_and_the_loss_is_the_held_out_one(
     assert metrics["gap"] == pytest.approx((stepwise - fine) / fine, abs=1e-7)
     (single,) = [row for row in rows if row["num_frames"] == 1]
     assert single["coarse_fine"] == pytest.approx(single["autoregressive"], rel=1e-5)
-
-
-@pytest.fixture(scope="module")
-def scored(workshop: Workshop, stage1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `evaluate vlm --out` has written."""
-    out = tmp_path_factory.mktemp("scored") / "results"
-    held_out = workshop.folder / "held_out"
-    assert main(["evaluate", "vlm", "--run", str(stage1), "--val", str(held_out), "--out", str(out)]) == 0
-    return out
-
-
-def test_scores_are_written_with_the_digest_of_what_they_were_measured_on(
-    workshop: Workshop, stage1: Path, scored: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    record = json.loads((scored / "vlm.json").read_text())
-    assert record["evaluation"] == "vlm"
-    assert record["step"] == 8
-    assert record["versions"]["reelshard"]
-    result, again = record["results"]["trained"], scores_of(workshop, stage1, capsys)
-    assert result["digests"] == {"val": ShardDataset.open(workshop.folder / "held_out").digest}
-    assert {name: result[name] for name in ("metrics", "rows", "tables")} == {
-        name: again[name] for name in ("metrics", "rows", "tables")
-    }
-
-
-def test_the_page_of_scores_shows_where_coarse_and_fine_queries_look_and_what_is_said(scored: Path) -> None:
-    page = (scored / "vlm.html").read_text()
-    assert page.count("<figcaption>scenes</figcaption>") == 2
-    assert page.count("data:image/png;base64,") == 3 * 2  # two samples of the only source: frames, coarse and fine
-    assert page.count("<b>said </b>") == 2
-    assert not re.search(r'(src|href)="(?!data:|#)', page)
-
-
-def test_the_page_of_scores_fits_a_telephone_by_night(scored: Path, browser: Browser) -> None:
-    for width, scheme in VIEWS:
-        assert not look(browser, scored / "vlm.html", width, scheme).problems
-
-
-def test_costs_by_source_add_up_to_those_of_all_words(
-    workshop: Workshop, stage1: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = scores_of(workshop, stage1, capsys)
-    rows, metrics = found["tables"]["by_source"], found["metrics"]
-    assert [row["source"] for row in rows] == sorted({row["source"] for row in found["rows"]})
-    for name in ("ce_coarse_only", "ce_coarse_fine", "ce_autoregressive"):
-        total = sum(row[name] * row["num_tokens"] for row in rows)
-        assert total / metrics["num_tokens"] == pytest.approx(metrics[name], rel=1e-6)
-
-
-def test_attention_is_shown_where_the_model_attends(workshop: Workshop, stage1: Path) -> None:
-    from tools.systems.fvlm_looks import look_at
-    from tools.trained import open_run
-
-    recipe, made, _ = open_run(stage1)
-    model = made.get_submodule("model")
-    assert isinstance(recipe, FoveatedRecipe)
-    assert isinstance(model, FoveatedVLM)
-    dataset = ShardDataset.open(workshop.folder / "held_out")
-    number = next(n for n in range(len(dataset)) if dataset.metadata(n)["num_frames"] == 9)
-    seen = look_at(recipe, model, dataset, number)
-    pixels = torch.from_numpy(seen.frames).movedim(-1, 1)[None]
-    with torch.no_grad():
-        videos = model.see(pixels, torch.tensor([9]))
-        assert videos is not None
-        for name, mode in (("coarse", "coarse_only"), ("fine", "coarse_fine")):
-            weights = model.attention(videos.pictures, model.queries(videos, mode)).mean(dim=(0, 2))  # type: ignore[arg-type]
-            torch.testing.assert_close(torch.from_numpy(seen.attention[name]).flatten(1), weights[:, 1:])
-    assert (seen.attention["coarse"][1:] != seen.attention["fine"][1:]).any()
-    messages = dataset.metadata(number)["messages"]
-    assert seen.question == messages[0]["content"]
-    assert seen.answer == messages[1]["content"]
 
 
 def test_the_modes_are_chosen(workshop: Workshop, stage1: Path, capsys: pytest.CaptureFixture[str]) -> None:

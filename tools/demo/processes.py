@@ -28,9 +28,10 @@ def in_processes(
         look: called about once a second while there is nothing new.
 
     Yields:
-        What came of the parts, in the order in which they are done.
+        What came of the parts, in the order in which they are done. Where one fails, or the work is stopped, all
+        processes are ended at once, whatever they are doing.
     """
-    context = multiprocessing.get_context("spawn")
+    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         with _signals_blocked():  # the workers inherit it: what a terminal sends to all is this process's business
             futures = {pool.submit(work, part) for part in parts}
@@ -41,7 +42,9 @@ def in_processes(
                     yield future.result()
                 look()
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()  # it waits for no signal, and what it does may take minutes
             raise
 
 
