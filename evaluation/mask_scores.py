@@ -76,7 +76,8 @@ def pairwise_ious(found: Masks, real: Masks) -> NDArray[np.float64]:
     one, other = (masks.reshape(len(masks), math.prod(masks.shape[1:])).astype(np.float32) for masks in (found, real))
     both = (one @ other.T).astype(np.float64)
     either = one.sum(axis=1, dtype=np.float64)[:, None] + other.sum(axis=1, dtype=np.float64) - both
-    return np.divide(both, either, out=np.ones_like(both), where=either > 0)
+    ious: NDArray[np.float64] = np.divide(both, either, out=np.ones_like(both), where=either > 0)
+    return ious
 
 
 def assign(worth: NDArray[np.floating[Any]]) -> NDArray[np.int64]:

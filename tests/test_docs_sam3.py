@@ -18,7 +18,7 @@ from tools.cli import main
 from training.metrics import read_metrics
 
 PAGE = (Path(__file__).parents[1] / "docs" / "sam3.md").read_text()
-STAGES, _, EXPORT = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+STAGES, _, EXPORT, *_ = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 STEPS = 2
 
 

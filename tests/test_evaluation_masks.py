@@ -1,4 +1,4 @@
-"""What a memory is worth: the same queries with the right one, with none, and with another video's, in numbers by hand."""
+"""What a memory is worth: queries with the right one, with none, and with another video's, in numbers by hand."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -61,8 +61,8 @@ def measured(batches: list[dict[str, Tensor]], config: MasksConfig | None = None
 
 
 def test_each_memory_is_scored_on_the_same_queries_and_compared_sample_by_sample() -> None:
-    # Right: always there. None: squares at 0; IoU 1, 1/3 (5 of 15 columns), 0. Other: that of the sample before, and for
-    # the first that of the last of its batch, which says that there is none (and the square at 0 is then scored).
+    # Right: always there. None: squares at 0; IoU 1, 1/3 (5 of 15 columns), 0. Other: that of the sample before; for
+    # the first that of the last of its batch, which says that there is none (its square is at 0).
     metrics = measured([batch_of([0, 5, 10, -1])]).metrics
     assert metrics["iou_right"] == 1.0
     assert metrics["iou_none"] == pytest.approx((1 + 1 / 3 + 0) / 3)
