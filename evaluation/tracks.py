@@ -24,10 +24,10 @@ from evaluation.ranks import gather_rows
 from evaluation.result import Result, Split
 from model.sam3 import Predictions, Sam3Student, Text
 from model.watch import Watcher
-from pipeline.read.masks import read_objects
 from pipeline.world import World
 from shards import rle
 from shards.builder.samples.pictures import decode_jpeg
+from shards.format.objects import read_objects
 
 Masks = NDArray[np.bool_]
 MODES = ("video", "image")

@@ -1,7 +1,7 @@
 """J and F over whole videos: queries linked once, by the first frame that shows an object."""
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,7 +114,7 @@ def test_a_memory_fills_up_to_its_size_and_begins_anew_with_each_video() -> None
     video = TrackedVideo(number=0, frames=[frame(square(0), square(None))] * 4, masks=real)
 
     measure_tracks(asked, [video, video], 2, World())
-    assert cast(Reader, asked.student).contexts == 2 * [0, 1, 2, 2, 0, 0, 0, 0]  # the second half looks at frames alone
+    assert asked.student.contexts == 2 * [0, 1, 2, 2, 0, 0, 0, 0]  # the second half looks at frames alone
 
 
 def test_a_student_without_a_memory_is_measured_frame_by_frame() -> None:

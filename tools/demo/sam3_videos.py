@@ -109,7 +109,7 @@ def annotation(video_id: str, masks: NDArray[np.bool_], num_frames: int) -> dict
         "video_split": "train",
         "masklet": [[rle.encode(mask) for mask in objects] for objects in masks],
         "masklet_id": list(per_object),
-        "masklet_first_appeared_frame": [float(column.argmax()) for column in shown.T],
+        "masklet_first_appeared_frame": [float(frame) for frame in shown.argmax(axis=0)],
         "masklet_frame_count": [float(count) for count in shown.sum(axis=0)],
         "masklet_type": ["manual"] * num_objects,
         "masklet_num": num_objects,

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from evaluation.tracks import query_masks
-from pipeline.read.masks import read_objects
 from shards import rle
 from shards.builder.samples.pictures import decode_jpeg
+from shards.format.objects import read_objects
 from tools.pages.elements import figure, figures, heading, paragraph, picture, strips
 from tools.pages.html import Html
 from tools.pages.overlay import overlay
