@@ -102,33 +102,16 @@ def _settings(text: str) -> tuple[str, ...]:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and report."""
-    from shards.dataset import ShardDataset
-    from tools.bench import codecs
+    from tools.bench import codecs, copies
     from tools.bench.report import draw, print_report
-    from tools.bench.synthesize import synthesize
-    from tools.progress import track
 
     logging.getLogger().setLevel(logging.WARNING)
     other = _other_measurement(args)
     if other is not None:
         return other(args)
-    if args.data is None:
-        raise ValueError("bench needs a DATASET, or --build to measure the builder")
-    if args.synthesize is not None and not (args.data / "dataset.json").exists():
-        with track("synthesizing", total=args.synthesize, unit="samples") as advance:
-            synthesize(args.data, args.synthesize, progress=advance)
-    dataset = ShardDataset.open(args.data)
-    if dataset.mirror is not None:
-        raise ValueError(f"bench measures a local DATASET; give `reelshard bench COPY --remote {dataset.place}`")
-    for name in ("clip", "target"):
-        if dataset.schema[name].layout != "tubes":
-            raise ValueError(
-                f"bench needs clip and target in the tubes layout; {name} is {dataset.schema[name].layout}"
-            )
-        if dataset.schema[name].codec is not None:
-            raise ValueError(f"{name} is stored by a codec: give a set that is not, and --codecs to compare codecs")
+    dataset = _open(args)
     if args.copies:
-        return run_copies(args, dataset)
+        return copies.run(args, dataset, machine())
     if args.codecs:
         return codecs.run(args, dataset, machine())
     if args.remote is not None:
@@ -150,18 +133,32 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_copies(args: argparse.Namespace, dataset: ShardDataset) -> int:
-    """Measure the copy out of mapped shards, and report."""
-    from shards.format.publish import publish_json
-    from tools.bench.copies import copies_as_json, measure_copies, print_copies
+def _open(args: argparse.Namespace) -> ShardDataset:
+    """The data set that is measured, made where that is asked for.
+
+    Raises:
+        ValueError: there is none, or it is not one whose tubes are measured.
+    """
+    from shards.dataset import ShardDataset
+    from tools.bench.synthesize import synthesize
     from tools.progress import track
 
-    with track("copying", total=args.rounds + 1, unit="rounds") as advance:
-        results = measure_copies(dataset, threads=args.threads, rounds=args.rounds, progress=advance)
-    print_copies(results, machine())
-    if args.json:
-        publish_json(args.json, {"machine": machine(), "copies": copies_as_json(results)})
-    return 0
+    if args.data is None:
+        raise ValueError("bench needs a DATASET, or --build to measure the builder")
+    if args.synthesize is not None and not (args.data / "dataset.json").exists():
+        with track("synthesizing", total=args.synthesize, unit="samples") as advance:
+            synthesize(args.data, args.synthesize, progress=advance)
+    dataset = ShardDataset.open(args.data)
+    if dataset.mirror is not None:
+        raise ValueError(f"bench measures a local DATASET; give `reelshard bench COPY --remote {dataset.place}`")
+    for name in ("clip", "target"):
+        if dataset.schema[name].layout != "tubes":
+            raise ValueError(
+                f"bench needs clip and target in the tubes layout; {name} is {dataset.schema[name].layout}"
+            )
+        if dataset.schema[name].codec is not None:
+            raise ValueError(f"{name} is stored by a codec: give a set that is not, and --codecs to compare codecs")
+    return dataset
 
 
 def _other_measurement(args: argparse.Namespace) -> Callable[[argparse.Namespace], int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import mmap
 import statistics
 from collections.abc import Callable, Sequence
@@ -17,7 +18,9 @@ from rich.table import Table
 from pipeline.batch.slab import anonymous_memory
 from pipeline.read.gather import NO_LIBRARY, WAYS, gather
 from shards.dataset import ShardDataset
+from shards.format.publish import publish_json
 from tools.bench.storage import in_threads
+from tools.progress import track
 
 NUM_SAMPLES = 512  # at most, so that a round takes seconds
 ROWS_PER_CALL = 16  # as a reader's task has
@@ -145,6 +148,16 @@ def print_copies(results: dict[Copied, Rates], machine: str) -> None:
             numbers = (f"{key.piece_bytes:,}", str(key.threads), *(f"{rate / 1e9:.1f}" for rate in rates))
             table.add_row(key.what, *numbers)
     Console().print(table)
+
+
+def run(args: argparse.Namespace, dataset: ShardDataset, machine: str) -> int:
+    """Measure what `reelshard bench --copies` says, and report."""
+    with track("copying", total=args.rounds + 1, unit="rounds") as advance:
+        results = measure_copies(dataset, threads=args.threads, rounds=args.rounds, progress=advance)
+    print_copies(results, machine)
+    if args.json:
+        publish_json(args.json, {"machine": machine, "copies": copies_as_json(results)})
+    return 0
 
 
 def copies_as_json(results: dict[Copied, Rates]) -> list[dict[str, Any]]:
