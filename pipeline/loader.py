@@ -37,7 +37,6 @@ from pipeline.reads import Reads
 from pipeline.state import NUM_EPOCHS, refuse_other, whole_number
 from pipeline.stats import LoaderStats, StageClock
 from pipeline.world import World
-from shards.cache.mirror import Mirror
 from shards.dataset import ShardDataset
 
 log = logging.getLogger(__name__)
@@ -109,21 +108,17 @@ class ShardLoader(IterableDataset[Batch]):
         """
         self._process = os.getpid()
         self._iteration: Iteration | None = None
-        self._prefetcher: Prefetcher | None = None
+        self._arrivals: Arrivals | None
+        self._prefetcher: Prefetcher | None
         self._clock = StageClock()
         self._counts = {"batches": 0, "samples": 0, "padded": 0, "bytes": 0, "checked": 0}
         self._ring = SlabRing(self.config.slabs, self._locks_for)
-        self._arrivals = None if self.dataset.mirror is None else self._make_arrivals(self.dataset.mirror)
+        self._arrivals = self._prefetcher = None
+        if self.dataset.mirror is not None:
+            fields, beyond = [part.field for part in self._planner.parts], not self.reads.held_out
+            self._arrivals = Arrivals(self.dataset, self.dataset.mirror, fields, self.world)
+            self._prefetcher = Prefetcher(self.dataset, self._arrivals, self._planner.schedule, beyond=beyond)
         self._fetcher = Fetcher(self.dataset, self.config, self._planner.parts, self._arrivals)
-
-    def _make_arrivals(self, mirror: Mirror) -> Arrivals:
-        """What fetches the samples of a data set elsewhere, and orders them ahead."""
-        fields = [part.field for part in self._planner.parts]
-        local_size = self.world.local_size
-        arrivals = Arrivals(self.dataset, mirror, fields, whole=local_size == self.world.size)
-        schedule, beyond = self._planner.schedule, not self.reads.held_out
-        self._prefetcher = Prefetcher(self.dataset, arrivals, schedule, local_size=local_size, beyond=beyond)
-        return arrivals
 
     def _after_fork(self) -> None:
         if os.getpid() != self._process:
@@ -274,8 +269,7 @@ class ShardLoader(IterableDataset[Batch]):
         self._after_fork()
         if self._arrivals is None:
             raise ValueError(f"{self.dataset.place} is on this machine: nothing is asked of a store")
-        machines = max(1, self.world.size // self.world.local_size)
-        return estimate(self.dataset, self._arrivals, self.config.window_of(self.dataset), machines)
+        return estimate(self.dataset, self._arrivals, self.config.window_of(self.dataset))
 
     def stats(self) -> LoaderStats:
         """What was done so far in this process, and where the time went."""

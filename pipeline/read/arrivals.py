@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.world import World
 from shards.cache.fetch import into_runs, members_of
 from shards.cache.mirror import Mirror
 from shards.cache.sparse import CachedTar
@@ -21,16 +22,17 @@ Rows = NDArray[np.int64]
 class Arrivals:
     """Sees to it that samples are in the cache. Holds nothing of one process but what the mirror has."""
 
-    def __init__(self, dataset: ShardDataset, mirror: Mirror, fields: Sequence[Field], *, whole: bool) -> None:
+    def __init__(self, dataset: ShardDataset, mirror: Mirror, fields: Sequence[Field], world: World) -> None:
         """Take what is read.
 
         Args:
             dataset: the data set.
             mirror: its own.
             fields: those that are read.
-            whole: whether this machine needs all samples, so that neighbours are fetched along.
+            world: the ranks. Where all are on this machine it needs all samples, so that neighbours are fetched along.
         """
-        self._dataset, self.mirror, self.whole = dataset, mirror, whole
+        self._dataset, self.mirror, self.world = dataset, mirror, world
+        self.whole = world.local_size == world.size
         self._by_group: dict[str, list[str]] = {}
         for field in fields:
             self._by_group.setdefault(field.group, []).append(field.name)
@@ -48,8 +50,8 @@ class Arrivals:
         """The rows that are fetched where these are needed."""
         return np.flatnonzero(np.isin(tar.chunks, tar.chunks[rows])) if self.whole else rows
 
-    def estimate(self, num_machines: int) -> tuple[int, int]:
-        """Requests and bytes of an epoch on one of so many machines, from the sidecars of the first shard.
+    def estimate(self) -> tuple[int, int]:
+        """Requests and bytes of an epoch on this machine, from the sidecars of the first shard.
 
         Raises:
             ShardError: a sidecar cannot be had.
@@ -62,7 +64,8 @@ class Arrivals:
                 runs = into_runs(members_of(tar, piece.tolist(), fields))
                 requests += len(runs)
                 num_bytes += sum(run[-1].stop - run[0].start for run in runs)
-        share = len(self._dataset) / max(1, self._dataset.manifest.shards[0].num_samples) / num_machines
+        share = len(self._dataset) / max(1, self._dataset.manifest.shards[0].num_samples)
+        share *= self.world.local_size / self.world.size
         return round(requests * share), round(num_bytes * share)
 
     @contextlib.contextmanager

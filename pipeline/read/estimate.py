@@ -30,19 +30,18 @@ class Estimate:
     order: str
 
 
-def estimate(dataset: ShardDataset, arrivals: Arrivals, window: int, num_machines: int) -> Estimate:
+def estimate(dataset: ShardDataset, arrivals: Arrivals, window: int) -> Estimate:
     """Estimate from the manifest, and the sidecars of the first shard.
 
     Args:
         dataset: the data set.
         arrivals: what is read of it.
         window: shards that are mixed at a time; 0 for all.
-        num_machines: that share an epoch.
 
     Raises:
         ShardError: a sidecar cannot be had.
     """
-    requests, num_bytes = arrivals.estimate(num_machines)
+    requests, num_bytes = arrivals.estimate()
     mirror, shards = arrivals.mirror, dataset.num_shards
     share = min(1.0, (window or shards) / max(1, shards))
     order = "all samples are mixed, or none"

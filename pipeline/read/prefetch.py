@@ -35,21 +35,18 @@ class _Ahead:
 class Prefetcher:
     """Belongs to one process and the thread that consumes batches."""
 
-    def __init__(
-        self, dataset: ShardDataset, arrivals: Arrivals, schedule: Schedule, *, local_size: int, beyond: bool
-    ) -> None:
+    def __init__(self, dataset: ShardDataset, arrivals: Arrivals, schedule: Schedule, *, beyond: bool) -> None:
         """Take what is read in which order; nothing is fetched before `advance`.
 
         Args:
             dataset: the data set.
             arrivals: fetches.
             schedule: which samples make up this rank's part of each batch.
-            local_size: ranks on this machine, which share what may be ahead.
-            beyond: whether to go on beyond the end of an epoch.
+                beyond: whether to go on beyond the end of an epoch.
         """
         self._dataset, self._arrivals, self._schedule, self._beyond = dataset, arrivals, schedule, beyond
         quota = arrivals.mirror.cache.quota
-        self._most_bytes = min(AHEAD_BYTES, quota // SHARE_OF_QUOTA) // local_size
+        self._most_bytes = min(AHEAD_BYTES, quota // SHARE_OF_QUOTA) // arrivals.world.local_size
         self._ahead: deque[_Ahead] = deque()
         self._next = (0, 0)
         self._pool: ThreadPoolExecutor | None = None
