@@ -174,8 +174,8 @@ def test_coded_sets_merge_as_they_are_stored_and_only_with_their_like(
     assert (len(both), both.schema) == (7, one.schema)
     for number in range(7):
         for name in CODEC:
-            stored = (np.asarray(dataset.read_stored(number, name)) for dataset in (both, one))
-            assert np.array_equal(*stored)
+            stored = [np.asarray(dataset.read_stored(number, name)) for dataset in (both, one)]
+            assert np.array_equal(stored[0], stored[1])
     assert verify_dataset(both.directory).problems == ()
     assert main(["card", str(both.directory)]) == 0
     capsys.readouterr()
