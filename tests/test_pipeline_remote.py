@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pipeline.order.locality import Locality
 from pipeline.world import World
 from shards.dataset import ShardDataset
-from shards.format.errors import DamagedShardError, MissingDataError
+from shards.format.errors import DamagedShardError, MissingDataError, ShardError
+from shards.store import open_store
 from tests.datasets import add_group, make_dataset
 from tests.object_store import faulty_proxy, http_files, moto_server, use_bucket
 from tests.remote_sets import epoch_of, load, open_cached, run_ranks
@@ -172,6 +173,34 @@ def test_a_tar_that_is_missing_or_cut_off_elsewhere_is_named(local: ShardDataset
         assert sum(map(len, epoch_of(loader))) == 23 - 6
 
 
+def test_a_store_that_does_not_answer_ends_the_run_and_loses_no_sample(
+    local: ShardDataset, url: str, tmp_path: Path
+) -> None:
+    elsewhere = open_cached(url, tmp_path / "cache")
+    assert elsewhere.mirror is not None
+    for shard in range(local.num_shards):
+        elsewhere.index(shard)
+    elsewhere.mirror.store = open_store("http://127.0.0.1:9/set")
+    with load(elsewhere, on_error="quarantine", max_quarantined=23) as loader:
+        with pytest.raises(ShardError, match="no connection to http"):
+            epoch_of(loader)
+        assert loader.stats().num_quarantined == 0
+
+
+def test_what_an_epoch_asks_of_a_store_is_estimated_before(local: ShardDataset, url: str, tmp_path: Path) -> None:
+    elsewhere = open_cached(url, tmp_path / "cache")
+    with load(elsewhere) as loader:
+        found = loader.estimate()
+        epoch_of(loader)
+        assert elsewhere.mirror is not None
+        assert found.num_requests == elsewhere.mirror.traffic.requests == 8
+        assert abs(found.num_bytes / elsewhere.mirror.traffic.num_bytes - 1) < 0.1
+        assert found.cached_bytes < 50_000 < loader.estimate().cached_bytes
+        assert found.order == "2 of 8 shards mixed at a time, shuffled every epoch: a mixing radius of 6 samples"
+    with load(local) as loader, pytest.raises(ValueError, match="is on this machine: nothing is asked of a store"):
+        loader.estimate()
+
+
 def test_a_sidecar_that_does_not_belong_is_refused_and_not_kept(local: ShardDataset, url: str, tmp_path: Path) -> None:
     good = (local.directory / "train-00003-of-00008.idx").read_bytes()
     shutil.copy(local.directory / "train-00000-of-00008.idx", local.directory / "train-00003-of-00008.idx")
@@ -186,8 +215,6 @@ def test_a_sidecar_that_does_not_belong_is_refused_and_not_kept(local: ShardData
 def test_two_ranks_read_an_epoch_through_a_bad_network_as_from_the_disk(
     local: ShardDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from shards.store import open_store
-
     faults = ["error"] * 3 + ["cut_response"] * 3 + ["reset", "slow_response"]
     with moto_server() as server:
         bucket = use_bucket(server, "epoch", monkeypatch)

@@ -24,6 +24,7 @@ from shards.payload import StoredValue
 from shards.verify import verify_dataset
 from tests.builds import build, contents
 from tests.datasets import add_group, add_lengths_group, damage, make_dataset, make_lengths_dataset
+from tests.object_store import http_files
 from tools.cli import main
 
 ALL = Selection()
@@ -322,3 +323,15 @@ def test_the_history_is_readable_json(tmp_path: Path) -> None:
     origin = json.loads((copy.directory / "lineage.json").read_bytes())
     assert origin["provenance"] == copy.manifest.provenance
     assert origin["samples"] == [info.num_samples for info in copy.manifest.shards]
+
+
+def test_a_set_elsewhere_is_copied_as_one_that_is_here(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("REELSHARD_CACHE", str(tmp_path / "cache"))
+    build(source, tmp_path / "src")
+    here = reshard(ShardDataset.open(tmp_path / "src"), tmp_path / "here", "--sample", "5")
+    with http_files(tmp_path / "src") as url:
+        assert main(["reshard", url, "--out", str(tmp_path / "there"), "--sample", "5"]) == 0
+    assert contents(tmp_path / "there") == contents(here.directory)

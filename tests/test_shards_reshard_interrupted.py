@@ -16,6 +16,7 @@ from shards.format.errors import ShardError
 from shards.verify import verify_dataset
 from tests.builds import contents, start_python
 from tests.datasets import add_lengths_group, make_dataset
+from tools.cli import main
 
 CUT = Cut(samples_per_shard=2)
 
@@ -114,3 +115,28 @@ def test_a_shard_that_lost_its_tail_is_written_again(
     copy(source, tmp_path)
     assert contents(tmp_path) == expected
     assert verify_dataset(tmp_path).problems == ()
+
+
+COMMAND = """
+import sys
+from tools.cli import main
+from tools.signals import answer_signals
+answer_signals()
+sys.exit(main(["reshard", sys.argv[1], "--out", sys.argv[2], "--samples-per-shard", "2"]))
+"""
+
+
+def test_the_command_ends_in_one_line_and_status_130_wherever_ctrl_c_strikes(
+    source: ShardDataset, tmp_path: Path
+) -> None:
+    process = start_python(COMMAND, source.directory, tmp_path / "out")
+    while not (tmp_path / "out").exists() and process.poll() is None:
+        pass
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    lines = [line for line in errors.splitlines() if not line.startswith("resharding: ")]
+    assert process.returncode in (0, 130)  # it may have been done by then
+    assert len(lines) == (process.returncode != 0), errors
+    assert not list((tmp_path / "out").glob("*.tmp"))
+    assert main(["reshard", str(source.directory), "--out", str(tmp_path / "out"), "--samples-per-shard", "2"]) == 0
+    assert verify_dataset(tmp_path / "out").problems == ()

@@ -10,6 +10,7 @@ import pytest
 
 from shards.format.errors import DamagedShardError, MissingDataError, ShardError
 from shards.store import Store, open_store, url_of
+from shards.store.remote import PART_BYTES, RemoteStore
 from shards.store.urls import without_secrets
 from tests.object_store import faulty_proxy, http_files, moto_server, use_bucket
 
@@ -145,3 +146,17 @@ def test_a_url_is_told_from_a_path_also_when_it_was_made_one(tmp_path: Path, mon
     Path("s3:/bucket").mkdir(parents=True)
     assert url_of(Path("s3://bucket")) is None
     assert without_secrets("https://me:secret@host/set?signature=1") == "https://host/set"
+
+
+@pytest.mark.slow
+def test_an_object_of_several_parts_is_compared_by_its_digest(
+    server: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(use_bucket(server, "parts", monkeypatch) + "/set")
+    assert isinstance(store, RemoteStore)
+    path = tmp_path / "large.tar"
+    path.write_bytes(DATA * ((PART_BYTES + 1000 * 256) // len(DATA) + 1))
+    store.put_file(path, "large.tar")
+    found = store.inner.head("large.tar")
+    assert found["size"] == path.stat().st_size
+    assert (found["e_tag"] or "").strip('"').endswith("-2")

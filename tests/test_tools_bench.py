@@ -73,6 +73,19 @@ def test_cold_runs_and_several_ranks_are_measured(dataset: ShardDataset, tmp_pat
 
 
 @pytest.mark.skipif(not WAYS, reason=NO_LIBRARY)
+def test_a_set_elsewhere_is_measured_beside_bare_obstore_and_the_same_set_here(
+    dataset: ShardDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("obstore", reason="the extra 's3' is not installed")
+    arguments = ["--mask", "0.75", "--threads", "1", "--batch-size", "8", "--rounds", "1", "--remote"]
+    assert run_bench(str(dataset.directory), *arguments, "--json", str(tmp_path / "found.json")) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert all(found[name] > 0 for name in ("bare", "kept", "cold", "warm", "local", "cold_of_bare", "warm_of_local"))
+    assert found["amplification"] == pytest.approx(1, abs=0.01)  # two fields of a sample, with the headers between them
+    assert found["requests_per_sample"] <= 1
+    assert "24 samples from an HTTP server on this machine" in capsys.readouterr().out
+
+
 def test_every_way_to_copy_is_measured_on_pieces_whole_samples_and_plain_memory(
     dataset: ShardDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -160,6 +160,11 @@ def test_a_picture_replaces_an_older_one(tmp_path: Path) -> None:
     [
         ("verify", "URL"),
         ("show", "URL"),
+        ("index", "URL", "--out", "sidecars"),
+        ("reshard", "URL", "--out", "copy"),
+        ("reshard", "SET", "--out", "URL"),
+        ("merge", "SET", "URL", "--out", "both"),
+        ("card", "URL", "--out", "card.md"),
         ("zarr", "export", "URL", "cache"),
         ("zarr", "export", "SET", "URL"),
         ("zarr", "import", "SET", "URL"),
@@ -168,7 +173,7 @@ def test_a_picture_replaces_an_older_one(tmp_path: Path) -> None:
         ("train", "--recipe", "RECIPE", "--data", "SET", "--val", "URL", "--out", "run"),
     ],
 )
-def test_an_object_store_where_a_data_set_is_wanted_is_one_clear_line(
+def test_a_store_that_is_not_there_is_one_clear_line_and_nothing_is_written_beside_it(
     tmp_path: Path,
     command: tuple[str, ...],
     capsys: pytest.CaptureFixture[str],
@@ -176,10 +181,13 @@ def test_an_object_store_where_a_data_set_is_wanted_is_one_clear_line(
 ) -> None:
     place = make_workplace(tmp_path)
     monkeypatch.chdir(tmp_path)
+    for name, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x"), ("ENDPOINT_URL", "http://127.0.0.1:9")):
+        monkeypatch.setenv(f"AWS_{name}", value)
     words = {"URL": "s3://bucket/a/set", "SET": place.train, "RECIPE": place.recipe}
     assert main([words.get(word, word) for word in command]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "s3://bucket/a/set is no local folder: object stores can be built into" in line
+    assert "s3://bucket/a/set" in line
+    assert "no connection to http://127.0.0.1:9" in line or "is no local folder, which is needed here" in line
     assert not (tmp_path / "s3:").exists()
 
 

@@ -12,7 +12,7 @@ from shards.cache.fetch import into_runs, members_of
 from shards.cache.mirror import Mirror
 from shards.cache.sparse import CachedTar
 from shards.dataset import ShardDataset
-from shards.format.errors import ShardError
+from shards.format.errors import DamagedShardError, ManifestError, MissingDataError, ShardError
 from shards.format.schema import Field
 
 Rows = NDArray[np.int64]
@@ -98,6 +98,6 @@ class Arrivals:
     ) -> list[tuple[CachedTar, list[str]]]:
         try:
             return list(self.tars(shard))
-        except ShardError as error:
+        except (MissingDataError, DamagedShardError, ManifestError) as error:
             failed |= dict.fromkeys(places, error)
             return []

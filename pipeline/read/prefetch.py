@@ -93,16 +93,16 @@ class Prefetcher:
         futures: list[Future[object]] = []
         num_bytes = 0
         for shard in dict.fromkeys(shards.tolist()):  # in the order of the batch
-            of_shard = np.unique(rows[shards == shard])
+            of_shard = rows[shards == shard]
             with contextlib.suppress(ShardError):  # the reader meets it, too, and says so
                 for tar, fields in self._arrivals.tars(shard):
                     tar.acquire()
                     held.append(tar)
-                    num_bytes += tar.num_bytes(self._arrivals.rows_along(tar, of_shard), fields)
-                    for chunk in np.unique(tar.chunks[of_shard]).tolist():
-                        wanted = of_shard[tar.chunks[of_shard] == chunk]
-                        if tar.lacks(wanted, fields).any():
-                            futures.append(self._submit(tar, wanted, fields))
+                    lacking = of_shard[tar.lacks(of_shard, fields)]
+                    if len(lacking):
+                        num_bytes += tar.num_bytes(self._arrivals.rows_along(tar, lacking), fields)
+                        chunks = tar.chunks[lacking]
+                        futures += [self._submit(tar, lacking[chunks == one], fields) for one in np.unique(chunks)]
         return _Ahead((epoch, number), num_bytes, tuple(held), tuple(futures))
 
     def _submit(self, tar: CachedTar, rows: Rows, fields: Sequence[str]) -> Future[object]:

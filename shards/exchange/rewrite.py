@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from threading import Event
 from typing import Protocol
@@ -138,8 +140,12 @@ class Rewrite:
         return shard_name(self.origin.split, shard, len(self.origin.samples), group)
 
     def _places(self, shard: int) -> range:
-        start = sum(self.origin.samples[:shard])
-        return range(start, start + self.origin.samples[shard])
+        return range(self._starts[shard], self._starts[shard + 1])
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """Where each shard begins, and the end of the last one."""
+        return list(accumulate(self.origin.samples, initial=0))
 
     def _finished(self, out: Path, group: str, shard: int) -> ShardInfo | None:
         """What an earlier run left of a shard, if sidecar and tar are as this run would leave them."""

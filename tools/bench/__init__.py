@@ -45,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--codecs", action="store_true", help="measure DATASET's samples stored by each codec, and nothing else"
     )
+    parser.add_argument(
+        "--remote",
+        nargs="?",
+        const="serve",
+        metavar="URL",
+        help="measure the same data set at URL, through an empty cache and a full one, beside bare obstore and DATASET "
+        "here; without URL from an HTTP server that is started on this machine",
+    )
     parser.add_argument("--cold", action="store_true", help="drop the page cache before each measurement")
     parser.add_argument("--threads", type=_numbers, default=(1, 2, 4), metavar="N,...", help="thread counts to try")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="samples per batch of a rank (default: 32)")
@@ -110,6 +118,8 @@ def run(args: argparse.Namespace) -> int:
         with track("synthesizing", total=args.synthesize, unit="samples") as advance:
             synthesize(args.data, args.synthesize, progress=advance)
     dataset = ShardDataset.open(args.data)
+    if dataset.mirror is not None:
+        raise ValueError(f"bench measures a local DATASET; give `reelshard bench COPY --remote {dataset.place}`")
     for name in ("clip", "target"):
         if dataset.schema[name].layout != "tubes":
             raise ValueError(
@@ -121,6 +131,10 @@ def run(args: argparse.Namespace) -> int:
         return run_copies(args, dataset)
     if args.codecs:
         return codecs.run(args, dataset, machine())
+    if args.remote is not None:
+        from tools.bench.remote import run_remote
+
+        return run_remote(args)
     if len(dataset) < args.batch_size * args.ranks:
         raise ValueError(f"{len(dataset)} samples do not fill one batch of {args.batch_size} on {args.ranks} ranks")
     results = measure(args)

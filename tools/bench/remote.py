@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -42,6 +43,7 @@ def run_remote(args: argparse.Namespace) -> int:
         rounds = [_round(args, local, url, scratch / str(number)) for number in range(args.rounds)]
     found: dict[str, Any] = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
     found["cold_of_bare"] = statistics.median(each["cold"] / each["bare"] for each in rounds)
+    found["cold_of_kept"] = statistics.median(each["cold"] / each["kept"] for each in rounds)
     found["warm_of_local"] = statistics.median(each["warm"] / each["local"] for each in rounds)
     where = "an HTTP server on this machine" if args.remote == "serve" else url
     print("\n".join(_lines(found, where, len(local))))
@@ -62,6 +64,8 @@ def _round(args: argparse.Namespace, local: ShardDataset, url: str, folder: Path
     num_bytes = sum(stop - start for _, start, stop in requests)
     payload = sum(int(local.sizes(name).sum()) for name in FIELDS)
     found = {"bare": num_bytes / _seconds(lambda: _fetch_bare(elsewhere, requests))}
+    with tempfile.TemporaryFile(dir=elsewhere.directory) as file:
+        found["kept"] = num_bytes / _seconds(lambda: _fetch_bare(elsewhere, requests, file.fileno()))
     with _loader(args, elsewhere) as cold:
         found["cold"] = num_bytes / _seconds(lambda: _epoch(cold))
     traffic = elsewhere.mirror.traffic
@@ -87,11 +91,11 @@ def _loader(args: argparse.Namespace, dataset: ShardDataset) -> ShardLoader:
         reader="mmap",
         verify="never",
     )
-    masks = (
-        () if args.mask is None else (TubeMask(num_positions=dataset.schema["clip"].fixed_shape[0], ratio=args.mask),)
-    )
-    gather = {} if args.mask is None else {"clip": "visible", "target": "masked"}
-    return ShardLoader(dataset, config, reads=Reads(fields=FIELDS, draws=masks, gather=gather))
+    reads = Reads(fields=FIELDS)
+    if args.mask is not None:
+        mask = TubeMask(num_positions=dataset.schema["clip"].fixed_shape[0], ratio=args.mask)
+        reads = Reads(fields=FIELDS, draws=(mask,), gather={"clip": "visible", "target": "masked"})
+    return ShardLoader(dataset, config, reads=reads)
 
 
 def _requests(dataset: ShardDataset) -> Iterator[Request]:
@@ -104,15 +108,23 @@ def _requests(dataset: ShardDataset) -> Iterator[Request]:
                 yield tar.index.info.name, run[0].start, run[-1].stop
 
 
-def _fetch_bare(dataset: ShardDataset, requests: list[Request]) -> None:
-    """The same requests by obstore alone, as many at a time; what comes is thrown away."""
+def _fetch_bare(dataset: ShardDataset, requests: list[Request], keep: int | None = None) -> None:
+    """The same requests by obstore alone, as many at a time; what comes is thrown away, or written to a file."""
     from shards.store.remote import RemoteStore
 
     assert dataset.mirror is not None
     store = dataset.mirror.store
     assert isinstance(store, RemoteStore)
+
+    def fetch(request: Request, place: int) -> None:
+        name, start, stop = request
+        data = store.inner.get_range(name, start=start, end=stop)
+        if keep is not None:
+            os.pwrite(keep, data, place)
+
+    places = itertools.accumulate((stop - start for _, start, stop in requests), initial=0)
     with ThreadPoolExecutor(REQUESTS) as pool:
-        for _ in pool.map(lambda each: len(store.inner.get_range(each[0], start=each[1], end=each[2])), requests):
+        for _ in pool.map(fetch, requests, places):
             pass
 
 
@@ -128,10 +140,13 @@ def _seconds(work: Any) -> float:
 
 
 def _lines(found: dict[str, Any], where: str, num_samples: int) -> list[str]:
+    shares = f"{found['cold_of_bare']:.2f} and {found['cold_of_kept']:.2f} of these"
+    rates = {name: f"{spell_bytes(found[name])}/s" for name in ("bare", "kept", "cold")}
     return [
         f"{num_samples:,} samples from {where}, {REQUESTS} requests at a time",
-        f"  bare obstore, thrown away       {spell_bytes(found['bare'])}/s",
-        f"  an epoch with an empty cache    {spell_bytes(found['cold'])}/s, {found['cold_of_bare']:.2f} of bare obstore",
+        f"  bare obstore, thrown away       {rates['bare']}",
+        f"  bare obstore, kept in a file    {rates['kept']}",
+        f"  an epoch with an empty cache    {rates['cold']}, {shares}",
         f"  requests a sample               {found['requests_per_sample']:.3f}",
         f"  bytes fetched per byte read     {found['amplification']:.3f}",
         f"  an epoch from the cache         {found['warm']:,.0f} samples/s, {found['warm_of_local']:.3f} of local",

@@ -20,13 +20,12 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 def served(folder: Path) -> Iterator[str]:
     """Serve a folder from a process of its own; yields its URL."""
     command = [sys.executable, "-m", "tools.bench.serve", str(folder.absolute())]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
-    try:
-        assert server.stdout is not None
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
-    finally:
-        server.terminate()
-        server.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as server:
+        try:
+            assert server.stdout is not None
+            yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+        finally:
+            server.terminate()
 
 
 def _handler(folder: Path) -> type[BaseHTTPRequestHandler]:
