@@ -120,13 +120,7 @@ def run(args: argparse.Namespace) -> int:
     dataset = ShardDataset.open(args.data)
     if dataset.mirror is not None:
         raise ValueError(f"bench measures a local DATASET; give `reelshard bench COPY --remote {dataset.place}`")
-    for name in ("clip", "target"):
-        if dataset.schema[name].layout != "tubes":
-            raise ValueError(
-                f"bench needs clip and target in the tubes layout; {name} is {dataset.schema[name].layout}"
-            )
-        if dataset.schema[name].codec is not None:
-            raise ValueError(f"{name} is stored by a codec: give a set that is not, and --codecs to compare codecs")
+    _check_fields(dataset)
     if args.copies:
         return run_copies(args, dataset)
     if args.codecs:
@@ -148,6 +142,17 @@ def run(args: argparse.Namespace) -> int:
     if args.png:
         draw(results, args.png)
     return 0
+
+
+def _check_fields(dataset: ShardDataset) -> None:
+    """Refuse a data set that cannot be masked, or whose bytes are not those that others give out."""
+    for name in ("clip", "target"):
+        if dataset.schema[name].layout != "tubes":
+            raise ValueError(
+                f"bench needs clip and target in the tubes layout; {name} is {dataset.schema[name].layout}"
+            )
+        if dataset.schema[name].codec is not None:
+            raise ValueError(f"{name} is stored by a codec: give a set that is not, and --codecs to compare codecs")
 
 
 def run_copies(args: argparse.Namespace, dataset: ShardDataset) -> int:
