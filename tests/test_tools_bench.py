@@ -186,3 +186,22 @@ def test_a_million_samples_start_with_the_sidecars_of_their_first_batches_and_th
 @pytest.mark.slow
 def test_the_interpreters_share_is_measured() -> None:
     assert python_seconds_per_clip(Case(batch_size=32, mask_ratio=0.75)) > 0
+
+
+def test_codecs_are_compared_on_the_same_samples(
+    dataset: ShardDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ["--mask", "0.75", "--threads", "1", "--batch-size", "8", "--seconds", "0.01", "--rounds", "1"]
+    output = ["--json", str(tmp_path / "codecs.json")]
+    before = sorted(path.name for path in dataset.directory.parent.iterdir())
+    assert run_bench(str(dataset.directory), "--codecs", *quick, *output) == 0
+    found = {one["name"]: one for one in json.loads((tmp_path / "codecs.json").read_text())["codecs"]}
+    assert {name: one["clip_bytes"] for name, one in found.items()} == {
+        "raw": 1_505_280,
+        "yuv420": 1_204_224,
+        "int8": 1_063_104,
+        "both": 762_048,
+    }
+    assert all(rate > 0 for one in found.values() for turns in one["turns"].values() for turn in turns for rate in turn)
+    assert "1,818,880" in capsys.readouterr().out
+    assert sorted(path.name for path in dataset.directory.parent.iterdir()) == before

@@ -21,7 +21,7 @@ from tests.datasets import DIM, FRAMES, PATCH, SIZE, TUBELET, tubes_schema
 from tools.cli import main
 
 SEEDS = (0, 1)
-STEPS = 150
+STEPS = 100
 GEOMETRY = {
     "model.num_frames": FRAMES,
     "model.image_size": SIZE,
@@ -34,8 +34,11 @@ GEOMETRY = {
 }
 
 
+MORE: dict[str, dict[str, int]] = {"demo": {}, "demo_salt": {"model.predictor_heads": 2}}
+
+
 def make_moving(directory: Path, num_samples: int, seed: int) -> ShardDataset:
-    """Soft coloured spots that move; the class is where to, and a target is what a fixed map makes of a tubelet."""
+    """Soft spots that move; the class is their colour, and a target is what a fixed map makes of a tubelet."""
     directory.mkdir()
     random = np.random.default_rng(seed)
     schema: Schema = tubes_schema()
@@ -44,9 +47,10 @@ def make_moving(directory: Path, num_samples: int, seed: int) -> ShardDataset:
     with ShardWriter(directory / shard_name("train", 0, 1), schema) as writer:
         for number in range(num_samples):
             label = number % 2
-            place, colour = random.uniform(8, 24, 2), random.uniform(40, 215, 3)
+            place, speed = random.uniform(8, 24, 2), random.uniform(-4, 4)
+            colour = np.array([190, 120, 80] if label else [80, 120, 190]) + random.normal(0, 25, 3)
             times = np.arange(FRAMES)[:, None, None]
-            far = (rows - place[0]) ** 2 + (columns - place[1] - (times - 1.5) * (5 - 10 * label)) ** 2
+            far = (rows - place[0]) ** 2 + (columns - place[1] - (times - 1.5) * speed) ** 2
             clip = 128 + (colour - 128) * np.exp(-far / 40)[..., None] + random.normal(0, 4, (FRAMES, SIZE, SIZE, 3))
             tubes = clip_to_tubes(clip.clip(0, 255).astype(np.uint8), TUBELET, PATCH)
             tokens = (tubes.reshape(*tubes.shape[:2], -1) / 64 - 2) @ mapping
@@ -61,7 +65,14 @@ def make_moving(directory: Path, num_samples: int, seed: int) -> ShardDataset:
 def learn(recipe: str, data: Path, folder: Path, seed: int, capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
     """Train; then the loss on held-out clips as they are, and what a probe on those tells."""
     raw, held_out, run = str(folder / "raw"), str(folder / "held_out"), folder / f"{recipe}-{data.name}-{seed}"
-    values = {**GEOMETRY, "train.steps": STEPS, "train.checkpoint_every": STEPS, "train.seed": seed, "data.seed": seed}
+    values = {
+        **GEOMETRY,
+        **MORE[recipe],
+        "train.steps": STEPS,
+        "train.checkpoint_every": STEPS,
+        "train.seed": seed,
+        "data.seed": seed,
+    }
     flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
     train = ["train", "--recipe", recipe, "--data", str(data), "--val", held_out, "--out", str(run), *flags]
     assert main(train) == 0
