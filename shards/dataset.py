@@ -256,7 +256,8 @@ class ShardDataset:
 
     def read_stored(self, number: int, field: str) -> StoredValue:
         """The same as its codec has stored it, for a copy that loses nothing: `ShardWriter.write` takes that, too."""
-        return self._payload(number, field).read_stored()
+        with self._arrived(number, field):
+            return self._payload(number, field).read_stored()
 
     def read_run(self, number: int, field: str, start: int, stop: int) -> StoredValue:
         """Rows or pieces `start` to `stop` of one sample; no others are read.
