@@ -26,6 +26,8 @@ from shards.format.pixels import IMAGENET
 from shards.format.schema import Field
 from tests.datasets import POSITIONS, make_dataset
 from tests.marks import reads_with_stock_webdataset
+from tests.object_store import http_files
+from tests.remote_sets import epoch_of, load, open_cached
 from tests.twins import assert_equal, device_loader, two_epochs
 
 CODEC = {"clip": "yuv420", "target": "int8"}
@@ -220,3 +222,17 @@ def assert_all_ways(field: Field, stored: np.ndarray[Any, np.dtype[np.uint8]]) -
     found.append(on_device(field, torch.from_numpy(stored)).numpy())
     for out in found:
         assert np.array_equal(out, expected, equal_nan=expected.dtype.kind == "f")
+
+
+def test_a_coded_set_elsewhere_is_read_and_copied_as_the_local_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("obstore", reason="the extra 's3' is not installed")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    local = make_dataset(tmp_path / "served/set", num_samples=9, samples_per_shard=3, codec=CODEC)
+    with http_files(tmp_path / "served") as server:
+        elsewhere = open_cached(f"{server}/set", tmp_path / "cache")
+        with load(local) as expected, load(elsewhere) as found:
+            assert epoch_of(found) == epoch_of(expected)
+        for name in CODEC:
+            assert np.array_equal(np.asarray(elsewhere.read_stored(5, name)), np.asarray(local.read_stored(5, name)))
