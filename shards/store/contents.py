@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shards.exchange.origin import ORIGIN_NAME
 from shards.format.beside import FAILURES_NAME, PLAN_NAME, projection_name
 from shards.format.beside_group import beside_group
 from shards.format.errors import MissingDataError
@@ -27,8 +28,7 @@ def names_beside(store: Store, manifest: Manifest) -> list[str]:
     """The small files of a data set beside its manifest, tars and sidecars: listed, or those that there may be."""
     if store.url.partition("://")[0] in ("http", "https"):
         groups = ("", *manifest.groups)
-        return [beside_group(name, group) for name in (PLAN_NAME, FAILURES_NAME) for group in groups] + [
-            projection_name(group) for group in groups
-        ]
+        named = [beside_group(name, group) for name in (PLAN_NAME, FAILURES_NAME) for group in groups]
+        return [*named, *(projection_name(group) for group in groups), ORIGIN_NAME]
     names = (name for name, _ in store.list())
     return [name for name in names if "/" not in name and not name.endswith((TAR_SUFFIX, ".idx", MANIFEST_NAME))]
