@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shards.exchange.origin import ORIGIN_NAME, Origin
+from shards.exchange.origin import Origin
 from shards.format.beside import (
     FAILURES_NAME,
+    ORIGIN_NAME,
     PLAN_NAME,
     planned_schema,
     planned_shards,

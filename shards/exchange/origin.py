@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.builder.plan import differences
+from shards.format.beside import ORIGIN_NAME
 from shards.format.errors import MissingDataError, ShardError
 from shards.format.files import read_small
 from shards.format.index import ShardInfo
@@ -19,8 +20,6 @@ from shards.format.manifest import Manifest
 from shards.format.parse import check_name, count, entry, hex_digest, mapping, parse_json, sequence, text
 from shards.format.publish import canonical_json, publish_json
 from shards.format.schema import Field, Schema
-
-ORIGIN_NAME = "lineage.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,8 @@ import xxhash
 from shards.builder.journal import WORK_FOLDER, clear_work
 from shards.builder.lock import build_lock
 from shards.codecs import Fidelity
-from shards.exchange.origin import ORIGIN_NAME, Origin
+from shards.exchange.origin import Origin
+from shards.format.beside import ORIGIN_NAME
 from shards.format.errors import MissingDataError, ShardError
 from shards.format.files import read_small
 from shards.format.index import ShardInfo, index_path, load_index

@@ -24,6 +24,7 @@ from shards.words import spell_counts
 
 PLAN_NAME = "plan.json"
 FAILURES_NAME = "failures.jsonl"
+ORIGIN_NAME = "lineage.json"
 FROM_PLAN = ("source", "sample", "view", "decoder", "teacher", "seed")  # what a manifest's provenance takes from a plan
 
 

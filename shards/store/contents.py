@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from shards.exchange.origin import ORIGIN_NAME
-from shards.format.beside import FAILURES_NAME, PLAN_NAME, projection_name
+from shards.format.beside import FAILURES_NAME, ORIGIN_NAME, PLAN_NAME, projection_name
 from shards.format.beside_group import beside_group
 from shards.format.errors import MissingDataError
 from shards.format.index import TAR_SUFFIX
