@@ -6,9 +6,10 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test lint format clean
 
-demo: $(STAMP)  ## each system end to end, with report.html: a student and its probe, a foveated VLM and its answers
+demo: $(STAMP)  ## each system end to end, with report.html: a student and its probe, a foveated VLM and its answers, a small SAM3 and its memory
 	$(BIN)/reelshard demo --out demo_output
 	$(BIN)/reelshard demo --system fvlm --out demo_output_fvlm
+	$(BIN)/reelshard demo --system sam3_video --out demo_output_sam3
 
 test: $(STAMP)  ## every test, the slow ones included
 	$(BIN)/python -m pytest

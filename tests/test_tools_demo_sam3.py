@@ -7,12 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from playwright.sync_api import Browser
+from transformers import Sam3Model
 
+from model.memory import SPREAD
+from model.sam3 import CONTEXT_LEVEL
 from shards import rle
 from shards.dataset import ShardDataset
 from tests.browser import VIEWS, look
 from tools.cli import main
+from tools.demo.sam3_models import SIDE, make_models
 from tools.demo.sam3_page import question
 from tools.demo.sam3_plan import Sam3Plan
 from tools.demo.sam3_run import problems
@@ -59,6 +64,16 @@ def test_videos_are_written_as_sa_v_has_them(tmp_path: Path) -> None:
     assert len(about["masklet"]) == len(TIMES)
     assert np.array_equal(rle.decode(about["masklet"][-1][0]), masks[-1, 0])
     assert about["video_frame_count"] == NUM_FRAMES
+
+
+def test_features_are_small_enough_for_the_embeddings_of_the_memory_to_count_beside_them(tmp_path: Path) -> None:
+    make_models(["all objects"], tmp_path / "teacher", tmp_path / "student")
+    frames, _ = render_rest(VIDEOS.scene(0), TIMES, SIDE)
+    pixels = torch.from_numpy(frames[:, :, :SIDE].copy()).permute(0, 3, 1, 2) / 127.5 - 1
+    teacher: Any = Sam3Model.from_pretrained(tmp_path / "teacher")
+    with torch.no_grad():
+        features = teacher.vision_encoder(pixels).fpn_hidden_states[CONTEXT_LEVEL]
+    assert SPREAD / 4 < float(features.std()) < 4 * SPREAD
 
 
 def report(**changes: Any) -> dict[str, Any]:

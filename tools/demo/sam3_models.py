@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from model.sam3 import CONTEXT_LEVEL
 from tools.demo.text_encoder import SPECIAL, save_word_tokenizer
 
 SIDE = 112  # pixels of a frame; level 3 of the pyramid is 4 x 4 cells
@@ -17,6 +18,8 @@ MAX_TOKENS = 32
 # Fewer queries than look-alikes: who cannot tell them apart cannot answer with all of them.
 NUM_QUERIES = 1
 TEACHER_SPREAD, STUDENT_SPREAD = 0.15, 0.1  # of weights: with less, random features hardly depend on the picture
+PLACE_SPREAD = 0.4  # of the student's position embeddings: a token has to know where it is to ask what was there
+FEATURE_SCALE = 0.025  # of the teacher's level 3: the memory's embeddings begin small, and are added to it
 
 
 def make_models(prompts: Sequence[str], teacher: Path, student: Path, seed: int = 0) -> None:
@@ -37,7 +40,14 @@ def make_models(prompts: Sequence[str], teacher: Path, student: Path, seed: int 
     for number, (folder, spread) in enumerate(((teacher, TEACHER_SPREAD), (student, STUDENT_SPREAD))):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(2 * seed + number)
-            Sam3Model(_config(vocabulary, spread)).save_pretrained(folder)
+            model: Any = Sam3Model(_config(vocabulary, spread))
+            encoder = model.vision_encoder
+            if folder == teacher:
+                for parameter in encoder.neck.fpn_layers[CONTEXT_LEVEL].proj2.parameters():
+                    parameter.data.mul_(FEATURE_SCALE)
+            else:
+                encoder.backbone.embeddings.position_embeddings.data.normal_(std=PLACE_SPREAD)
+            model.save_pretrained(folder)
     save_word_tokenizer(vocabulary, student)
 
 

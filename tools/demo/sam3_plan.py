@@ -24,11 +24,11 @@ class Sam3Plan:
 
     num_alone: int = 240
     num_train: int = 480
-    num_held_out: int = 192
+    num_held_out: int = 256
     feature_steps: int = 40
     image_steps: int = 200
-    memory_steps: int = 700
-    by_heart_steps: int = 100
+    memory_steps: int = 500
+    by_heart_steps: int = 80
     num_seeds: int = 1
 
     def __post_init__(self) -> None:

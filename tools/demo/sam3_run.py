@@ -43,6 +43,7 @@ COMMON = (
     "--build.samples_per_shard=64",
     "--build.teacher_batch=36",
     "--objects.mask_size=56",
+    "--objects.most=1",  # a video has one
     "--data.global_batch_size=16",
     "--data.threads=2",
     "--data.evaluation_batch_size=32",
@@ -87,7 +88,7 @@ class Demo:
             ALONE: RestVideos(num_videos=self.plan.num_alone, seed=0, alike=False),
             TRAIN: RestVideos(num_videos=self.plan.num_train, seed=1),
             HELD_OUT: RestVideos(num_videos=self.plan.num_held_out, seed=2),
-            FEW: RestVideos(num_videos=NUM_FEW, seed=3),
+            FEW: RestVideos(num_videos=NUM_FEW, seed=3, alike=False),
         }
         folders = {self.out / "raw" / name: videos for name, videos in sets.items()}
         total = sum(one.num_videos for one in sets.values())
