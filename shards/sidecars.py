@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from shards.format.errors import DamagedShardError, ManifestError
 from shards.format.index import ShardIndex, index_path, load_index
 from shards.format.manifest import Manifest
 from shards.format.schema import Field
+from shards.threads import thread_pool
 
 SIDECAR_THREADS = 16
 
@@ -70,12 +70,8 @@ class Sidecars:
         """A column of all sidecars, i64 `[num_samples]`, read-only; `what` names it among those of the field."""
         if (what, field.name) not in self._columns:
             shards = range(len(self._manifest.shards))
-            with ThreadPoolExecutor(SIDECAR_THREADS) as pool:
-                try:
-                    indices = list(pool.map(lambda shard: self.index(shard, field.group), shards))
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+            with thread_pool(SIDECAR_THREADS) as pool:
+                indices = list(pool.map(lambda shard: self.index(shard, field.group), shards))
             values = np.concatenate([column(index) for index in indices])
             values.flags.writeable = False
             self._columns[what, field.name] = values

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from shards.builder.sources.locate import OpenVideo, VideoFinder
 from shards.dataset import ShardDataset
 from shards.format.errors import ShardError
 from shards.progress import Progress, untold
+from shards.threads import thread_pool
 
 _Compare = Callable[[ShardDataset, int, Mapping[str, Any], OpenVideo, ViewSpec], str | None]
 
@@ -110,14 +110,10 @@ def check_sources(
         compare = compare_masked
     numbers = sorted(np.random.default_rng(SEED).choice(len(dataset), count, replace=False).tolist())
     verdicts: list[_Verdict] = []
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for verdict in pool.map(lambda number: _check(dataset, number, finder, view, compare), numbers):
-                verdicts.append(verdict)
-                progress(1, int(verdict.kind == "wrong"))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with thread_pool(threads) as pool:
+        for verdict in pool.map(lambda number: _check(dataset, number, finder, view, compare), numbers):
+            verdicts.append(verdict)
+            progress(1, int(verdict.kind == "wrong"))
     checked = [verdict for verdict in verdicts if verdict.kind in ("right", "wrong")]
     return SourceReport(
         num_checked=len(checked),
