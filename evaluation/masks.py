@@ -20,13 +20,13 @@ from evaluation.mask_scores import matched_ious
 from evaluation.ranks import gather_rows
 from evaluation.result import Result, Split
 from evaluation.scores import wilson_interval
+from evaluation.standard_errors import interval_of_mean, paired
 from model.sam3 import Predictions
 from pipeline.world import World
 
 Memory = Literal["right", "none", "other"]
 MEMORIES: tuple[Memory, ...] = get_args(Memory)
 WHATS = ("loss", "iou", "presence")  # less of the first and more of the others is better
-Z = 1.96
 
 
 class Finder(Protocol):
@@ -157,21 +157,6 @@ def _metrics(table: Mapping[str, Tensor], config: MasksConfig) -> dict[str, floa
     return {name: value for name, value in metrics.items() if not math.isnan(value)}
 
 
-def paired(ours: Tensor, other: Tensor, *, less_is_better: bool = False) -> tuple[float, float]:
-    """By how much the mean of `[n]` is better than that of another, sample by sample, and that in standard errors.
-
-    Samples of which one is not a number are left out; of fewer than two there is neither, and of equal differences no
-    error: the second number is then none, too.
-    """
-    gains = (other - ours if less_is_better else ours - other).double()
-    gains = gains[~gains.isnan()]
-    if len(gains) < 2:
-        return math.nan, math.nan
-    error = float(gains.std()) / math.sqrt(len(gains))
-    mean = float(gains.mean())
-    return mean, mean / error if error else math.nan
-
-
 def _intervals(table: Mapping[str, Tensor], config: MasksConfig) -> dict[str, tuple[float, float]]:
     """Where a mean IoU and a share lie with 95 % confidence, as other videos would have given them."""
     intervals = {}
@@ -179,8 +164,7 @@ def _intervals(table: Mapping[str, Tensor], config: MasksConfig) -> dict[str, tu
         ious = table[f"iou_{memory}"]
         ious = ious[~ious.isnan()]
         if len(ious) > 1:
-            mean, half = float(ious.mean()), Z * float(ious.std()) / math.sqrt(len(ious))
-            intervals[f"iou_{memory}"] = (max(0.0, mean - half), min(1.0, mean + half))
+            intervals[f"iou_{memory}"] = interval_of_mean(ious)
         right = table[f"presence_{memory}"]
         right = right[~right.isnan()]
         if len(right):

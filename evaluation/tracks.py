@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evaluation.mask_scores import BOUNDARY, assign, pairwise_ious, video_scores
-from evaluation.masks import MasksConfig, Z, measure_masks, paired
+from evaluation.masks import MasksConfig, measure_masks
 from evaluation.ranks import gather_rows
 from evaluation.result import Result, Split
+from evaluation.standard_errors import interval_of_mean, paired
 from model.sam3 import Predictions, Sam3Student, Text
 from model.watch import Watcher
 from pipeline.world import World
@@ -232,6 +233,5 @@ def _intervals(rows: Sequence[Mapping[str, Any]], modes: Sequence[str]) -> dict[
     found = {}
     for mode in modes if len(rows) > 1 else ():
         both = (_column(rows, f"j_{mode}") + _column(rows, f"f_{mode}")) / 2
-        half = Z * float(both.std()) / math.sqrt(len(both))
-        found[f"j_and_f_{mode}"] = (max(0.0, float(both.mean()) - half), min(1.0, float(both.mean()) + half))
+        found[f"j_and_f_{mode}"] = interval_of_mean(both)
     return found

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from evaluation.ranks import gather_rows
 from evaluation.result import Result, Split
+from evaluation.standard_errors import per_word
 from model.foveated import MODES, FoveatedVLM, Mode, SeenVideos
 from pipeline.world import World
 
@@ -174,15 +175,13 @@ def _mean(sums: Tensor, words: Tensor) -> float:
 
 
 def _gain(name: str, right: Tensor, wrong: Tensor, words: Tensor) -> dict[str, float]:
-    """The paired difference of two sums over the same words, per word, with the error of its ratio estimator."""
+    """How much less the right words cost than the wrong, sample by sample: as a share, and in standard errors."""
     there = ~wrong.isnan() & (words > 0)
     right, wrong, words = right[there], wrong[there], words[there]
     if len(words) < 2:
         return {f"gain_{name}": math.nan, f"gain_{name}_errors": math.nan}
-    difference, total, count = float((wrong - right).sum() / words.sum()), float(words.sum()), len(words)
-    residuals = (wrong - right) - difference * words
-    error = math.sqrt(float(residuals.square().sum()) * count / (count - 1)) / total
-    share = difference / (float(wrong.sum()) / total) if float(wrong.sum()) else math.nan
+    difference, error = per_word(wrong - right, words)
+    share = difference / (float(wrong.sum()) / float(words.sum())) if float(wrong.sum()) else math.nan
     return {f"gain_{name}": share, f"gain_{name}_errors": difference / error if error else math.nan}
 
 

@@ -34,15 +34,12 @@ from pipeline.read.fetch import Fetcher, Tally
 from pipeline.read.prefetch import Prefetcher
 from pipeline.read.readers import ReaderName
 from pipeline.reads import Reads
-from pipeline.state import NUM_EPOCHS, refuse_other, whole_number
+from pipeline.state import identity_of, position_in, refuse_unfit
 from pipeline.stats import LoaderStats, StageClock
 from pipeline.world import World
 from shards.dataset import ShardDataset
 
 log = logging.getLogger(__name__)
-
-STATE_FORMAT = 2
-TILING = 2  # how samples of like length are put together: states of another way mean other batches
 
 
 class ShardLoader(IterableDataset[Batch]):
@@ -223,21 +220,7 @@ class ShardLoader(IterableDataset[Batch]):
     def state_dict(self) -> dict[str, Any]:
         """The position of the next batch the consumer will get: a few integers, whatever the ranks and threads."""
         epoch, batch = (self.epoch, self._batch) if self._batch < len(self) else (self.epoch + 1, 0)
-        return self._identity() | {"epoch": epoch, "batch": batch}
-
-    def _identity(self) -> dict[str, Any]:
-        """What must agree for a state to mean the same batches."""
-        return {
-            "format": STATE_FORMAT,
-            "dataset": self._digest,
-            "seed": self.config.seed,
-            "global_batch_size": self.config.global_batch_size,
-            "shuffle": int(self.config.shuffle),
-            **({"window": window} if (window := self.config.window_of(self.dataset)) else {}),
-            "drop_last": int(self.config.drop_last),
-            "length_budget": dict(self.config.length_budget) if self.config.length_budget else 0,
-            **({"tiling": TILING} if self.config.length_budget else {}),
-        }
+        return identity_of(self.config, self.dataset, self._digest) | {"epoch": epoch, "batch": batch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to the position of `state`; takes effect when the next iteration begins.
@@ -245,20 +228,8 @@ class ShardLoader(IterableDataset[Batch]):
         Raises:
             ValueError: it is no state, or of another data set, seed or global batch size; both values are named.
         """
-        identity = self._identity()
-        if isinstance(state, Mapping) and "window" in state:
-            identity |= {"window": self.config.window_of(self.dataset)}
-        if isinstance(state, Mapping) and state.get("format") == 1:  # it named the whole data set
-            identity |= {"format": 1, "dataset": self.dataset.digest}
-        refuse_other(state, identity, "the loader")
-        epoch = whole_number(state, "epoch", NUM_EPOCHS, "the loader")
-        batch = whole_number(state, "batch", NUM_EPOCHS, "the loader")
-        num_batches = self._planner.schedule.num_batches(epoch)
-        if batch >= num_batches:
-            raise ValueError(
-                f"the loader's state names batch {batch} of epoch {epoch}; the epoch has {num_batches} batches"
-            )
-        self.epoch, self._batch = epoch, batch
+        refuse_unfit(state, self.config, self.dataset, self._digest)
+        self.epoch, self._batch = position_in(state, self.num_batches)
 
     def estimate(self) -> Estimate:
         """What an epoch will ask of the store that the data set is in.

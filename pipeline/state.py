@@ -1,11 +1,60 @@
-"""The position in a loader's state, checked: a state may come from a file that somebody edited, or from elsewhere."""
+"""What a loader's state holds, and whether one fits: it may come from a file that somebody edited."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from pipeline.config import LoaderConfig
+from shards.dataset import ShardDataset
+
 NUM_EPOCHS = 2**63
+STATE_FORMAT = 2
+TILING = 2  # how samples of like length are put together: states of another way mean other batches
+
+
+def identity_of(config: LoaderConfig, dataset: ShardDataset, digest: str) -> dict[str, Any]:
+    """What must agree for a loader's state to mean the same batches; `digest` is that of the fields that are read."""
+    return {
+        "format": STATE_FORMAT,
+        "dataset": digest,
+        "seed": config.seed,
+        "global_batch_size": config.global_batch_size,
+        "shuffle": int(config.shuffle),
+        **({"window": window} if (window := config.window_of(dataset)) else {}),
+        "drop_last": int(config.drop_last),
+        "length_budget": dict(config.length_budget) if config.length_budget else 0,
+        **({"tiling": TILING} if config.length_budget else {}),
+    }
+
+
+def refuse_unfit(state: Mapping[str, Any], config: LoaderConfig, dataset: ShardDataset, digest: str) -> None:
+    """Refuse what is no state of such a loader.
+
+    Raises:
+        ValueError: it is no state, or of another data set, seed or global batch size; both values are named.
+    """
+    identity = identity_of(config, dataset, digest)
+    if isinstance(state, Mapping) and "window" in state:
+        identity |= {"window": config.window_of(dataset)}
+    if isinstance(state, Mapping) and state.get("format") == 1:  # it named the whole data set
+        identity |= {"format": 1, "dataset": dataset.digest}
+    refuse_other(state, identity, "the loader")
+
+
+def position_in(state: Mapping[str, Any], num_batches: Callable[[int], int]) -> tuple[int, int]:
+    """Epoch and batch that a loader's state names.
+
+    Raises:
+        ValueError: they are no numbers, or the epoch has no such batch.
+    """
+    epoch = whole_number(state, "epoch", NUM_EPOCHS, "the loader")
+    batch = whole_number(state, "batch", NUM_EPOCHS, "the loader")
+    if batch >= num_batches(epoch):
+        raise ValueError(
+            f"the loader's state names batch {batch} of epoch {epoch}; the epoch has {num_batches(epoch)} batches"
+        )
+    return epoch, batch
 
 
 def refuse_other(state: Mapping[str, Any], identity: Mapping[str, Any], what: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from shards.dataset import ShardDataset
 from shards.format.errors import ShardError
 from shards.payload import StoredValue
 from shards.progress import Progress, untold
+from shards.threads import thread_pool
 
 KINDS = ("chat", "frames", "sav")
 MAX_PROBLEMS_PER_SHARD = 20
@@ -70,15 +71,11 @@ def check_content(dataset: ShardDataset, *, threads: int = 4, progress: Progress
     """
     expected = _expected(dataset)
     found: dict[int, tuple[list[str], int, int]] = {}
-    with ThreadPoolExecutor(threads) as pool:
+    with thread_pool(threads) as pool:
         futures = {pool.submit(_look_into, dataset, shard, expected): shard for shard in range(dataset.num_shards)}
-        try:
-            for future in as_completed(futures):
-                found[futures[future]] = future.result()
-                progress(1, int(bool(found[futures[future]][0])))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for future in as_completed(futures):
+            found[futures[future]] = future.result()
+            progress(1, int(bool(found[futures[future]][0])))
     shards = [found[shard] for shard in sorted(found)]
     problems = tuple(problem for some, _, _ in shards for problem in some)
     return ContentReport(len(dataset), sum(frames for _, frames, _ in shards), sum(n for *_, n in shards), problems)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,15 @@ from numpy.typing import NDArray
 from shards.cache.folder import Cache
 from shards.cache.mirror import Mirror
 from shards.describe import describe_fields
-from shards.format.errors import DamagedShardError, ManifestError, ShardError
+from shards.format.errors import ShardError
 from shards.format.extents import Extents
-from shards.format.index import ShardIndex, index_path, load_index
+from shards.format.index import ShardIndex
 from shards.format.manifest import Manifest
 from shards.format.parse import mapping, parse_json
-from shards.format.schema import Field, Schema
+from shards.format.schema import Schema
 from shards.payload import Payload, StoredValue, as_bytes
+from shards.sidecars import Sidecars
 from shards.store import open_store, url_of
-
-SIDECAR_THREADS = 16
 
 
 class ShardDataset:
@@ -47,9 +45,8 @@ class ShardDataset:
         self.mirror = mirror
         counts = [info.num_samples for info in manifest.shards]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self._indices: dict[tuple[int, str], ShardIndex] = {}
+        self._sidecars = Sidecars(directory, manifest, mirror)
         self._numbers: dict[str, int] | None = None
-        self._columns: dict[tuple[str, str], NDArray[np.int64]] = {}
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str], cache: Cache | None = None) -> ShardDataset:
@@ -132,34 +129,12 @@ class ShardDataset:
             MissingDataError: it is not there.
             DamagedShardError: it is not readable, or belongs to another shard.
         """
-        index = self._indices.get((shard, group))
-        if index is None:
-            path = self.tar_path(shard, group)
-            expected = self.manifest.series(group)[shard]
-            index = load_index(index_path(path)) if self.mirror is None else self.mirror.index(expected)
-            if index.info != expected:
-                raise DamagedShardError(
-                    f"the sidecar describes {index.info.name} ({index.info.num_samples} samples, digest "
-                    f"{index.info.digest}), the manifest expects {expected.name} ({expected.num_samples} samples, "
-                    f"digest {expected.digest}); restore it, or make it again with `reelshard index`",
-                    shard=index_path(path).name,
-                )
-            if list(index.schema) != list(self.schema.of_group(group)):
-                differing = ", ".join(sorted({f.name for f in {*index.schema} ^ {*self.schema.of_group(group)}}))
-                raise ManifestError(
-                    f"shard {path.name}: its sidecar and the manifest differ in {differing or 'the order of fields'}"
-                )
-            if group and not index.has_keys_of(self.index(shard)):
-                raise DamagedShardError(
-                    f"its keys are not those of {self.tar_path(shard).name}, or in another order", shard=path.name
-                )
-            self._indices[(shard, group)] = index
-        return index
+        return self._sidecars.index(shard, group)
 
     @property
     def num_open_sidecars(self) -> int:
         """Sidecars read so far."""
-        return len(self._indices)
+        return self._sidecars.num_open
 
     def tar_path(self, shard: int, group: str = "") -> Path:
         """Path of a shard's tar; of a data set elsewhere, of what the cache has of it."""
@@ -188,7 +163,7 @@ class ShardDataset:
         description = self.schema[field]
         if not description.has_lengths:
             raise ValueError(f"field {field} is {description.spell_kind()}: only rows and packed pieces have lengths")
-        return self._column("lengths", description, lambda index: index.lengths(field))
+        return self._sidecars.column("lengths", description, lambda index: index.lengths(field))
 
     def sizes(self, field: str) -> NDArray[np.int64]:
         """Bytes of every sample's payload, i64 `[num_samples]`, read-only; from the sidecars alone, read once.
@@ -197,21 +172,9 @@ class ShardDataset:
             ValueError: there is no such field.
             ShardError: a sidecar is missing or damaged.
         """
-        return self._column("sizes", self.schema[field], lambda index: index.extents[field].sizes.astype(np.int64))
-
-    def _column(self, what: str, field: Field, column: Callable[[ShardIndex], NDArray[np.int64]]) -> NDArray[np.int64]:
-        """A column of all sidecars, kept."""
-        if (what, field.name) not in self._columns:
-            with ThreadPoolExecutor(SIDECAR_THREADS) as pool:
-                try:
-                    indices = list(pool.map(lambda shard: self.index(shard, field.group), range(self.num_shards)))
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
-            values = np.concatenate([column(index) for index in indices])
-            values.flags.writeable = False
-            self._columns[what, field.name] = values
-        return self._columns[what, field.name]
+        return self._sidecars.column(
+            "sizes", self.schema[field], lambda index: index.extents[field].sizes.astype(np.int64)
+        )
 
     def key(self, number: int) -> str:
         """Key of a sample."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +20,7 @@ from shards.format.index import ShardIndex
 from shards.format.members import member_problems
 from shards.format.tar import open_tar
 from shards.progress import Progress, untold
+from shards.threads import thread_pool
 
 CHUNK_BYTES = 8 << 20
 MAX_PROBLEMS_PER_SHARD = 20
@@ -50,15 +51,11 @@ def verify_dataset(directory: Path | str, *, threads: int = 4, progress: Progres
     groups = dataset.schema.groups
     tasks = [(shard, group) for group in groups for shard in range(dataset.num_shards)]
     found: dict[tuple[int, str], list[str]] = {}
-    with ThreadPoolExecutor(threads) as pool:
+    with thread_pool(threads) as pool:
         futures = {pool.submit(_verify_shard, dataset, *task): task for task in tasks}
-        try:
-            for future in as_completed(futures):
-                found[futures[future]] = problems = future.result()
-                progress(1, int(bool(problems)))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for future in as_completed(futures):
+            found[futures[future]] = problems = future.result()
+            progress(1, int(bool(problems)))
     problems = [problem for task in tasks for problem in found[task]]
     if dataset.mirror is not None:
         dataset.mirror.fetch_beside()

@@ -71,8 +71,11 @@ def use_bucket(port: int, bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @contextmanager
-def http_files(folder: Path, *, ranges: bool = True) -> Iterator[str]:
-    """A plain HTTP server of the files below a folder, with ranges or without; yields its URL."""
+def http_files(folder: Path, *, ranges: bool = True, served: list[str] | None = None) -> Iterator[str]:
+    """A plain HTTP server of the files below a folder, with ranges or without; yields its URL.
+
+    `served` is filled with the paths of what was read.
+    """
 
     class Files(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -98,6 +101,8 @@ def http_files(folder: Path, *, ranges: bool = True) -> Iterator[str]:
             self.send_header("content-length", str(stop - start))
             self.end_headers()
             if self.command == "GET":
+                if served is not None:
+                    served.append(self.path)
                 with path.open("rb") as file:
                     file.seek(start)
                     self.wfile.write(file.read(stop - start))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import io
 import json
 import tarfile
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from shards.builder.sources.chat_tars import load_chat_tars
 from tests.builds import failures
 from tests.chat_files import build_from, colour_of, picture, said, video_bytes
 from tests.chats import write_tokenizer
+from tests.object_store import http_files
 from tools.chat_tars import expand, open_tars
 
 
@@ -104,38 +102,17 @@ def test_a_tar_that_was_cut_off_is_an_error_and_no_shorter_list(tars: Path, tmp_
         open_tars(f"{tars}/{{00001..00002}}.tar", tmp_path)
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    served: list[str] = []  # noqa: RUF012
-
-    def do_GET(self) -> None:
-        self.served.append(self.path)
-        super().do_GET()
-
-    def log_message(self, *arguments: Any) -> None:
-        """Nothing."""
-
-
-@pytest.fixture
-def server(tars: Path) -> Iterator[str]:
-    handler = functools.partial(Quiet, directory=str(tars))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
-
-
-def test_tars_of_a_url_are_fetched_once_and_whole(server: str, tars: Path, tmp_path: Path) -> None:
-    Quiet.served.clear()
+def test_tars_of_a_url_are_fetched_once_and_whole(tars: Path, tmp_path: Path) -> None:
+    served: list[str] = []
     there = open_tars(f"{tars}/{{00000..00001}}.tar", tmp_path)
-    for _ in range(2):
-        source = open_tars(f"{server}/{{00000..00001}}.tar", tmp_path / "scratch")
-        assert [item.id for item in source.items] == [item.id for item in there.items]
-    assert sorted(Quiet.served) == ["/00000.tar", "/00001.tar"]
-    with pytest.raises(MissingDataError, match=r"nothing\.tar cannot be fetched"):
-        open_tars(f"{server}/nothing.tar", tmp_path / "scratch")
-    assert len(list((tmp_path / "scratch").iterdir())) == 2
+    with http_files(tars, served=served) as server:
+        for _ in range(2):
+            source = open_tars(f"{server}/{{00000..00001}}.tar", tmp_path / "scratch")
+            assert [item.id for item in source.items] == [item.id for item in there.items]
+        assert sorted(served) == ["/00000.tar", "/00001.tar"]
+        with pytest.raises(MissingDataError, match=r"nothing\.tar cannot be fetched"):
+            open_tars(f"{server}/nothing.tar", tmp_path / "scratch")
+        assert len(list((tmp_path / "scratch").iterdir())) == 2
 
 
 @pytest.mark.parametrize(

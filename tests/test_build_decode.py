@@ -167,5 +167,5 @@ def test_the_readme_names_the_few_tests_that_need_videos_made_by_others() -> Non
     tests = (path.read_text() for path in (root / "tests").glob("test_*.py"))
     bodies = [body for text in tests for body in re.split(r"^def ", text, flags=re.MULTILINE)[1:]]
     needing = [body.partition("(")[0] for body in bodies if re.search(r"[^\"]clips_folder\(\)", body)]
-    assert 1 <= len(needing) <= 3
+    assert 1 <= len(needing) <= 5
     assert all(f"`{name}`" in (root / "README.md").read_text() for name in needing)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evaluation.masks import MasksConfig, measure_masks, paired
+from evaluation.masks import MasksConfig, measure_masks
 from evaluation.result import Result, Split
+from evaluation.standard_errors import paired
 from model.sam3 import Predictions
 from pipeline.world import World
 

@@ -150,12 +150,17 @@ def test_json_is_read_up_to_64_levels_deep() -> None:
         parse_json(json.dumps(deep(64)).encode())
 
 
-def test_a_data_set_that_is_a_file_or_in_an_object_store_is_said_so(tmp_path: Path) -> None:
+def test_a_data_set_that_is_a_file_or_in_a_store_that_does_not_answer_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, said in (("x.tar.gz", "is a compressed tar"), ("x.tar", "is a file")):
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(ShardError, match=said):
             ShardDataset.open(tmp_path / name)
-    with pytest.raises(ShardError, match="s3://bucket/set is no local folder: object stores can be built into"):
+    for name, value in {"ENDPOINT_URL": "http://127.0.0.1:9", "ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    with pytest.raises(ShardError, match=r"^s3://bucket/set\S* cannot be read: ") as caught:
         ShardDataset.open(Path("s3://bucket/set"))
+    assert "\n" not in str(caught.value)
     with pytest.raises(MissingDataError, match="does not exist"):
         ShardDataset.open(tmp_path / "nowhere")

@@ -49,7 +49,12 @@ def start(*command: object) -> subprocess.Popen[str]:
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str]:
     """The exit status, and all of stderr."""
-    _, errors = process.communicate(timeout=120)
+    try:
+        _, errors = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:  # what hangs is not to go on beside other tests
+        process.kill()
+        process.communicate()
+        raise
     return process.returncode, errors
 
 

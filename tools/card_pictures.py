@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping
 
 from shards.dataset import ShardDataset
+from tools.png import png_of
 from tools.terminal import clean
 
 MOST_BARS = 40
@@ -56,6 +57,4 @@ def draw_classes(classes: Mapping[str, int]) -> bytes:
     more = f", the largest {MOST_BARS} of {len(ranked)} classes" if len(ranked) > MOST_BARS else ""
     axis.set_xlabel(f"samples{more}", fontsize=8)
     axis.tick_params(axis="x", labelsize=7)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
+    return png_of(figure)

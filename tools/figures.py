@@ -16,6 +16,7 @@ from shards.dataset import ShardDataset
 from shards.format.errors import ShardError
 from shards.format.layout import tubes_to_clip, tubes_to_target
 from shards.payload import StoredValue
+from tools.png import png_of
 from tools.terminal import clean
 
 MAX_COLUMNS = 8
@@ -190,6 +191,4 @@ def draw_strip(sample: Sample, *, columns: int = MAX_COLUMNS) -> bytes:
         axes[1, 0].set_ylabel("targets (PCA)", fontsize=8)
     title = clean(f"{sample.key}   {sample.title}".strip())
     figure.suptitle(title, fontsize=9, parse_math=False)  # a dollar in a label is a dollar
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
+    return png_of(figure)

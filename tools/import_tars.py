@@ -6,7 +6,6 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tools.reshard import add_cut_arguments, parse_size, split_names, write
@@ -75,6 +74,7 @@ def local_tars(names: Sequence[str], scratch: Path) -> list[Path]:
         MissingDataError: one is not there.
     """
     from shards.format.errors import MissingDataError
+    from shards.threads import thread_pool
     from tools.fetch import fetch_tar
     from tools.progress import track
 
@@ -86,13 +86,9 @@ def local_tars(names: Sequence[str], scratch: Path) -> list[Path]:
             if not Path(name).is_file():
                 raise MissingDataError(f"there is no tar {name}; braces stand for several, such as {{00000..00099}}")
         return [Path(name) for name in names]
-    with ThreadPoolExecutor(FETCHERS) as pool, track("fetching", total=len(names), unit="tars") as progress:
-        try:
-            fetched = []
-            for path in pool.map(lambda name: fetch_tar(name, scratch), names):
-                fetched.append(path)
-                progress(1)
-            return fetched
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with thread_pool(FETCHERS) as pool, track("fetching", total=len(names), unit="tars") as progress:
+        fetched = []
+        for path in pool.map(lambda name: fetch_tar(name, scratch), names):
+            fetched.append(path)
+            progress(1)
+        return fetched

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.dataset import ShardDataset
+from tools.png import png_of
 from tools.terminal import clean
 
 if TYPE_CHECKING:
@@ -100,9 +100,7 @@ def draw(found: Lengths, title: str) -> bytes:
     for axis, (name, lengths) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
         _draw(axis, name, lengths)
     figure.suptitle(clean(title), fontsize=9, parse_math=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def _draw(axis: Axes, name: str, lengths: NDArray[np.int64]) -> None:

@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 import threading
-from types import FrameType
+import time
+from types import CodeType, FrameType
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -85,6 +86,20 @@ def _raise_again(unraisable: sys.UnraisableHookArgs) -> None:
     if isinstance(unraisable.exc_value, Terminated):
         number = signal.SIGTERM
         signal.signal(number, _answer)
-    again = threading.Timer(0.01, os.kill, (os.getpid(), number))  # by then the destructor is left
-    again.daemon = True
-    again.start()
+    threading.Thread(target=_send_later, args=(number, threading.get_ident()), daemon=True).start()
+
+
+def _send_later(number: int, thread: int) -> None:
+    """Send a signal once `_raise_again` is left, however long this machine takes for that: inside of it, it is lost."""
+    while _runs(_raise_again.__code__, thread):
+        time.sleep(0.001)
+    os.kill(os.getpid(), number)
+
+
+def _runs(code: CodeType, thread: int) -> bool:
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_code is code:
+            return True
+        frame = frame.f_back
+    return False

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.batch.batch import BatchPlan
-from pipeline.batch.parts import draw_arrays, make_parts
+from pipeline.batch.fields import draw_arrays, make_parts
 from pipeline.batch.slab import Arrays, SlabLayout, lay_out
 from pipeline.config import LoaderConfig
 from pipeline.order.bits import derive_key, mix

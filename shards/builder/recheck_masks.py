@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
 from shards.builder.decode.view import ViewSpec
 from shards.builder.item import Item
+from shards.builder.recheck_frames import look_alike
 from shards.builder.samples.sav import SavKind
 from shards.builder.sources.locate import OpenVideo
 from shards.dataset import ShardDataset
@@ -29,13 +30,7 @@ def refuse_folders(dataset: ShardDataset) -> None:
 
 
 def compare_masked(
-    dataset: ShardDataset,
-    number: int,
-    about: Mapping[str, Any],
-    video: OpenVideo,
-    view: ViewSpec,
-    *,
-    look_alike: Callable[[bytes, bytes], bool],
+    dataset: ShardDataset, number: int, about: Mapping[str, Any], video: OpenVideo, view: ViewSpec
 ) -> str | None:
     """Return what is wrong with a sample of the kind `sav`, or None; its annotations lie beside its video.
 

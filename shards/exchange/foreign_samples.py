@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from shards.format.errors import DamagedShardError, MissingDataError, ShardError
 from shards.format.npy import MAX_HEADER_BYTES, PAGE_BYTES, NpyHeader, parse_header
 from shards.format.schema import Schema
 from shards.format.tar import open_tar
+from shards.threads import thread_pool
 from shards.writer import Value
 
 THREADS = 8
@@ -97,12 +97,8 @@ def plan_import(
         ShardError: a tar is damaged or unsafe, or samples differ in their members.
         MissingDataError: a tar is not there, or there is no sample.
     """
-    with ThreadPoolExecutor(THREADS) as pool:
-        try:
-            scanned = list(pool.map(scan_shard, tars))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with thread_pool(THREADS) as pool:
+        scanned = list(pool.map(scan_shard, tars))
     samples = [
         ForeignSample(shard.path, key, row)
         for shard in scanned

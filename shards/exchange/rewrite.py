@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -31,6 +31,7 @@ from shards.format.index import ShardInfo, index_path, load_index
 from shards.format.manifest import MANIFEST_NAME, Manifest, refuse_url, shard_name
 from shards.format.publish import publish_bytes, remove_temporaries
 from shards.progress import Progress, one_at_a_time, untold
+from shards.threads import thread_pool
 from shards.writer import ShardWriter, Value
 
 THREADS = min(8, os.cpu_count() or 1)
@@ -110,14 +111,13 @@ class Rewrite:
                 infos[task] = info
                 progress(info.num_samples)
         stop = Event()
-        with ThreadPoolExecutor(max(1, min(threads, len(missing)))) as pool:
+        with thread_pool(max(1, min(threads, len(missing)))) as pool:
             futures = {pool.submit(self._write_shard, out, *task, stop, progress): task for task in missing}
             try:
                 for future in as_completed(futures):
                     infos[futures[future]] = future.result()
             except BaseException:
                 stop.set()
-                pool.shutdown(cancel_futures=True)
                 raise
         groups = self.origin.schema.groups
         return {group: [infos[group, shard] for shard in range(len(self.origin.samples))] for group in groups}

@@ -6,7 +6,7 @@ import contextlib
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from shards.progress import Progress, untold
 from shards.store.base import Store
 from shards.store.contents import names_beside, read_manifest
 from shards.store.local import LocalStore
+from shards.threads import thread_pool
 
 PART_BYTES = 16 << 20
 PARTS_AT_ONCE = 4
@@ -75,16 +76,12 @@ def copy_dataset(
         with lock:
             progress(num_bytes)
 
-    with ThreadPoolExecutor(threads) as pool:
+    with thread_pool(threads) as pool:
         futures = {pool.submit(_copy_shard, source, target, info, scratch, advance): info for info in infos}
-        try:
-            for future in as_completed(futures):
-                if future.result():
-                    present += 1
-                    futures.pop(future)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for future in as_completed(futures):
+            if future.result():
+                present += 1
+                futures.pop(future)
     for name in names_beside(source, manifest):
         with contextlib.suppress(MissingDataError):
             target.put(name, source.get(name))

@@ -8,6 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from evaluation.standard_errors import Z, per_word
+
 LEAST_SAMPLES = 200
 LEAST_GAIN, LEAST_ERRORS = 0.05, 4.0
 TEXT_SHARE = 0.14
@@ -77,19 +81,19 @@ def detail_of(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if len(saved) < 2:
         return {"seeds": found, "saved": saved[0] if saved else None, "interval": None}
     mean, error = statistics.mean(saved), statistics.stdev(saved) / math.sqrt(len(saved))
-    reach = _T.get(len(saved) - 1, 1.96) * error
+    reach = _T.get(len(saved) - 1, Z) * error
     return {"seeds": found, "saved": mean, "interval": [mean - reach, mean + reach]}
 
 
 def _paired(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Coarse less fine over the samples of the detail, with the error of its ratio estimator."""
+    """Coarse less fine over the samples of the detail, with an interval of 95 %."""
     own = [row for row in rows if row["source"] == DETAIL and row["num_tokens"]]
     if len(own) < 2:
         return {"num_samples": len(own), "coarse": None, "fine": None, "saved": None, "interval": None}
-    words = sum(row["num_tokens"] for row in own)
-    coarse, fine = (sum(row[mode] for row in own) / words for mode in ("coarse_only", "coarse_fine"))
-    saved, count = coarse - fine, len(own)
-    residuals = [row["coarse_only"] - row["coarse_fine"] - saved * row["num_tokens"] for row in own]
-    error = math.sqrt(sum(one * one for one in residuals) * count / (count - 1)) / words
-    interval = [saved - 1.96 * error, saved + 1.96 * error]
-    return {"num_samples": count, "coarse": coarse, "fine": fine, "saved": saved, "interval": interval}
+    coarse, fine, words = (
+        torch.tensor([row[name] for row in own], dtype=torch.float64)
+        for name in ("coarse_only", "coarse_fine", "num_tokens")
+    )
+    saved, error = per_word(coarse - fine, words)
+    costs = {name: float(sums.sum() / words.sum()) for name, sums in (("coarse", coarse), ("fine", fine))}
+    return {"num_samples": len(own), **costs, "saved": saved, "interval": [saved - Z * error, saved + Z * error]}

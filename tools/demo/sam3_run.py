@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from evaluation.masks import paired
 from evaluation.result import Result
+from evaluation.standard_errors import paired
 from shards.builder import build_dataset
 from shards.format.errors import ShardError
 from shards.format.publish import publish_json

@@ -65,7 +65,7 @@ def num_workers() -> int:
 
 def made_on() -> dict[str, Any]:
     """Machine, date and versions, for a report."""
-    from tools.bench import machine
+    from tools.bench.about import machine
 
     return {
         "what": machine(),

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tools.pages.elements import callout, facts, heading, more, paragraph, picture, spell_percent, table
 from tools.pages.html import Html, tag, write_page
+from tools.png import png_of
 from tools.terminal import clean
 
 NUM_FRAMES = 4  # of a video, in pictures
@@ -92,9 +93,7 @@ def draw(guesses: Sequence[Guess]) -> bytes:
         bars.set_xlim(0, 1)
         bars.set_ylim(len(guess.top) - 0.5, -0.5)
         bars.axis("off")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def write_guesses_page(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -20,6 +19,7 @@ from shards.builder.sources.folder import VIDEO_SUFFIXES
 from shards.foreign import Found, scan_shard
 from shards.format.errors import MissingDataError, ShardError
 from shards.format.files import open_regular
+from shards.threads import thread_pool
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 MAX_TEXT_BYTES = 16 << 20
@@ -39,12 +39,8 @@ def load_chat_tars(tars: Sequence[Path], root: Path) -> Source:
         MissingDataError: one is not there, or there is no sample.
         ShardError: one is damaged, or holds something else.
     """
-    with ThreadPoolExecutor(_THREADS) as pool:
-        try:
-            found = list(pool.map(lambda tar: list(_items(tar, tar.relative_to(root).as_posix())), tars))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with thread_pool(_THREADS) as pool:
+        found = list(pool.map(lambda tar: list(_items(tar, tar.relative_to(root).as_posix())), tars))
     items = tuple(item for some in found for item in some)
     if not items:
         raise MissingDataError(f"there is no sample in {', '.join(map(str, tars[:3]))}; {_EXPECTED}")
