@@ -94,6 +94,15 @@ def test_a_student_of_pictures_is_scored_in_image_mode(
     }
 
 
+def test_the_page_of_a_student_of_pictures_shows_image_mode_alone(
+    workshop: Workshop, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated(capsys, image, workshop.folder / "set", "--out", str(tmp_path))
+    page = (tmp_path / "masks.html").read_text()
+    assert page.count("image mode, masks over frames") == page.count("annotated, masks over frames") > 0
+    assert "video mode" not in page
+
+
 def test_whole_videos_are_scored_by_what_is_stored_of_them(
     sav_val: Path, video: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -103,6 +103,12 @@ def test_another_set_is_not_copied_over(
     assert "holds another data set already" in capsys.readouterr().err
     assert main(["copy", str(tmp_path / "nothing"), str(tmp_path / "target")]) == 1
     assert f"there is no data set at {tmp_path / 'nothing'}" in capsys.readouterr().err
+    file = tmp_path / "file"
+    file.write_bytes(b"mine")
+    for source, target in ((local.directory, file), (file, tmp_path / "target")):
+        assert main(["copy", str(source), str(target)]) == 1
+        assert f"{file} is a file: a data set is a folder" in capsys.readouterr().err
+    assert file.read_bytes() == b"mine"
     assert files_of(other.directory) == before
 
 

@@ -42,7 +42,7 @@ class Prefetcher:
             dataset: the data set.
             arrivals: fetches.
             schedule: which samples make up this rank's part of each batch.
-                beyond: whether to go on beyond the end of an epoch.
+            beyond: whether to go on beyond the end of an epoch.
         """
         self._dataset, self._arrivals, self._schedule, self._beyond = dataset, arrivals, schedule, beyond
         quota = arrivals.mirror.cache.quota

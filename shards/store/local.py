@@ -31,6 +31,8 @@ class LocalStore:
             return read_small(self._path(name))
         except FileNotFoundError:
             raise self._missing(name) from None
+        except NotADirectoryError:
+            raise ShardError(f"{self.root} is a file: a data set is a folder, give one") from None
 
     def get_ranges(self, name: str, starts: Sequence[int], stops: Sequence[int]) -> list[bytes]:
         """Read parts of a file."""

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 MOST_VIDEOS, MOST_FRAMES = 6, 5
 LEAST_SIDE = 96  # pixels of a frame in a picture
-_ABOUT = """The first videos, not the best ones; of each the first frame that has its whole memory, on the right, and
-frames before it. Masks are painted where a query's score is at least 0.3, each query in a colour of its own. Image mode
-looks at each frame alone; video mode remembers the stored features of up to {num} frames before."""
+_ABOUT = """The first videos, not the best ones; of each some of its first frames{whole}. Masks are painted where a
+query's score is at least 0.3, each query in a colour of its own. Image mode looks at each frame alone{memory}."""
+_WHOLE = ", up to the first that has its whole memory, on the right"
+_MEMORY = "; video mode remembers the stored features of up to {num} frames before"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +58,11 @@ class MaskStrip:
 
 def show_masks(recipe: Any, objective: torch.nn.Module, datasets: Mapping[str, ShardDataset]) -> Iterator[Html]:
     """A section of some held-out videos."""
-    found = list(watch(recipe.memory.num_context, objective, datasets["val"]))
+    num = recipe.memory.num_context
+    found = list(watch(num, objective, datasets["val"]))
     yield heading("What it finds")
-    yield paragraph(_ABOUT.format(num=recipe.memory.num_context), class_="small")
+    about = {"whole": _WHOLE, "memory": _MEMORY.format(num=num)} if num else {"whole": "", "memory": ""}
+    yield paragraph(_ABOUT.format(**about), class_="small")
     yield figures(*(one.html() for one in found))
 
 
@@ -79,7 +82,8 @@ def watch(num_context: int, objective: torch.nn.Module, dataset: ShardDataset) -
     for number in range(min(MOST_VIDEOS, len(dataset))):
         last = min(max(num_context, MOST_FRAMES - 1), int(dataset.lengths("frames")[number]) - 1)
         places = sorted({round(place) for place in np.linspace(0, last, MOST_FRAMES)})
-        pieces = {name: dataset.read_run(number, name, 0, last + 1) for name in ("frames", "masks", "fpn")}
+        names = ("frames", "masks", "fpn") if num_context else ("frames", "masks")
+        pieces = {name: dataset.read_run(number, name, 0, last + 1) for name in names}
         frames = np.stack([decode_jpeg(pieces["frames"][place]) for place in places])
         real = [_annotated(pieces["masks"][place], frames.shape[1]) for place in places]
         rows: dict[str, Sequence[NDArray[np.bool_]]] = {"annotated": real}

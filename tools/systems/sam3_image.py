@@ -100,7 +100,12 @@ class Sam3ImageSystem(SavSystem[Sam3ImageRecipe]):
     loss = "masks, boxes and presence against ground truth, features against the teacher's"
     recipe = Sam3ImageRecipe
     evaluators: Mapping[str, Evaluation] = {
-        "masks": Evaluation(measure=measure_all, config=lambda recipe: MasksConfig(memories=("none",)), roles=("val",))
+        "masks": Evaluation(
+            measure=measure_all,
+            config=lambda recipe: MasksConfig(memories=("none",)),
+            roles=("val",),
+            exhibits=show_found,
+        )
     }
 
     def settled(self, recipe: Sam3ImageRecipe, run_dir: Path, init: Path | None) -> Sam3ImageRecipe:
