@@ -62,16 +62,6 @@ def decode(rle: Mapping[str, Any], size: tuple[int, int] | None = None) -> NDArr
     return mask
 
 
-def is_empty(rle: Mapping[str, Any]) -> bool:
-    """Whether a mask has no pixel of the object.
-
-    Raises:
-        ValueError: it is no RLE, or its runs are not those of its size.
-    """
-    height, width = size_of(rle)
-    return not _runs(rle, height * width)[1::2].any()
-
-
 def size_of(rle: Mapping[str, Any]) -> tuple[int, int]:
     """Height and width of a mask.
 

@@ -29,11 +29,6 @@ def is_object_store(url: str) -> bool:
     return url.partition("://")[0] in OBJECT_STORES
 
 
-def join_url(url: str, name: str) -> str:
-    """The URL of a name in a store."""
-    return f"{url}/{name}"
-
-
 def without_secrets(url: str) -> str:
     """A URL for messages and records: what may be a password or a signature is left out."""
     parts = urlsplit(url)
