@@ -71,7 +71,7 @@ class Iteration:
         self._filled: list[tuple[BatchPlan, Tally]] = []
         self._pool_lock = threading.RLock()
         self._inside = 0  # the thread that is using the pool, whose own locks are not reentrant
-        self._waiting = 0  # the thread that waits for readers: a handler in it may hold up those it would wait for
+        self._running = 0  # the thread in its loop: a handler in it may hold up those it would wait for
         self._ended_by = ""
 
     def fill(self) -> None:
@@ -114,7 +114,7 @@ class Iteration:
     def end(self, by: str) -> None:
         """Stop the threads and wait for them. In a forked child there are none, and their locks are left alone.
 
-        Called by a signal's handler that interrupted this very object, it returns at once; what it interrupted ends.
+        Called by a signal's handler that interrupted its own loop, it returns at once; what it interrupted ends.
         Likewise where garbage is collected: in one of the threads themselves, or in one in which no other can end.
         """
         if os.getpid() != self._process:
@@ -123,9 +123,22 @@ class Iteration:
         if threading.current_thread().name.startswith(THREAD_NAME) or _no_thread_can_end():
             self._pool.shutdown(wait=False, cancel_futures=True)
             return
-        if threading.get_ident() not in (self._inside, self._waiting):
+        if threading.get_ident() != self._inside and not self.runs_here():
             with self._using_the_pool():
                 self._pool.shutdown(wait=True, cancel_futures=True)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """The loop that iterates does something that a signal's handler must not wait for."""
+        self._running = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._running = 0
+
+    def runs_here(self) -> bool:
+        """Whether the calling thread is a handler that interrupted `running`."""
+        return self._running == threading.get_ident()
 
     @contextlib.contextmanager
     def _using_the_pool(self) -> Iterator[None]:
@@ -171,13 +184,10 @@ class Iteration:
         began = perf_counter()
         pending = self._pending.popleft()
         try:
-            self._waiting = threading.get_ident()
             tallies = [self._next_result(pending.futures) for _ in range(len(pending.futures))]
-            self._waiting = 0
             self.check()
             self._filled.append((pending.plan, Tally(*map(sum, zip(*tallies, strict=True)))))
         finally:
-            self._waiting = 0
             del pending  # an error holds this frame, and a future its error: no circle keeps files open
         self._clock.add("wait", perf_counter() - began)
 

@@ -151,9 +151,10 @@ class ShardLoader(IterableDataset[Batch]):
         iteration = self._go_on()
         try:
             for number in range(self._batch, len(self)):
-                if self._prefetcher is not None:
-                    self._prefetcher.advance(self.epoch, number)
-                iteration.fill()
+                with iteration.running():
+                    if self._prefetcher is not None:
+                        self._prefetcher.advance(self.epoch, number)
+                    iteration.fill()
                 self._batch = number + 1
                 yielded = perf_counter()
                 yield self._finish(*iteration.take())  # no name holds the batch here: only its user does
@@ -163,8 +164,9 @@ class ShardLoader(IterableDataset[Batch]):
             iteration.idle = not self.reads.held_out
         finally:
             if not iteration.idle:
-                if self._prefetcher is not None:
-                    self._prefetcher.stop()
+                with iteration.running():
+                    if self._prefetcher is not None:
+                        self._prefetcher.stop()
                 iteration.end("its own loop")
                 if self._iteration is iteration:
                     self._iteration = None
@@ -265,7 +267,8 @@ class ShardLoader(IterableDataset[Batch]):
     def close(self) -> None:
         """End a running iteration and close all files; from any thread. Iterating again opens them anew."""
         self._after_fork()
-        if self._prefetcher is not None:
+        inside = self._iteration is not None and self._iteration.runs_here()
+        if self._prefetcher is not None and not inside:
             self._prefetcher.stop()
         self._end_iteration("close()")
         self._fetcher.close()

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 
 class StageClock:
-    """Seconds per stage, and what was done in them, added up over all threads."""
+    """Seconds per stage, and what was done in them, added up over all threads.
+
+    Each thread adds to sums of its own: a lock could be held by a consumer whose signal handler waits for the readers.
+    """
 
     def __init__(self) -> None:
         """Start at zero."""
-        self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._counts: defaultdict[str, int] = defaultdict(int)
-        self._lock = threading.Lock()
+        self._seconds: dict[tuple[str, int], float] = {}
+        self._counts: dict[tuple[str, int], int] = {}
 
     def add(self, stage: str, seconds: float, count: int = 1) -> None:
         """Add the duration of one piece of work, or of several."""
-        with self._lock:
-            self._seconds[stage] += seconds
-            self._counts[stage] += count
+        own = stage, threading.get_ident()
+        self._seconds[own] = self._seconds.get(own, 0.0) + seconds
+        self._counts[own] = self._counts.get(own, 0) + count
 
     def seconds(self, stage: str) -> float:
         """Seconds so far."""
-        return self._seconds.get(stage, 0.0)
+        return sum((seconds for (of, _), seconds in list(self._seconds.items()) if of == stage), 0.0)
 
     def count(self, stage: str) -> int:
         """Pieces of work so far."""
-        return self._counts.get(stage, 0)
+        return sum(count for (of, _), count in list(self._counts.items()) if of == stage)
 
 
 @dataclass(frozen=True, kw_only=True)

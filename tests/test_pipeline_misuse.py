@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import signal
+import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -109,20 +112,43 @@ def test_closing_again_and_again_from_many_threads_does_no_harm(loader: ShardLoa
     assert list(loader)
 
 
-def test_a_signals_handler_may_close_a_loader_that_its_own_thread_is_using(loader: ShardLoader) -> None:
-    before = signal.signal(signal.SIGPROF, lambda *_: loader.close())
-    messages = set()
+def run_signalled(loader: ShardLoader, place: int) -> tuple[int, str | None]:
+    """Read the loader; a signal whose handler closes it arrives at the `place`-th line this thread runs in pipeline/.
+
+    Returns:
+        How many lines were run, and what the reading ended with: None where it came to its end.
+    """
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        nonlocal lines
+        if f"{os.sep}pipeline{os.sep}" not in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            lines += 1
+            if lines == place:
+                signal.raise_signal(signal.SIGUSR1)
+        return trace
+
+    handler, tracer = signal.signal(signal.SIGUSR1, lambda *_: loader.close()), sys.gettrace()
+    sys.settrace(trace)
     try:
-        for number in range(300):  # after so much processor time: anywhere in planning, waiting and closing
-            signal.setitimer(signal.ITIMER_PROF, 1e-5 * (1 + number))
-            try:
-                list(loader)
-            except RuntimeError as error:
-                messages.add(str(error))
+        list(loader)
+    except RuntimeError as error:
+        return lines, str(error)
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
-    assert messages == {"this iteration was ended by close()"}
+        sys.settrace(tracer)
+        signal.signal(signal.SIGUSR1, handler)
+    return lines, None
+
+
+def test_a_signals_handler_may_close_a_loader_that_its_own_thread_is_using(loader: ShardLoader) -> None:
+    number, ended = run_signalled(loader, 0)
+    assert number > 100
+    assert ended is None
+    step = max(1, number // 300)  # anywhere in planning, waiting and closing
+    endings = {run_signalled(loader, place)[1] for place in range(1, number, step)}
+    assert endings - {None} == {"this iteration was ended by close()"}
 
 
 @pytest.mark.parametrize("copy_it", [pickle.dumps, copy.copy, copy.deepcopy])

@@ -35,6 +35,13 @@ class _Opened(NamedTuple):
     tars: tuple[OpenShard, ...]
 
 
+class _Shards(NamedTuple):
+    """What is open with one reader; exchanged as one, so that no lock is held by who asks for another."""
+
+    files: ShardFiles
+    opened: dict[int, _Opened]
+
+
 class Tally(NamedTuple):
     """What was done for some rows: the bytes asked of storage, and how many rows were compared with their checksums."""
 
@@ -52,8 +59,7 @@ class Fetcher:
         self._dataset, self._config, self._parts = dataset, config, parts
         self._arrivals = arrivals
         self._identities: dict[Path, Identity] = {}
-        self._files = ShardFiles("pread", self._identities, cached=arrivals is not None)
-        self._opened: dict[int, _Opened] = {}
+        self._shards = self._with("pread")
         self._fields = tuple(part.field for part in parts)
         self._verified = np.zeros(len(dataset), np.bool_)
         self.quarantine = Quarantine(config.most_quarantined(len(dataset)), dataset.place)
@@ -61,16 +67,16 @@ class Fetcher:
 
     def use(self, reader: ReaderName) -> None:
         """Read with `reader` from now on."""
-        if reader != self._files.reader:
-            files = ShardFiles(reader, self._identities, cached=self._arrivals is not None)
-            with self._lock:  # batches of this epoch may be in the making
-                self._opened.clear()
-                self._files = files
+        if reader != self._shards.files.reader:
+            self._shards = self._with(reader)  # batches of this epoch may be in the making
+
+    def _with(self, reader: ReaderName) -> _Shards:
+        return _Shards(ShardFiles(reader, self._identities, cached=self._arrivals is not None), {})
 
     def close(self) -> None:
         """Close all files; they are opened again when needed, and may be others then."""
-        self._opened.clear()
-        self._files.close()
+        self._shards.opened.clear()
+        self._shards.files.close()
         self._identities.clear()
 
     def fill(self, plan: BatchPlan, start: int, stop: int, clock: StageClock) -> Tally:
@@ -138,7 +144,7 @@ class Fetcher:
         shard, shard_row = plan.shards[row], plan.rows[row]
         opened = used.get(shard)
         if opened is None:
-            opened = used[shard] = self._opened.get(shard) or self._open(shard)
+            opened = used[shard] = self._shards.opened.get(shard) or self._open(shard)
         asked = 0
         for source, destination in zip(opened.sources, destinations, strict=True):
             try:
@@ -164,17 +170,18 @@ class Fetcher:
         if self._config.verify == "always" and self._arrivals is None:
             for group in dict.fromkeys(field.group for field in self._fields):
                 check_members(self._dataset.tar_path(shard, group), self._dataset.index(shard, group))
-        sources = tuple(self._source(shard, field) for field in self._fields)
+        shards = self._shards
+        sources = tuple(self._source(shards.files, shard, field) for field in self._fields)
         opened = _Opened(sources, tuple({source.shard for source in sources}))
         with self._lock:
-            while len(self._opened) >= self._files.limit:
-                del self._opened[next(iter(self._opened))]
-            self._opened[shard] = opened
+            while len(shards.opened) >= shards.files.limit:
+                del shards.opened[next(iter(shards.opened))]
+            shards.opened[shard] = opened
         return opened
 
-    def _source(self, shard: int, field: Field) -> StoredField:
+    def _source(self, files: ShardFiles, shard: int, field: Field) -> StoredField:
         index = self._dataset.index(shard, field.group)
-        tar = self._files.get(self._dataset.tar_path(shard, field.group), index)
+        tar = files.get(self._dataset.tar_path(shard, field.group), index)
         return StoredField.mapped(tar, index.extents[field.name])
 
 
