@@ -5,7 +5,7 @@ Each fills one row after another and says how many bytes it asked of storage for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -76,10 +76,32 @@ class FixedRows:
         """
         self.field, self._rows, self._positions, self._way = field, rows, positions, way
         self._start, self._stop = start, stop
-        self._addresses = [0] * (stop - start)
+        self._addresses = np.zeros(stop - start, np.uint64)
         self._held: list[StoredField] = []  # so that no address outlives its mapping
         self._drawn_bytes: int = rows.shape[1] * rows.shape[2]
         self._whole_bytes = field.num_bytes
+
+    def take_note(
+        self, rows: Sequence[int], sources: Mapping[int, StoredField], shards: Sequence[int], source_rows: Sequence[int]
+    ) -> int | None:
+        """Take note of many mapped payloads that are not to be checked.
+
+        Args:
+            rows: of the batch.
+            sources: shard -> this field of it.
+            shards: in which each payload lies.
+            source_rows: which it is there.
+
+        Returns:
+            The bytes asked of storage for that; None, and nothing is noted, if any must be read.
+        """
+        addresses = {shard: source.addresses for shard, source in sources.items() if source.addresses is not None}
+        if len(addresses) < len(sources):
+            return None
+        where = [addresses[shard][row] for shard, row in zip(shards, source_rows, strict=True)]
+        self._addresses[np.array(rows, np.intp) - self._start] = where
+        self._held.extend(sources.values())
+        return self._drawn_bytes * len(rows)
 
     def fill(self, row: int, source: StoredField, source_row: int, check: bool) -> int:
         """Take note of a mapped payload, or read it."""
@@ -109,8 +131,7 @@ class FixedRows:
         if not self._held:
             return ()
         chosen = None if self._positions is None else self._positions[self._start : self._stop]
-        addresses = np.array(self._addresses, np.uint64)
-        lost = gather(self._rows[self._start : self._stop], addresses, chosen, self._num_pieces, way=self._way)
+        lost = gather(self._rows[self._start : self._stop], self._addresses, chosen, self._num_pieces, way=self._way)
         return [self._start + row for row in lost.nonzero()[0].tolist()] if lost.any() else ()
 
 

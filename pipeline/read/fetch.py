@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.batch.batch import BatchPlan
-from pipeline.batch.destinations import Destination
+from pipeline.batch.destinations import Destination, FixedRows
 from pipeline.batch.parts import Part
 from pipeline.batch.stored import StoredField
 from pipeline.config import LoaderConfig
@@ -35,7 +36,8 @@ class _Opened(NamedTuple):
     tars: tuple[OpenShard, ...]
 
 
-class _Shards(NamedTuple):
+@dataclass(frozen=True)
+class _Shards:
     """What is open with one reader; exchanged as one, so that no lock is held by who asks for another."""
 
     files: ShardFiles
@@ -99,20 +101,11 @@ class Fetcher:
         began = perf_counter()
         destinations = [part.destination(plan, start, stop) for part in self._parts]
         valid = plan.arrays["valid"]
-        valid[start:stop] = [sample >= 0 for sample in plan.samples[start:stop]]
-        used: dict[int, _Opened] = {}
+        np.greater_equal(plan.arrays["index"][start:stop], 0, out=valid[start:stop])
+        wanted = [row for row in range(start, stop) if plan.samples[row] >= 0 and row not in missing]
         failed: Failures = dict(missing)
-        num_bytes = num_checked = 0
-        for row in range(start, stop):
-            if plan.samples[row] >= 0 and row not in missing:
-                try:
-                    check = plan.checked[row] or (
-                        self._config.verify == "first" and not self._verified[plan.samples[row]]
-                    )
-                    num_bytes += self._fill_row(plan, row, check, destinations, used)
-                    num_checked += check
-                except (ShardError, OSError) as error:
-                    failed[row] = error
+        used, wanted = self._open_all(plan, wanted, failed)
+        tally = self._fill_rows(plan, wanted, destinations, used, failed)
         lost = [(row, number) for number, destination in enumerate(destinations) for row in destination.finish()]
         if changed := _changed(used):
             rows = (row for row in range(start, stop) if plan.shards[row] in changed)
@@ -129,7 +122,7 @@ class Fetcher:
         decoding = [found for destination in destinations if (found := getattr(destination, "decoding", None))]
         clock.add("decode", sum(found.seconds for found in decoding), sum(found.num_pieces for found in decoding))
         clock.add("read", perf_counter() - began)
-        return Tally(num_bytes, num_checked)
+        return tally
 
     def _leave_out(self, plan: BatchPlan, failed: Failures) -> None:
         for row, error in failed.items():
@@ -137,18 +130,62 @@ class Fetcher:
                 raise error
             self.quarantine.add(plan.samples[row], plan.epoch, error)
 
+    def _open_all(self, plan: BatchPlan, rows: list[int], failed: Failures) -> tuple[dict[int, _Opened], list[int]]:
+        """Open the shards that samples lie in; returns these, and the rows whose shard is none of the failed ones."""
+        used: dict[int, _Opened] = {}
+        errors: dict[int, ShardError | OSError] = {}
+        for shard in {plan.shards[row] for row in rows}:
+            try:
+                used[shard] = self._shards.opened.get(shard) or self._open(shard)
+            except (ShardError, OSError) as error:
+                errors[shard] = error
+        if errors:
+            failed |= {row: errors[shard] for row in rows if (shard := plan.shards[row]) in errors}
+            rows = [row for row in rows if plan.shards[row] in used]
+        return used, rows
+
+    def _fill_rows(
+        self,
+        plan: BatchPlan,
+        rows: list[int],
+        destinations: list[Destination],
+        used: Mapping[int, _Opened],
+        failed: Failures,
+    ) -> Tally:
+        """Put samples into their rows: unchecked mapped arrays all at once, anything else by itself."""
+        checks = {row for row in rows if plan.checked[row]}
+        if self._config.verify == "first":
+            checks = {row for row in rows if not self._verified[plan.samples[row]]}
+        at_once = [row for row in rows if row not in checks]
+        shards, shard_rows = [plan.shards[row] for row in at_once], [plan.rows[row] for row in at_once]
+        num_bytes, by_row = 0, []
+        for number, destination in enumerate(destinations):
+            asked = None
+            if isinstance(destination, FixedRows):
+                sources = {shard: opened.sources[number] for shard, opened in used.items()}
+                asked = destination.take_note(at_once, sources, shards, shard_rows)
+            if asked is None:
+                by_row.append((number, destination))
+            num_bytes += asked or 0
+        every = list(enumerate(destinations))
+        for row in rows if by_row else sorted(checks):
+            try:
+                check = row in checks
+                num_bytes += self._fill_row(plan, row, check, every if check else by_row, used[plan.shards[row]])
+            except (ShardError, OSError) as error:
+                checks.discard(row)
+                failed[row] = error
+        return Tally(num_bytes, len(checks))
+
     def _fill_row(
-        self, plan: BatchPlan, row: int, check: bool, destinations: list[Destination], used: dict[int, _Opened]
+        self, plan: BatchPlan, row: int, check: bool, destinations: list[tuple[int, Destination]], opened: _Opened
     ) -> int:
         """Put a sample into its row; returns the bytes asked of storage for that."""
-        shard, shard_row = plan.shards[row], plan.rows[row]
-        opened = used.get(shard)
-        if opened is None:
-            opened = used[shard] = self._shards.opened.get(shard) or self._open(shard)
         asked = 0
-        for source, destination in zip(opened.sources, destinations, strict=True):
+        for number, destination in destinations:
+            source = opened.sources[number]
             try:
-                asked += destination.fill(row, source, shard_row, check)
+                asked += destination.fill(row, source, plan.rows[row], check)
             except DamagedShardError as error:
                 raise self._damaged(plan, row, source, destination.field, error.problem) from None
         if check:

@@ -13,6 +13,7 @@ import errno
 import mmap
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -155,9 +156,9 @@ class DescriptorShard:
         self._descriptor = open_for_reading(path, self.flags)
         self.identity = Identity.of(os.fstat(self._descriptor), grows=grows)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at the interpreter's end there may be no os
         if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
+            close(self._descriptor)
 
     def check_unchanged(self) -> None:
         """Ask by name, so that a file which took this one's place is noticed too."""
