@@ -14,7 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line in this process; None takes the arguments that the process was given."""
     answer_signals()
     from tools.cli import main as run
+    from tools.threads import limit_threads
 
+    limit_threads(os.environ)
     return run(arguments)
 
 
