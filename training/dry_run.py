@@ -35,7 +35,7 @@ def dry_run(trainer: Trainer) -> Iterator[str]:
         if num_skipped:
             yield (
                 f"at the loss scale of fp16, {scaling['scale']:g}, gradients are not finite: "
-                f"training skips about {num_skipped} steps at first, each of which halves it"
+                f"training skips about {num_skipped} step(s) at first, each of which halves it"
             )
         scores = {"loss": float(found.loss), **means_over_ranks(found.sums, learner.world, learner.device)}
         trainer.diagnosis.look(batch)
