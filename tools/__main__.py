@@ -13,7 +13,7 @@ except KeyboardInterrupt:  # within the few milliseconds that this import takes
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line in this process; None takes the arguments that the process was given."""
     answer_signals()
-    from tools.threads import limit_threads
+    from tools.quota import limit_threads
 
     limit_threads(os.environ)
     from tools.cli import main as run

@@ -1,4 +1,4 @@
-"""How many threads torch and numpy compute with: no more than this process has cores."""
+"""A container's quota of cores: torch and numpy compute with no more threads than that."""
 
 from __future__ import annotations
 
