@@ -1,6 +1,5 @@
 """Frozen features: every clip of a data set as one vector, of one layer of an encoder or of several."""
 
-import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -43,8 +42,6 @@ def extract_features(
     encoder: nn.Module,
     batches: Iterable[Mapping[str, Tensor]],
     *,
-    bf16: bool = False,
-    advance: Progress = untold,
     world: World = World(),  # noqa: B008
 ) -> Features:
     """Encode clips whole (nothing is masked) and average their tokens over time and space.
@@ -54,16 +51,14 @@ def extract_features(
             patch, 3]` to tokens `[B, T', S, D]`, which is left in evaluation mode.
         batches: this rank's, on the encoder's device, with `index`, `label`, `valid` and `clip`: u8 for an `Encoder`,
             normalised for a module.
-        bf16: run the encoder under bf16 autocast; otherwise it runs under whichever the caller has chosen.
-        advance: told the number of clips after every batch.
         world: the ranks, all of which get the features of all.
 
     Raises:
         ValueError: If no sample has a label.
     """
     encoder.eval()
-    vectors = layer_vectors(encoder, (encoder.num_layers,)) if isinstance(encoder, Encoder) else _module(encoder, bf16)
-    (found,) = collect(batches, vectors, world=world, advance=advance)
+    vectors = layer_vectors(encoder, (encoder.num_layers,)) if isinstance(encoder, Encoder) else _module(encoder)
+    (found,) = collect(batches, vectors, world=world)
     return found
 
 
@@ -72,14 +67,8 @@ def layer_vectors(encoder: Encoder, layers: Sequence[int]) -> Vectors:
     return lambda batch: [tokens.mean(dim=1) for tokens in encoder.layers(dense_clip(batch["clip"], encoder), layers)]
 
 
-def _module(encoder: nn.Module, bf16: bool) -> Vectors:
-    def vectors(batch: Mapping[str, Tensor]) -> list[Tensor]:
-        clip = batch["clip"]
-        with torch.autocast(clip.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext():
-            tokens = encoder(video_or_tubes(clip))
-        return [tokens.float().mean(dim=(1, 2))]
-
-    return vectors
+def _module(encoder: nn.Module) -> Vectors:
+    return lambda batch: [encoder(video_or_tubes(batch["clip"])).float().mean(dim=(1, 2))]
 
 
 def collect(

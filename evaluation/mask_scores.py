@@ -20,16 +20,13 @@ def region_similarity(found: Masks, real: Masks) -> float:
     return np.count_nonzero(found & real) / either if either else 1.0
 
 
-def boundary_similarity(found: Masks, real: Masks, tolerance: float = BOUNDARY) -> float:
+def boundary_similarity(found: Masks, real: Masks) -> float:
     """F, the harmonic mean of precision and recall of the edge's pixels of two masks `[H, W]`; 1 of two without edges.
 
-    Args:
-        found: what is said.
-        real: what is true.
-        tolerance: a pixel of an edge is right where the other edge passes within this share of the picture's diagonal,
-            rounded up to pixels.
+    A pixel of an edge is right where the other edge passes within `BOUNDARY` of the picture's diagonal, rounded up to
+    pixels.
     """
-    radius = math.ceil(tolerance * math.hypot(*found.shape))
+    radius = math.ceil(BOUNDARY * math.hypot(*found.shape))
     edges = [edge(mask) for mask in (found, real)]
     counts = [np.count_nonzero(each) for each in edges]
     if not all(counts):

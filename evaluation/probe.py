@@ -210,21 +210,6 @@ def refuse_other_splits(data: Mapping[str, Split]) -> None:
         raise ValueError("the label names of train and val differ; build both from the same labels")
 
 
-def linear_probe(
-    train: Features, val: Features, num_classes: int, config: ProbeConfig, device: torch.device | str = "cpu"
-) -> ProbeResult:
-    """Train a linear classifier on standardised features, once per seed, and score it on held-out ones.
-
-    Raises:
-        ValueError: If a label is not below `num_classes`.
-    """
-    splits = [Split(batches=(), label_names=[str(number) for number in range(num_classes)]) for _ in range(2)]
-    parts = [replace(part, index=torch.arange(len(part.labels))) for part in (train, val)]
-    sets = [FeatureSet.of_features({1: part}, split) for part, split in zip(parts, splits, strict=True)]
-    result = probe_features(sets[0], sets[1], config, torch.device(device), about={}, digest="").result
-    return as_probe_result(result)
-
-
 def as_probe_result(result: Result) -> ProbeResult:
     """The numbers of a result, those of each seed counted from its rows."""
     metrics, protocol = result.metrics, result.protocol
@@ -292,4 +277,4 @@ def in_eval(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-__all__ = ["ProbeConfig", "ProbeResult", "chance", "linear_probe", "probe", "wilson_interval"]
+__all__ = ["ProbeConfig", "ProbeResult", "chance", "probe", "wilson_interval"]

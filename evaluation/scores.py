@@ -103,31 +103,31 @@ def confusion(guess: Tensor, labels: Tensor, names: Sequence[str]) -> list[dict[
     ]
 
 
-def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
     """Where a share that was counted on `count` samples lies, with 95 % confidence: Wilson's score interval.
 
     It stays within [0, 1] and has a width at 0 and 1 too (Wilson 1927). It is about which samples were held out; what
     another training run or another machine would have given is not in it.
     """
+    z = 1.96  # standard deviations of a normal distribution that hold 95 % of it
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def bootstrap_interval(
-    statistic: Callable[[Tensor], float], count: int, seed: int = 0, num_draws: int = NUM_DRAWS
-) -> tuple[float, float]:
+def bootstrap_interval(statistic: Callable[[Tensor], float], count: int, seed: int = 0) -> tuple[float, float]:
     """Where a statistic of `count` videos lies, with 95 % confidence, if others had been drawn (Efron 1979).
+
+    Between the 2.5 and the 97.5 percentile of `NUM_DRAWS` draws.
 
     Args:
         statistic: gets how often each video was drawn, f32 `[count]`, with `count` draws in all.
         count: of videos.
         seed: of the draws.
-        num_draws: how often the videos are drawn; the interval is between the 2.5 and the 97.5 percentile.
     """
     random = np.random.default_rng(seed)
-    found: NDArray[np.float64] = np.empty(num_draws)
-    for draw in range(num_draws):
+    found: NDArray[np.float64] = np.empty(NUM_DRAWS)
+    for draw in range(NUM_DRAWS):
         counts = np.bincount(random.integers(0, count, count), minlength=count)
         found[draw] = statistic(torch.from_numpy(counts).float())
     low, high = np.percentile(found, [2.5, 97.5])

@@ -66,7 +66,7 @@ def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
         raise ValueError(f"{len(given)} answers were given; a score leaves one out and needs another")
     answer, people = strip(answer), [strip(one) for one in given]
     if len(set(people)) > 1:
-        answer, people = _words(_punctuation(answer)), [_words(_punctuation(one)) for one in people]
+        answer, people = normalise(answer), [normalise(one) for one in people]
     same = sum(one == answer for one in people)
     scores = [min(1.0, (same - (one == answer)) / 3) for one in people]
     return sum(scores) / len(scores)

@@ -21,7 +21,6 @@ from model.pretrained import load_pretrained
 
 ALLOWED = "Give a DINOv2 id on the Hub, or a folder made by its save_pretrained"
 HEADS = ("classifier.",)  # of checkpoints that were made to classify
-MASK_TOKEN = "embeddings.mask_token"  # has no part in any pass but that of DINOv2's own training
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from model.memory import MemoryAttention, MemoryResampler
 CONTEXT_LEVEL = 3  # of the pyramid, the coarsest: what is remembered of a frame
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and deviation of pixels, by channel
 HALVES: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+LEAST_SHARE = 1e-3  # of a picture's side, before its logarithm is taken
 SHARPNESS = 8.0  # of the distances to a box, of which the logarithm is taken
 
 
@@ -277,9 +278,9 @@ def _attention_mask(text: Text, num_asking: int) -> Tensor:
     return text.mask[:, None, None, :].expand(-1, 1, num_asking, -1)
 
 
-def _inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
+def _inverse_sigmoid(x: Tensor) -> Tensor:
     x = x.clamp(min=0, max=1)
-    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+    return torch.log(x.clamp(min=LEAST_SHARE) / (1 - x).clamp(min=LEAST_SHARE))
 
 
 def _corners(boxes: Tensor) -> Tensor:

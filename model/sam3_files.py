@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from model.memory import MemoryAttention, MemoryConfig, MemoryResampler
 from model.parts import lies_in
 from model.pretrained import load_pretrained, one_line, quiet
 from model.sam3 import HALVES, IoUHead, Sam3Student, Statistics
+from shards.format.json_files import read_json
 from shards.format.publish import publish_json
 
 MAX_TOKENS = 32
@@ -49,7 +49,8 @@ def pixel_statistics(name: str) -> Statistics:
     """Mean and standard deviation of pixels from 0 to 1, from the student's preprocessor_config.json; 0.5 without one.
 
     Raises:
-        ValueError: the file is not one.
+        ShardError: the file is no JSON.
+        ValueError: it says something else.
     """
     from transformers.utils.hub import cached_file
 
@@ -58,7 +59,7 @@ def pixel_statistics(name: str) -> Statistics:
     if path is None:
         return HALVES
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = read_json(Path(path), f"{ALLOWED}, with a file that says {' and '.join(KEYS)}")
         (a, b, c), (d, e, f) = (content.get(key, half) for key, half in zip(KEYS, HALVES, strict=True))
         mean, std = (float(a), float(b), float(c)), (float(d), float(e), float(f))
     except (ValueError, TypeError, AttributeError) as error:
@@ -140,7 +141,7 @@ def load_student(folder: Path, image_size: int) -> Sam3Student:
     if any(lies_in(name, ("iou_head",)) for name in more):
         student.iou_head = IoUHead(student.width)
     if (folder / SIZES).is_file():
-        sizes = json.loads((folder / SIZES).read_bytes())
+        sizes = read_json(folder / SIZES, "take the folder whole")
         places = {name: sizes.pop(name) for name in ("num_frames", "num_cells")}
         student.memory_resampler = MemoryResampler(student.width, MemoryConfig(**sizes), **places)
         student.memory_attention = MemoryAttention(student.width, MemoryConfig(**sizes))

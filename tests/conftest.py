@@ -55,6 +55,15 @@ def direct_reads(request: pytest.FixtureRequest) -> None:
         probe.unlink()
 
 
+@pytest.fixture(scope="session")
+def layouts() -> Path:
+    """The folder of true records of public sets; skips the test where none is given."""
+    folder = os.environ.get("REELSHARD_LAYOUTS")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("no records of public sets here: set REELSHARD_LAYOUTS to a folder that holds them")
+    return Path(folder)
+
+
 @pytest.fixture
 def browser() -> Iterator[Browser]:
     """The distribution's Chromium, without a window; where it has to be there, tests fail without it."""

@@ -22,6 +22,7 @@ from tests.datasets import DIM, FRAMES, PATCH, SIZE, TUBELET
 from tools.systems.st_jepa import STJEPAObjective
 from training.config import TrainConfig
 from training.loop import Trainer
+from training.metrics import TIMINGS, Row, read_metrics
 from training.optim import OptimConfig
 
 MODEL = STJEPAConfig(
@@ -108,3 +109,9 @@ def make_trainer(
         key_of=dataset.key,
         profile=profile,
     )
+
+
+def numbers(run_dir: Path) -> list[Row]:
+    """What a run's metrics say apart from the clock and the machine."""
+    rows = read_metrics(run_dir / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if name not in TIMINGS} for row in rows]

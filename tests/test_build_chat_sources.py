@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -193,16 +192,8 @@ def test_webvids_list_names_videos_by_page_and_id(tokenizer: Path, tmp_path: Pat
         open_chats(tmp_path / "videos", table, "val")
 
 
-def layouts() -> Path:
-    """The folder of true records of public sets; skips the test where none is given."""
-    folder = os.environ.get("REELSHARD_LAYOUTS")
-    if not folder or not Path(folder).is_dir():
-        pytest.skip("no records of public sets here: set REELSHARD_LAYOUTS to a folder that holds them")
-    return Path(folder)
-
-
-def test_true_records_of_public_sets_are_chats() -> None:
-    llava = layouts() / "llava"
+def test_true_records_of_public_sets_are_chats(layouts: Path) -> None:
+    llava = layouts / "llava"
     talks = [json.loads(line) for line in (llava / "coco2014_val_gpt4_qa.excerpt.jsonl").read_text().splitlines()]
     assert len(talks) == 6
     for record in talks:
@@ -215,7 +206,7 @@ def test_true_records_of_public_sets_are_chats() -> None:
     item = item_of(record, "x")
     assert (item.path, item.extra["source"]) == (record["video"], "0_30_s_nextqa")
     assert item.extra["messages"][0]["content"].startswith("why is the blue sweater guy")
-    webvid = open_chats(layouts(), layouts() / "webdataset/webvid.shape.csv", "train").items
+    webvid = open_chats(layouts, layouts / "webdataset/webvid.shape.csv", "train").items
     assert [item.path for item in webvid][1] == "054101_054150/2000002.mp4"
     (record,) = json.loads((llava / "finetune_custom_data.example.json").read_text())
     assert item_of(record, "x").extra["messages"][0]["content"].startswith("Write a prompt")

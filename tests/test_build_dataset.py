@@ -11,6 +11,7 @@ from shards.dataset import ShardDataset
 from shards.format.errors import ShardError
 from shards.format.layout import tubes_to_clip, tubes_to_target
 from shards.verify import verify_dataset
+from tests.builds import contents
 from tests.teachers import MeanTeacher
 from tests.videos import clips_folder, moving_square, write_video
 
@@ -31,10 +32,6 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(videos: Path, out: Path, **changes: object) -> BuildSummary:
     arguments: dict[str, object] = {"view": VIEW, "config": CONFIG, "teacher": MeanTeacher(VIEW.clip_shape)} | changes
     return build_dataset(load_folder(videos), out, **arguments)  # type: ignore[arg-type]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def failures(out: Path) -> list[dict[str, object]]:

@@ -13,6 +13,7 @@ from shards.dataset import ShardDataset
 from shards.format.errors import MissingDataError
 from shards.format.index import load_index
 from shards.progress import Progress, untold
+from tests.builds import contents
 from tests.teachers import MeanTeacher
 from tests.videos import moving_square, write_video
 
@@ -55,10 +56,6 @@ def build(videos: Path, out: Path, progress: Progress = untold) -> None:
 def run_builder(videos: Path, out: Path, last_change: int = 0, last_item: int = 0) -> int:
     command = [sys.executable, "-c", BUILDER, str(videos), str(out), str(last_change), str(last_item)]
     return subprocess.run(command, cwd=Path(__file__).parents[1], check=False, timeout=120).returncode
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")

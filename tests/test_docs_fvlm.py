@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.fvlm_runs import Workshop
-from tests.test_model_foveated import LANGUAGE, SIZES
+from tests.test_model_foveated_built import LANGUAGE, SIZES
 from tools.cli import main
 from training.metrics import read_metrics
 

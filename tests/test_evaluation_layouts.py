@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,6 @@ from tools.evaluate.choice_files import load_choices
 from tools.evaluate.coco_tools import missing_for_meteor
 from tools.evaluate.subtitles import read_subtitles
 from tools.evaluate.vqa import load_annotations
-
-
-@pytest.fixture(scope="module")
-def layouts() -> Path:
-    folder = os.environ.get("REELSHARD_LAYOUTS")
-    if not folder or not Path(folder).is_dir():
-        pytest.skip("no records of public sets here: set REELSHARD_LAYOUTS to a folder that holds them")
-    return Path(folder)
 
 
 def read(path: Path) -> Any:

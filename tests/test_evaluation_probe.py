@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.features import Features, extract_features
-from evaluation.probe import ProbeConfig, chance, linear_probe, wilson_interval
+from evaluation.probe import ProbeConfig, chance, wilson_interval
 from model.st_jepa import STJEPAEncoder
 from pipeline.config import LoaderConfig
 from pipeline.device import DeviceLoader
@@ -18,6 +18,7 @@ from pipeline.loader import ShardLoader
 from shards.dataset import ShardDataset
 from shards.format.pixels import IMAGENET
 from tests.datasets import make_dataset
+from tests.linear_probes import linear_probe
 from tests.runs import MODEL
 
 FAST = ProbeConfig(epochs=30, batch_size=32, seeds=(0, 1))

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from evaluation.features import extract_features
-from evaluation.probe import ProbeConfig, linear_probe, probe, wilson_interval
+from evaluation.probe import ProbeConfig, probe, wilson_interval
 from evaluation.result import Evaluator, Result
 from model.parts import weights_digest
 from pipeline.world import World
 from shards.dataset import ShardDataset
 from tests.datasets import make_dataset
+from tests.linear_probes import linear_probe
 from tests.probe_ranks import FAST, encoder, run, split
 
 ALONE = World()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -134,7 +135,7 @@ def _coco(captions: Sequence[tuple[int, str]]) -> dict[str, object]:
 
 @pytest.mark.parametrize("java", [True, False])
 def test_caption_files_in_cocos_form_are_scored_by_one_command(
-    tmp_path: Path, java: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, java: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if java and (missing := missing_for_meteor()):
         pytest.skip(missing)
@@ -150,7 +151,8 @@ def test_caption_files_in_cocos_form_are_scored_by_one_command(
     )
     out = ["--out", str(tmp_path / "out")]
     assert main(["evaluate", "captions", "--references", str(references), "--results", str(results), *out]) == 0
-    printed = capsys.readouterr().out
+    printed, beside = capfd.readouterr()
+    assert beside == "", "programs talk to the user"
     assert "2 captions: bleu4" in printed
     assert ("METEOR was not computed" in printed) != java
     (result,) = json.loads((tmp_path / "out" / "captions.json").read_bytes())["results"].values()
@@ -162,17 +164,30 @@ def test_caption_files_in_cocos_form_are_scored_by_one_command(
 @pytest.mark.parametrize(
     ("java", "notes", "tokenizer"),
     [
-        ("exit 1", "words were split by our own rules: the official tokenizer did not split all", "reelshard's"),
+        (
+            "printf 'Error: no VM\\nIt ends.\\n' >&2; exit 1",
+            "our own rules: the official tokenizer did not split all captions: Error: no VM It ends.",
+            "reelshard's",
+        ),
         (
             "head -c 400 /dev/zero | tr '\\0' '\\n'",
             "our own rules: the official tokenizer found no words",
             "reelshard's",
         ),
-        ('case "$*" in *meteor*) exit 1;; esac; exec REAL "$@"', "METEOR was not computed: METEOR's", "PTBTokenizer"),
+        (
+            'case "$*" in *meteor*) echo No room. >&2; exit 1;; esac; exec REAL "$@"',
+            r"METEOR was not computed: METEOR's program failed: .*: No room\.$",
+            "PTBTokenizer",
+        ),
     ],
 )
 def test_a_program_of_the_official_tools_that_fails_costs_its_own_numbers_alone(
-    tmp_path: Path, java: str, notes: str, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    java: str,
+    notes: str,
+    tokenizer: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     if missing := missing_for_meteor():
         pytest.skip(missing)
@@ -188,7 +203,9 @@ def test_a_program_of_the_official_tools_that_fails_costs_its_own_numbers_alone(
     assert set(result["metrics"]) == {"bleu4", "cider"}
     assert result["rows"][0]["bleu4"] == pytest.approx(1)
     (note,) = result["protocol"]["notes"]
-    assert notes in note
+    assert re.search(notes, note)
+    printed, beside = capfd.readouterr()
+    assert (note in printed.splitlines(), beside) == (True, "")
     assert result["protocol"]["tokenizer"].startswith(tokenizer)
 
 

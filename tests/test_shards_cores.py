@@ -51,6 +51,24 @@ def test_so_does_that_of_the_older_kind(tmp_path: Path, quota: str, cores: int |
     assert usable_cores(tmp_path) == (cores or len(os.sched_getaffinity(0)))
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a quota of one core is no limit on one core")
+@pytest.mark.parametrize(("quota", "given", "threads"), [("100000", None, 1), ("100000", "2", 2), ("max", None, None)])
+def test_commands_compute_with_no_more_threads_than_a_quota_allows_unless_they_are_told(
+    tmp_path: Path, quota: str, given: str | None, threads: int | None
+) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text(f"{quota} 100000\n")
+    code = "from pathlib import Path; from shards.cores import usable_cores; from tools.__main__ import main\n"
+    code += f"usable_cores.__defaults__ = (Path({str(tmp_path)!r}),)\n"
+    code += "assert main(['--version']) == 0; import torch; print(torch.get_num_threads())"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment |= {} if given is None else {"OMP_NUM_THREADS": given}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.split()[-1] == str(threads or len(os.sched_getaffinity(0)))
+
+
 def test_reader_threads_are_the_cores_shared_by_the_ranks_of_the_machine(tmp_path: Path) -> None:
     dataset, cores = make_dataset(tmp_path), usable_cores()
     with ShardLoader(dataset, LoaderConfig(global_batch_size=8)) as alone:

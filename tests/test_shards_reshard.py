@@ -15,15 +15,13 @@ from hypothesis import strategies as st
 
 from shards.builder import Source
 from shards.dataset import ShardDataset
-from shards.exchange.reshard import Change, Cut, plan_reshard, unchanged
+from shards.exchange.reshard import Cut, plan_reshard, unchanged
 from shards.exchange.rewrite import cut_by_size
 from shards.exchange.selection import Selection
-from shards.format.errors import DamagedShardError, ShardError
-from shards.format.schema import Field
 from shards.payload import StoredValue
 from shards.verify import verify_dataset
 from tests.builds import build, contents
-from tests.datasets import add_group, add_lengths_group, damage, make_dataset, make_lengths_dataset
+from tests.datasets import add_group, add_lengths_group, make_dataset, make_lengths_dataset
 from tests.object_store import http_files
 from tools.cli import main
 
@@ -205,79 +203,6 @@ def test_a_change_makes_other_values_of_a_field_and_the_provenance_says_so(tmp_p
         np.testing.assert_array_equal(copy.read(number, "target"), np.asarray(source.read(number, "target"), "<f4"))
 
 
-def test_a_damaged_sample_stops_the_copy_by_name_and_leaves_no_set(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = make_dataset(tmp_path / "src")
-    damage(source, 8, "target")
-    with pytest.raises(DamagedShardError, match="key 000008, field target"):
-        plan_reshard(source, ALL, Cut()).run(tmp_path / "dst")
-    assert not (tmp_path / "dst" / "dataset.json").exists()
-    assert main(["show", str(tmp_path / "dst")]) == 1
-    assert "has no dataset.json" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--labels", "class 9"], "'class 9' is no class of"),
-        (["--labels", "class 0,"], "has an empty name"),
-        (["--sample", "21"], "21 samples are to be drawn, there are 20"),
-        (["--sample", "0"], "draw at least 1"),
-        (["--seed", "1"], "give --sample N too"),
-        (["--sample", "1", "--seed", "-1"], "from 0 to 2^64"),
-        (["--drop", "clop"], "there is no field 'clop'; there are clip, target, json"),
-        (["--drop", "clip,target,json"], "no field of the main series is left"),
-        (["--rename", "clip"], "give OLD=NEW"),
-        (["--rename", "clip=target"], "field names must be unique"),
-        (["--rename", "clip=a/b"], "field name 'a/b' is not allowed"),
-        (["--rename", "clip=x.pkl"], "pickled data can run code"),
-        (["--shard-size", "12 apples"], "is no size"),
-        (["--shard-size", "0"], "at least 1 byte"),
-        (["--samples-per-shard", "0"], "has to be at least 1"),
-        (["--keys", "none.txt"], "there is no list of keys at none.txt"),
-        (["--keys", "README.md"], "of no sample in"),
-    ],
-)
-def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
-    tmp_path: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = make_dataset(tmp_path / "src")
-    assert main(["reshard", str(source.directory), "--out", str(tmp_path / "dst"), *options]) == 1
-    message = capsys.readouterr().err
-    assert said in message
-    assert message.count("\n") == 1
-    assert not (tmp_path / "dst").exists()
-
-
-def test_a_class_without_samples_is_said(tmp_path: Path) -> None:
-    source = make_dataset(tmp_path / "src", records={0: b'{"label": true}'})
-    with pytest.raises(ShardError, match="sample 000000: its label is True; a whole number or null is allowed"):
-        Selection(labels=("0",)).numbers(source)
-    replace(source.manifest, label_names=("a", "b", "c", "d")).write(source.directory)
-    unlabelled = make_dataset(tmp_path / "u", num_classes=2)
-    replace(unlabelled.manifest, label_names=("a", "b", "c")).write(unlabelled.directory)
-    with pytest.raises(ShardError, match=r"no sample of .* is of the class 'c'"):
-        Selection(labels=("a", "c")).numbers(ShardDataset.open(unlabelled.directory))
-
-
-@pytest.mark.parametrize("there", ["a data set", "a file in it", "a file"])
-def test_what_is_there_stays_as_it_is(tmp_path: Path, there: str, capsys: pytest.CaptureFixture[str]) -> None:
-    source, out = make_dataset(tmp_path / "src"), tmp_path / "dst"
-    if there == "a data set":
-        make_dataset(out, num_samples=3)
-    elif there == "a file in it":
-        out.mkdir()
-        (out / "notes").write_text("mine")
-    else:
-        out.write_text("mine")
-    before = contents(tmp_path)
-    assert main(["reshard", str(source.directory), "--out", str(out)]) == 1
-    assert main(["reshard", str(source.directory), "--out", str(source.directory)]) == 1
-    assert "stays as it is" in capsys.readouterr().err
-    assert contents(tmp_path) == before
-
-
 def test_the_same_command_again_is_done_at_once_and_another_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -305,17 +230,6 @@ def test_any_cut_of_any_subset_gives_back_what_was_there(
     selection = Selection(sample=count, seed=data.draw(st.integers(0, 2**64 - 1)))
     plan_reshard(source, selection, Cut(samples_per_shard=per_shard)).run(folder / "dst", threads=2)
     assert_same_samples(ShardDataset.open(folder / "dst"), source, selection.numbers(source))
-
-
-def test_a_change_that_does_not_fit_its_field_names_the_sample(tmp_path: Path) -> None:
-    source = make_dataset(tmp_path / "src", num_samples=2)
-
-    def refuse(value: StoredValue) -> StoredValue:
-        raise ValueError("it is too loud")
-
-    changes = [Change(source="clip", field=Field(name="clip"), apply=refuse)]
-    with pytest.raises(ShardError, match="sample 000000, field clip: it is too loud"):
-        plan_reshard(source, ALL, Cut(), changes).run(tmp_path / "dst")
 
 
 def test_the_history_is_readable_json(tmp_path: Path) -> None:

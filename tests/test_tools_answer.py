@@ -247,7 +247,7 @@ def test_questions_about_pictures_are_answered_by_runs_and_published_models(
         ("captions --references R --videos F --run nowhere/at/all", "cannot load the image-text model"),
         ("captions --references R --videos F --run ./nowhere", "there is no run folder 'nowhere'"),
         ("captions --references R --videos F --run RUN --max-frames 3", "--max-frames is of published models"),
-        ("captions --references F/torn.mp4 --videos F --run RUN", "is no JSON"),
+        ("captions --references F/torn.mp4 --videos F --run RUN", "is not JSON"),
         ("captions --val TEXT --run RUN", "holds no chats about pictures"),
         ("captions --val SET --run RUN --question Why", "--question has no effect with --val"),
         ("captions --val SET --run RUN --out R", "is no folder, and results are several files"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from shards.dataset import ShardDataset
+from tests.builds import contents
 from tests.test_model_teacher import save_backbone
 from tests.videos import moving_square, write_video
 from tools.recipe import load_recipe
@@ -85,10 +86,6 @@ def test_a_missing_data_set_is_an_error_that_says_where_to_get_it(tmp_path: Path
     assert "Traceback" not in done.stderr
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.slow
 def test_devices_give_the_bytes_of_a_plain_build(ssv2: Path, tmp_path: Path) -> None:
     teacher = save_backbone(tmp_path / "teacher")
@@ -97,7 +94,7 @@ def test_devices_give_the_bytes_of_a_plain_build(ssv2: Path, tmp_path: Path) -> 
     for name, more in (("plain", []), ("devices", ["--devices", "cpu,cpu", "--workers", 2])):
         done = reelshard(*arguments, "--out", tmp_path / name, *more)
         assert done.returncode == 0, done.stderr
-    assert files(tmp_path / "plain") == files(tmp_path / "devices")
+    assert contents(tmp_path / "plain") == contents(tmp_path / "devices")
 
 
 @pytest.mark.slow
@@ -113,8 +110,8 @@ def test_partitions_and_finalize_give_the_bytes_of_a_plain_build_the_recipe_incl
     ):
         done = reelshard(*arguments, "--out", tmp_path / name, *more)
         assert done.returncode == 0, done.stderr
-    assert files(tmp_path / "plain") == files(tmp_path / "parts")
-    assert "recipe.yaml" in files(tmp_path / "parts")
+    assert contents(tmp_path / "plain") == contents(tmp_path / "parts")
+    assert "recipe.yaml" in contents(tmp_path / "parts")
 
 
 @pytest.mark.slow

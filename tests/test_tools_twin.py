@@ -11,12 +11,12 @@ import torch
 from pipeline.twin import Twin
 from pipeline.world import World
 from shards.dataset import ShardDataset
+from tests.runs import numbers
 from tests.workplaces import Workplace, make_workplace
 from tools.cli import main
 from tools.loaders import make_loader
 from tools.recipe import load_recipe
 from tools.systems import system_of
-from training.metrics import TIMINGS, read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_a_run_and_its_evaluations_are_those_of_a_cpu_to_the_bit(
         run = tmp_path / device
         measured = ("--val", place.val, "--evaluate", "probe", "--data.evaluation_batch_size", "5")
         assert train(place, run, *measured, "--train.device", device) == 0
-        rows.append([{k: v for k, v in r.items() if k not in TIMINGS} for r in read_metrics(run / "metrics.jsonl")])
+        rows.append(numbers(run))
         capsys.readouterr()
         sets = ("--train", place.train, "--val", place.val)
         assert main(["evaluate", "probe", "--run", str(run), *sets, "--json"]) == 0

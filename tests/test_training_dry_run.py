@@ -1,10 +1,12 @@
 """A dry run shows batches, parts and losses, moves no weight and writes nothing."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from model.st_jepa import STJEPA
 from pipeline import MixedLoader
@@ -16,6 +18,21 @@ from training.config import TrainConfig
 from training.dry_run import dry_run
 from training.loop import Trainer
 from training.optim import OptimConfig
+
+
+class Steep(STJEPAObjective):
+    """Has gradients that are finite, and too large for fp16 at the first scale of the loss."""
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value * 30 if name == "loss" else value for name, value in super().forward(batch).items()}
+
+
+class Endless(STJEPAObjective):
+    """Has a finite loss whose gradient is not finite at any scale."""
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        scores = super().forward(batch)
+        return scores | {"loss": scores["loss"] + (scores["loss"] - scores["loss"].detach()).abs().sqrt()}
 
 
 class Predictor(STJEPAObjective):
@@ -86,3 +103,35 @@ def test_a_loss_that_is_not_finite_ends_it_with_the_samples_named(tmp_path: Path
     spoiled = make_dataset(tmp_path / "data", num_samples=8, spoiled=5)
     with pytest.raises(FloatingPointError, match=r"is not finite on samples \[.*5.*\]"):
         list(dry_run(make_trainer(spoiled, tmp_path / "run", steps=1)))
+
+
+def half(objective: STJEPAObjective, dataset: ShardDataset, run_dir: Path, precision: str = "fp16") -> Trainer:
+    config = TrainConfig(device="cpu", steps=8, log_every=1, precision=precision)  # type: ignore[arg-type]
+    optim = OptimConfig(lr=1e-3)
+    return Trainer(objective, make_loader(dataset), config=config, optim=optim, recipe={}, run_dir=run_dir)
+
+
+def test_a_loss_scale_too_large_for_fp16_is_lowered_as_in_training_and_is_no_fault(
+    dataset: ShardDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    trainer = half(Steep(STJEPA(MODEL)), dataset, tmp_path)
+    scale = trainer.learner.scaler.get_scale()
+    state = make_loader(dataset).state_dict()
+    lines = list(dry_run(trainer))
+    (said,) = (line for line in lines if "loss scale" in line)
+    found = re.search(r"fp16, 65536, .* skips about (\d+) step", said)
+    assert found is not None
+    assert not any("nan" in line or "inf" in line for line in lines)
+    assert trainer.learner.scaler.get_scale() == scale
+    trainer.loader.load_state_dict(state)
+    trainer.run()
+    num_skipped = sum("skipped" in record.message for record in caplog.records)
+    assert 0 < num_skipped < 8
+    assert abs(num_skipped - int(found[1])) <= 1  # training has another batch at each step
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_a_gradient_that_is_finite_at_no_scale_ends_it(dataset: ShardDataset, tmp_path: Path, precision: str) -> None:
+    with pytest.raises(FloatingPointError, match=r"the gradient of student\.\S+ is not finite on samples"):
+        list(dry_run(half(Endless(STJEPA(MODEL)), dataset, tmp_path, precision)))

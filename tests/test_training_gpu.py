@@ -13,12 +13,12 @@ from pipeline.twin import Twin
 from pipeline.world import World
 from shards.dataset import ShardDataset
 from tests.datasets import make_dataset
-from tests.runs import MODEL, make_loader, make_trainer
+from tests.runs import MODEL, make_loader, make_trainer, numbers
 from tools.systems.st_jepa import STJEPAObjective
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from training.learner import Learner
-from training.metrics import TIMINGS, read_metrics
+from training.metrics import read_metrics
 from training.optim import OptimConfig
 
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -35,11 +35,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> ShardDataset:
 @pytest.fixture(scope="module")
 def held_out(tmp_path_factory: pytest.TempPathFactory) -> ShardDataset:
     return make_dataset(tmp_path_factory.mktemp("data") / "val", num_samples=11)
-
-
-def numbers(run: Path) -> list[dict[str, float]]:
-    """What a run's metrics say apart from the clock and the machine."""
-    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in read_metrics(run / "metrics.jsonl")]
 
 
 def assert_same(found: list[dict[str, float]], expected: list[dict[str, float]], device: str, rel: float) -> None:

@@ -13,7 +13,7 @@ import torch
 from shards.dataset import ShardDataset
 from tests.datasets import make_dataset
 from tests.marks import needs_torch_compile
-from tests.runs import MODEL, make_loader, make_trainer
+from tests.runs import MODEL, make_loader, make_trainer, numbers
 from tests.weights import stored_weights
 from training.checkpoint import (
     best_checkpoint,
@@ -30,12 +30,6 @@ from training.optim import OptimConfig
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> ShardDataset:
     return make_dataset(tmp_path_factory.mktemp("data") / "train", num_samples=20)
-
-
-def numbers(run_dir: Path) -> list[dict[str, float]]:
-    """The metrics without those that the clock decides."""
-    rows = read_metrics(run_dir / "metrics.jsonl")
-    return [{name: value for name, value in row.items() if name not in TIMINGS} for row in rows]
 
 
 def weights(run_dir: Path) -> bytes:

@@ -14,10 +14,10 @@ from pipeline.world import World
 from shards.dataset import ShardDataset
 from tests.datasets import make_dataset
 from tests.ranks import CURVE
-from tests.runs import make_trainer
+from tests.runs import make_trainer, numbers
 from tests.weights import stored_weights
 from training.checkpoint import list_checkpoints, load_checkpoint
-from training.metrics import TIMINGS, Row, read_metrics
+from training.metrics import Row
 
 pytestmark = pytest.mark.slow
 STEPS = 200
@@ -60,12 +60,6 @@ def finish(process: subprocess.Popen[str]) -> str:
     return out + err
 
 
-def rows(run_dir: Path) -> list[Row]:
-    """The metrics without those that the clock decides."""
-    found = read_metrics(run_dir / "metrics.jsonl")
-    return [{name: value for name, value in row.items() if name not in TIMINGS} for row in found]
-
-
 def assert_same_curve(left: list[Row], right: list[Row]) -> None:
     assert [row["step"] for row in left] == [row["step"] for row in right]
     for ours, theirs in zip(left, right, strict=True):
@@ -77,8 +71,8 @@ def test_eight_ranks_one_slow_and_one_sample_damaged_train_200_steps_along_the_c
     dataset: ShardDataset, alone: Path, tmp_path: Path
 ) -> None:
     said = finish(torchrun(8, "tests.ranks", dataset.directory, tmp_path, STEPS, "--slow", 5))
-    assert_same_curve(rows(tmp_path), rows(alone))
-    assert sum(row["num_invalid"] for row in rows(alone)) == STEPS / 5  # once an epoch of 5 batches
+    assert_same_curve(numbers(tmp_path), numbers(alone))
+    assert sum(row["num_invalid"] for row in numbers(alone)) == STEPS / 5  # once an epoch of 5 batches
     assert re.search(r"left out.*train-00002-of-00007\.tar.*000015.*target", said)
 
 
@@ -100,7 +94,7 @@ def test_two_ranks_stopped_killed_and_resumed_repeat_their_own_curve_bit_for_bit
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     finish(torchrun(2, "tests.ranks", dataset.directory, whole, STEPS))
-    assert_same_curve(rows(whole), rows(alone))
+    assert_same_curve(numbers(whole), numbers(alone))
 
     stopped = torchrun(2, "tests.ranks", dataset.directory, broken, STEPS, "--slow", 0)
     send_at(20, signal.SIGTERM, (1,), stopped)  # one rank is told, both stop after the same step
@@ -113,7 +107,7 @@ def test_two_ranks_stopped_killed_and_resumed_repeat_their_own_curve_bit_for_bit
     assert killed.returncode != 0
 
     finish(torchrun(2, "tests.ranks", dataset.directory, broken, STEPS))
-    assert rows(broken) == rows(whole)
+    assert numbers(broken) == numbers(whole)
     weights = [list_checkpoints(run / "checkpoints")[-1] / "model.safetensors" for run in (broken, whole)]
     assert stored_weights(weights[0]) == stored_weights(weights[1])
 
@@ -123,7 +117,7 @@ def test_four_ranks_go_on_from_a_checkpoint_of_one(dataset: ShardDataset, alone:
     (tmp_path / "checkpoints" / "step-00000150").symlink_to(alone / "checkpoints" / "step-00000150")
     assert load_checkpoint(tmp_path / "checkpoints" / "step-00000150").step == 150
     finish(torchrun(4, "tests.ranks", dataset.directory, tmp_path, STEPS))
-    assert_same_curve(rows(tmp_path), rows(alone)[150:])
+    assert_same_curve(numbers(tmp_path), numbers(alone)[150:])
 
 
 def test_a_global_batch_that_the_ranks_cannot_share_is_refused(dataset: ShardDataset, tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ except KeyboardInterrupt:  # within the few milliseconds that this import takes
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line in this process; None takes the arguments that the process was given."""
     answer_signals()
+    from tools.quota import limit_threads
+
+    limit_threads(os.environ)
     from tools.cli import main as run
 
     return run(arguments)

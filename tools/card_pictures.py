@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping
 
 from shards.dataset import ShardDataset
-from tools.png import png_of
+from tools.png import encode_png, png_of
 from tools.terminal import clean
 
 MOST_BARS = 40
@@ -38,9 +38,7 @@ def draw_samples(dataset: ShardDataset, count: int) -> bytes | None:
     for strip in strips:
         page.paste(strip, (0, top))
         top += strip.height + GAP
-    buffer = io.BytesIO()
-    page.save(buffer, format="png")
-    return buffer.getvalue()
+    return encode_png(page)
 
 
 def draw_classes(classes: Mapping[str, int]) -> bytes:

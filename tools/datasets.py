@@ -16,14 +16,14 @@ _NAMED = re.compile(r"([A-Za-z_]\w*)=(.+)", re.DOTALL)
 HELP_ON_MIXES = "; NAME=PATH for each of several, which data.mix weighs"
 
 
-def add_data_argument(parser: argparse.ArgumentParser, *, help_text: str) -> None:
+def add_data_argument(parser: argparse.ArgumentParser) -> None:
     """Declare `--data`."""
     parser.add_argument(
         "--data",
         action="append",
         required=True,
         metavar="[NAME=]PATH",
-        help=f"{help_text}, or its URL, such as s3://BUCKET/SET{HELP_ON_MIXES}",
+        help=f"folder of the training data set, or its URL, such as s3://BUCKET/SET{HELP_ON_MIXES}",
     )
 
 

@@ -167,13 +167,13 @@ def _along(axes: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np
     return places
 
 
-def draw_strip(sample: Sample, *, columns: int = MAX_COLUMNS) -> bytes:
+def draw_strip(sample: Sample) -> bytes:
     """Draw a clip as a strip of frames in time, and below each frame the targets of its time step.
 
     Returns:
         A PNG.
     """
-    times = np.linspace(0, len(sample.clip) - 1, min(columns, len(sample.clip))).round().astype(int)
+    times = np.linspace(0, len(sample.clip) - 1, min(MAX_COLUMNS, len(sample.clip))).round().astype(int)
     rows = 1 if sample.target is None else 2
     figure = Figure(figsize=(1.3 * len(times), 1.35 * rows + 0.35), layout="constrained")
     axes = figure.subplots(rows, len(times), squeeze=False)

@@ -33,7 +33,7 @@ EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped in good order, to be sta
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `reelshard train`."""
     parser.add_argument("--recipe", default=DEFAULT_RECIPE, help="name of a recipe, or path of a YAML file")
-    add_data_argument(parser, help_text="folder of the training data set")
+    add_data_argument(parser)
     parser.add_argument(
         "--val",
         metavar="[NAME=]PATH",

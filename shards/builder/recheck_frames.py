@@ -42,7 +42,7 @@ def compare_frames(
         ShardError: the stored bytes are damaged, or the set does not say the quality of its frames.
     """
     kind = FramesKind(view=view, quality=_quality(dataset))
-    taken = take_frames(video.path, video.source, view, "pyav", kind.encode)
+    taken = take_frames(video.path, video.source, view, "pyav", kind.writer)
     due, times = list(taken.frame_indices), np.asarray(dataset.read(number, "times"))
     stored: Any = dataset.read(number, "frames")
     if about.get("frame_indices") != due or len(stored) != len(due):

@@ -121,7 +121,6 @@ def import_targets(
     dataset: ShardDataset,
     *,
     group: str = "zarr",
-    tubes: bool = True,
     progress: Progress = untold,
     say: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
@@ -138,7 +137,7 @@ def import_targets(
     check_folder(cache)
     if "target" in dataset.schema and dataset.schema["target"].group != group:
         raise ShardError(f"{dataset.directory} has a target already; import into a data set built with --teacher none")
-    add_zarr(dataset, group, cache, field="target", tubes=tubes, progress=progress, say=say)
+    add_zarr(dataset, group, cache, field="target", progress=progress, say=say)
     return Manifest.read(dataset.directory)
 
 

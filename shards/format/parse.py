@@ -19,7 +19,7 @@ PICKLE_SUFFIXES = frozenset({"pkl", "pickle", "pyd", "pt", "pth", "joblib"})
 def parse_json(data: bytes) -> Any:
     """Read JSON: UTF-8, at most `MAX_DEPTH` levels, no NaN and no infinity."""
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(data.decode("utf-8"), parse_constant=refuse_constant)
     except RecursionError:
         raise ValueError(f"nested more than {MAX_DEPTH} levels deep") from None
     check_plain(value)
@@ -44,7 +44,8 @@ def _inside(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """Refuse NaN and infinity, which `json` would take."""
     raise ValueError(f"{name} is no JSON")
 
 

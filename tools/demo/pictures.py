@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from tools.demo.student import Guess
 from tools.figures import TokenColours
-from tools.pages.strips import strip
+from tools.pages.strips import LEAST_SIDE, strip
 
-LEAST_SIDE = 96  # pixels of a frame; smaller ones are enlarged
 HATCH = (150, 158, 168)  # what is hidden, between a light page and a dark one
 FAINT = 70  # of 255: how opaque the teacher's tokens are where the student was shown the clip
 
@@ -36,10 +35,9 @@ def strips_of(guess: Guess, colours: TokenColours) -> dict[str, bytes]:
     seen = np.where(shade[..., None] > 0, np.array(HATCH, dtype=np.uint8), frames)
     target = _rgba(colours.paint(sample.target), np.where(hidden, 255, FAINT))
     said = _rgba(colours.paint(guess.predicted), np.where(hidden, 255, 0))
-    opaque = np.full(frames.shape[:3], 255)
     return {
-        "clip": strip(_rgba(frames / 255, opaque), LEAST_SIDE),
-        "seen": strip(_rgba(seen / 255, opaque), LEAST_SIDE),
+        "clip": strip(frames),
+        "seen": strip(seen),
         "teacher": strip(target, _side_of(frames)),
         "student": strip(said, _side_of(frames)),
     }

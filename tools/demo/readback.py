@@ -38,7 +38,7 @@ class Readback:
     masked_per_second: float
 
 
-def read_back(path: Path, batch_size: int, mask_ratio: float, seed: int = 0) -> Readback:
+def read_back(path: Path, batch_size: int, mask_ratio: float) -> Readback:
     """Compare every sample, then time the readers in turn.
 
     Raises:
@@ -46,10 +46,9 @@ def read_back(path: Path, batch_size: int, mask_ratio: float, seed: int = 0) -> 
     """
     dataset = ShardDataset.open(path)
     num_equal = _compare(dataset)
-    config = LoaderConfig(global_batch_size=batch_size, seed=seed, fields=FIELDS, drop_last=False)
+    config = LoaderConfig(global_batch_size=batch_size, fields=FIELDS, drop_last=False)
     masked = LoaderConfig(
         global_batch_size=batch_size,
-        seed=seed,
         fields=FIELDS,
         drop_last=False,
         gather={"clip": "visible", "target": "masked"},

@@ -13,13 +13,12 @@ MAX_TOKENS = 16
 WIDTH = 64
 
 
-def make_text_encoder(captions: Iterable[str], folder: Path, seed: int = 0) -> None:
+def make_text_encoder(captions: Iterable[str], folder: Path) -> None:
     """Save a CLIP text encoder and its tokenizer of whole words as `save_pretrained` does.
 
     Args:
         captions: what it has to know the words of.
         folder: where it goes.
-        seed: of its weights.
     """
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
     from transformers.utils import logging
@@ -27,7 +26,7 @@ def make_text_encoder(captions: Iterable[str], folder: Path, seed: int = 0) -> N
     logging.disable_progress_bar()
     words = sorted({word for caption in captions for word in re.findall(r"\w+|[^\w\s]+", caption)})
     vocabulary = {word: number for number, word in enumerate([*SPECIAL, *words])}
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     config = CLIPTextConfig(
         vocab_size=len(vocabulary),
         hidden_size=WIDTH,

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shards.format.json_files import read_json
 from tools.evaluate.answering import Found, Question, ask, written
 from tools.evaluate.media import IMAGE_SUFFIXES, Media, refuse_if_all_are_missing
-from tools.evaluate.official import entries_of, read_json, sha256_of
+from tools.evaluate.official import entries_of, sha256_of
 from tools.evaluate.vqa import PROMPT, QUESTION, load_annotations, measure_vqa
 from tools.evaluate.written_captions import write_answers
 
@@ -103,7 +104,8 @@ def load_questions(path: Path) -> Mapping[str, AskedOf]:
     """Questions by id.
 
     Raises:
-        ValueError: the file is not in the official form.
+        ShardError: it is no file of JSON.
+        ValueError: it is not in the official form.
     """
     record = read_json(path)
     form = '{"questions": [{"question_id": ..., "image_id": ..., "question": "..."}, ...]}'

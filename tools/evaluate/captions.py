@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shards.format.json_files import read_json
 from tools.evaluate.answering import Found, add_answering_arguments, choose_way
 from tools.evaluate.coco_tools import ToolFailedError, meteor, missing_for_meteor, official_words
 from tools.evaluate.common import add_result_arguments
-from tools.evaluate.official import entries_of, read_json, sha256_of
+from tools.evaluate.official import entries_of, sha256_of
 
 if TYPE_CHECKING:
     from evaluation.result import Result
@@ -94,7 +95,8 @@ def load_references(path: Path) -> References:
     """Reference captions of a file in COCO's form.
 
     Raises:
-        ValueError: it is none.
+        ShardError: it is no file of JSON.
+        ValueError: it is of another form.
     """
     record = read_json(path)
     form = '{"annotations": [{"image_id": ..., "caption": "..."}, ...]}'
@@ -120,11 +122,14 @@ def load_results(path: Path, references: Mapping[str, Sequence[str]]) -> dict[st
     """Captions by id: one for each, and each of the references'.
 
     Raises:
+        ShardError: it is no file of JSON.
         ValueError: they are not.
     """
     found: dict[str, str] = {}
     form = '[{"image_id": ..., "caption": "..."}, ...]'
-    for entry in entries_of(read_json(path), path, name="image_id", texts=["caption"], form=form):
+    for entry in entries_of(
+        read_json(path, f"it has to be {form}"), path, name="image_id", texts=["caption"], form=form
+    ):
         name = str(entry["image_id"])
         if name in found:
             raise ValueError(f"{path} has two captions of {name}; give one of each")

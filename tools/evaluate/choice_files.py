@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,10 @@ from typing import Any
 
 from evaluation.multiple_choice import LETTERS
 from shards.builder.sources.chat_parquet import PARQUET, open_parquet
-from tools.evaluate.official import read_json, sha256_of
+from shards.format.errors import ShardError
+from shards.format.files import read_small
+from shards.format.json_files import json_of
+from tools.evaluate.official import sha256_of
 
 VIDEO_MME, MLVU = "Video-MME", "MLVU"
 PAGES = {
@@ -80,7 +83,7 @@ def load_choices(path: Path) -> ChoiceSet:
 
     Raises:
         ValueError: it is neither.
-        MissingDataError, ShardError: a parquet file cannot be read.
+        MissingDataError, ShardError: a file cannot be read.
     """
     records = {file: _records(file) for file in _files(path)}
     others = [file for file, some in records.items() if not any("question" in record for record in some)]
@@ -136,25 +139,18 @@ def _records(file: Path) -> list[Mapping[str, Any]]:
 
 def _json_of(file: Path) -> Any:
     """What a file of JSON holds; Video-MME's template has commas behind the last entries, which JSON has not."""
+    data = read_small(file)
     try:
-        return read_json(file)
-    except ValueError:
-        text = file.read_bytes().decode(errors="replace")
-        try:
-            return json.loads(re.sub(r",(\s*[\]}])", r"\1", text))
-        except ValueError:
-            pass
+        return json_of(data, str(file))
+    except ShardError:
+        with contextlib.suppress(ShardError):
+            return json_of(re.sub(rb",(\s*[\]}])", rb"\1", data), str(file))
         raise
 
 
 def _lines(file: Path) -> list[Any]:
-    found = []
-    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
-        try:
-            found += [json.loads(line)] if line.strip() else []
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{file}, line {number}: it is no JSON: {error}") from None
-    return found
+    lines = enumerate(read_small(file).splitlines(), start=1)
+    return [json_of(line, f"{file}, line {number}: it") for number, line in lines if line.strip()]
 
 
 def _flat(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -30,13 +30,13 @@ BATCH_SIZE = 32  # clips in a batch of all ranks
 PRECISIONS = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # as recipes spell them
 
 
-def add_encoder_arguments(parser: argparse.ArgumentParser, *, required: bool = True, reading: bool = True) -> None:
+def add_encoder_arguments(parser: argparse.ArgumentParser, *, reading: bool = True) -> None:
     """Declare which encoder is measured, on what device, and, with `reading`, how clips are read."""
     parser.add_argument(
         "--checkpoint",
         "--run",
         metavar="PATH_OR_ID",
-        required=required,
+        required=True,
         help="the frozen encoder: the folder of a run, a model.safetensors copied anywhere, or a VideoMAE (a folder "
         "made by save_pretrained, or its id on the Hub)",
     )

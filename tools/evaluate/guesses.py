@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from tools.pages.elements import callout, facts, heading, more, paragraph, picture, spell_percent, table
 from tools.pages.html import Html, tag, write_page
+from tools.pages.strips import strip
 from tools.png import png_of
 from tools.terminal import clean
 
@@ -81,12 +80,12 @@ def draw(guesses: Sequence[Guess]) -> bytes:
     drawn = [guess for guess in guesses if guess.frames is not None]
     figure = Figure(figsize=(1.25 * NUM_FRAMES + 3.6, 1.55 * len(drawn)), layout="constrained")
     rows = figure.subplots(len(drawn), 2, squeeze=False, width_ratios=[1.25 * NUM_FRAMES, 3.6])
-    for (strip, bars), guess in zip(rows, drawn, strict=True):
+    for (shown, bars), guess in zip(rows, drawn, strict=True):
         assert guess.frames is not None
-        strip.imshow(np.concatenate(list(guess.frames), axis=1))
-        strip.set_xticks([])
-        strip.set_yticks([])
-        strip.set_title(_shortened(clean(guess.path)), fontsize=8, loc="left", parse_math=False)
+        shown.imshow(np.concatenate(list(guess.frames), axis=1))
+        shown.set_xticks([])
+        shown.set_yticks([])
+        shown.set_title(_shortened(clean(guess.path)), fontsize=8, loc="left", parse_math=False)
         bars.barh(range(len(guess.top)), [value for _, value in guess.top], color="#8db4e2")
         for place, (name, value) in enumerate(guess.top):
             bars.text(0.01, place, f"{clean(name)}  {value:.1%}", va="center", fontsize=8, parse_math=False)
@@ -108,7 +107,6 @@ def write_guesses_page(
         about: encoder and probe, in words.
     """
     hits = spell_hits(guesses)
-    drawn = [guess for guess in guesses if guess.frames is not None]
     rows = [[Path(guess.path).name, *_best(guess)] for guess in guesses]
     parts: list[Html] = [
         tag("h1", "What these videos show"),
@@ -116,9 +114,11 @@ def write_guesses_page(
     ]
     if hits:
         parts.append(callout(f"{hits}."))
-    for guess in drawn:
-        spelled = ", ".join(f"{name} {spell_percent(value)}" for name, value in guess.top)
-        parts.append(picture(_strip(guess), f"frames of {guess.path}", caption=f"{guess.path}: {spelled}", wide=True))
+    for guess in guesses:
+        if guess.frames is not None:
+            spelled = ", ".join(f"{name} {spell_percent(value)}" for name, value in guess.top)
+            caption = f"{guess.path}: {spelled}"
+            parts.append(picture(strip(guess.frames), f"frames of {guess.path}", caption=caption, wide=True))
     parts.append(more("All videos", table(rows, head=["video", "first prediction", "probability"], numbers=[2])))
     if problems:
         wrong = [[problem["path"], problem["problem"]] for problem in problems]
@@ -130,13 +130,6 @@ def write_guesses_page(
 def _best(guess: Guess) -> tuple[str, str]:
     name, value = guess.top[0]
     return name, spell_percent(value)
-
-
-def _strip(guess: Guess) -> bytes:
-    assert guess.frames is not None
-    buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(list(guess.frames), axis=1)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _shortened(text: str, most: int = 70) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from shards.builder.sources.folder import VIDEO_SUFFIXES
 
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"])
-ALL = -1
 
 
 @dataclass(frozen=True)

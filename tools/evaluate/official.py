@@ -1,26 +1,11 @@
-"""Files in the forms in which others publish them: JSON that is read with care, and what is said of what is wrong."""
+"""Files in the forms in which others publish them: what is said of what is wrong, and their digests."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-
-def read_json(path: Path) -> Any:
-    """What a file of JSON holds.
-
-    Raises:
-        ValueError: it is missing, or no JSON.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"there is no file {path}") from None
-    except (ValueError, RecursionError, IsADirectoryError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
 
 
 def entries_of(record: Any, path: Path, *, name: str, texts: Sequence[str], form: str) -> list[dict[str, Any]]:

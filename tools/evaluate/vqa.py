@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shards.format.json_files import read_json
 from tools.evaluate.answering import Found, add_answering_arguments, choose_way, spell_tables
 from tools.evaluate.common import add_result_arguments
-from tools.evaluate.official import entries_of, read_json, sha256_of
+from tools.evaluate.official import entries_of, sha256_of
 
 if TYPE_CHECKING:
     from evaluation.result import Result
@@ -87,7 +88,8 @@ def load_annotations(path: Path) -> dict[str, Asked]:
     """Answers by question id.
 
     Raises:
-        ValueError: the file is not in the official form.
+        ShardError: it is no file of JSON.
+        ValueError: it is not in the official form.
     """
     record = read_json(path)
     form = '{"annotations": [{"question_id": ..., "answers": [{"answer": "..."}, ...]}, ...]}'
@@ -114,11 +116,14 @@ def load_answers(path: Path, asked: Mapping[str, Asked]) -> dict[str, str]:
     """An answer to every question, as the official tool demands.
 
     Raises:
-        ValueError: one is missing, double, or answers no question.
+        ShardError: it is no file of JSON.
+        ValueError: an answer is missing, double, or answers no question.
     """
     found: dict[str, str] = {}
     form = '[{"question_id": ..., "answer": "..."}, ...]'
-    for entry in entries_of(read_json(path), path, name="question_id", texts=["answer"], form=form):
+    for entry in entries_of(
+        read_json(path, f"it has to be {form}"), path, name="question_id", texts=["answer"], form=form
+    ):
         name = str(entry["question_id"])
         if name in found or name not in asked:
             what = "is answered twice" if name in found else "is not among the annotations"

@@ -24,7 +24,7 @@ HELP = "check machine, data set and memory with a short rehearsal before a long 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `reelshard preflight`."""
     parser.add_argument("--recipe", default=DEFAULT_RECIPE, help="name of a recipe, or path of a YAML file")
-    add_data_argument(parser, help_text="folder of the training data set")
+    add_data_argument(parser)
     parser.add_argument("--out", type=Path, default=Path(), help="where the run is to be written (default: here)")
     parser.add_argument("--batches", type=int, default=30, help="batches of the stress run (default: 30)")
     parser.add_argument("--json", action="store_true", help="print the finding as JSON only")

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 MOST_SAMPLES, MOST_OF_A_SOURCE, MOST_LOOKED_AT = 6, 2, 256
 MOST_FRAMES = 6  # in a picture
 MAX_NEW_TOKENS = 32
-LEAST_SIDE = 96  # pixels of a frame in a picture; smaller ones are enlarged
 DARK = 0.15  # brightness of a patch that is not looked at
 _LOOKS: dict[str, Mode] = {"coarse": "coarse_only", "fine": "coarse_fine"}
 _ABOUT = """The first samples of each source, not the best ones. The brighter a patch, the more the query of that frame
@@ -142,7 +141,7 @@ def _figure(look: Look) -> Html:
     frames = look.frames[shown]
     rows = {"frames": frames} | {name: _lit(frames, weights[shown]) for name, weights in look.attention.items()}
     about = f"{len(look.frames)} frames, asked: {look.question}"
-    made = [(name, picture(_png(row), f"{name}: {about}")) for name, row in rows.items()]
+    made = [(name, picture(strip(row), f"{name}: {about}")) for name, row in rows.items()]
     lines = (("asked", look.question), ("right", look.answer), ("said", look.said))
     said = [tag("div", tag("b", f"{name} "), text) for name, text in lines]
     return tag("figure", tag("figcaption", look.source), strips(made), tag("figcaption", *said))
@@ -153,8 +152,3 @@ def _lit(frames: NDArray[np.uint8], weights: NDArray[np.float32]) -> NDArray[np.
     light = DARK + (1 - DARK) * weights / weights.max(axis=(1, 2), keepdims=True)
     side = (frames.shape[1] // weights.shape[1], frames.shape[2] // weights.shape[2])
     return np.rint(frames * np.kron(light, np.ones(side))[..., None]).astype(np.uint8)
-
-
-def _png(frames: NDArray[np.uint8]) -> bytes:
-    opaque = np.full((*frames.shape[:3], 1), 255, dtype=np.uint8)
-    return strip(np.concatenate([frames, opaque], axis=-1), LEAST_SIDE)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from shards.dataset import ShardDataset
 
 MOST_VIDEOS, MOST_FRAMES = 6, 5
-LEAST_SIDE = 96  # pixels of a frame in a picture
 _ABOUT = """The first videos, not the best ones; of each some of its first frames{whole}. Masks are painted where a
 query's score is at least 0.3, each query in a colour of its own. Image mode looks at each frame alone{memory}."""
 _WHOLE = ", up to the first that has its whole memory, on the right"
@@ -50,9 +49,7 @@ class MaskStrip:
         made = []
         for name, masks in self.rows.items():
             painted = np.stack([overlay(frame, found) for frame, found in zip(self.frames, masks, strict=True)])
-            opaque = np.full((*painted.shape[:3], 1), 255, np.uint8)
-            png = strip(np.concatenate([painted, opaque], axis=-1), LEAST_SIDE)
-            made.append((name, picture(png, f"{self.key}: {name}, masks over frames")))
+            made.append((name, picture(strip(painted), f"{self.key}: {name}, masks over frames")))
         return figure(strips(made), caption=self.key)
 
 

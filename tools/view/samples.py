@@ -18,6 +18,7 @@ from shards.format.layout import tubes_to_clip
 from shards.format.objects import read_objects
 from shards.format.schema import Field
 from tools.figures import PICTURES, square_side
+from tools.png import encode_png
 
 THUMBNAIL_SIZE = 192
 NUM_KEPT = 4  # clips that are kept decoded: their frames are asked for one by one
@@ -32,6 +33,7 @@ COLOURS = (
     (227, 119, 194),
 )
 OPACITY = 120
+QUICK = 1  # of PNG's nine levels: a picture is made for the one who waits for it
 Frame = tuple[bytes, str]  # and its media type
 
 
@@ -90,7 +92,7 @@ class Samples:
             if kind is None:
                 raise ShardError(f"frame {place} of sample {number} is no JPEG or PNG")
             return bytes(pieces[0]), kind
-        return _png(Image.fromarray(self._clip(number)[place])), "image/png"
+        return encode_png(Image.fromarray(self._clip(number)[place]), compress_level=QUICK), "image/png"
 
     def thumbnail(self, number: int) -> Frame:
         """The frame in the middle, small.
@@ -142,7 +144,7 @@ class Samples:
             if painted.shape[:2] != mask.shape:
                 painted = np.zeros((*mask.shape, 4), np.uint8)
             painted[mask] = (*_colour(one["id"]), OPACITY)
-        return _png(Image.fromarray(painted)), "image/png"
+        return encode_png(Image.fromarray(painted), compress_level=QUICK), "image/png"
 
     @property
     def _masks(self) -> Field | None:
@@ -219,12 +221,6 @@ def _is_clip(field: Field) -> bool:
 def _kind_of(piece: bytes) -> str | None:
     kinds = dict(zip(PICTURES, ("image/jpeg", "image/png"), strict=True))
     return next((kind for begins, kind in kinds.items() if bytes(piece[:4]).startswith(begins)), None)
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def _colour(number: int) -> tuple[int, int, int]:

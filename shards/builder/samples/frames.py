@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from shards.builder.config import TeacherFacts
 from shards.builder.decode.decoders import VideoDecoder, decoder_facts, take_frames
@@ -20,6 +17,7 @@ from shards.builder.decode.zipped import local_file
 from shards.builder.item import Item
 from shards.builder.samples.base import Array, Prepared, blame
 from shards.builder.samples.clip import about
+from shards.builder.samples.pictures import JpegWriter
 from shards.format.publish import canonical_json
 from shards.format.schema import Field, Schema
 from shards.writer import Value
@@ -101,7 +99,7 @@ class FramesKind:
         with local_file(root, item.path) as path:
             source = read_source_file(path)
             with blame(source):
-                taken = take_frames(path, source, self.view, self.decoder, self.encode)
+                taken = take_frames(path, source, self.view, self.decoder, self.writer)
         facts = {
             "frame_indices": taken.frame_indices,
             "num_source_frames": taken.num_source_frames,
@@ -110,11 +108,10 @@ class FramesKind:
         times = np.array(taken.timestamps_seconds, "<f4")
         return Prepared(arrays={"times": times}, blobs={"frames": taken.pictures}, facts=facts, source=source)
 
-    def encode(self, frame: NDArray[np.uint8]) -> bytes:
-        """Cut a frame, u8 [H, W, 3], out as the view says, and return it as a JPEG."""
-        file = io.BytesIO()
-        Image.fromarray(self.view.resize(frame)).save(file, "JPEG", quality=self.quality)
-        return file.getvalue()
+    @property
+    def writer(self) -> JpegWriter:
+        """What a frame becomes."""
+        return JpegWriter(view=self.view, quality=self.quality)
 
     def teacher_rows(self, prepared: Prepared) -> None:
         """Return None: there is no teacher."""

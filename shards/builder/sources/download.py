@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from shards.builder.failure import Reason
 from shards.builder.item import Item
 from shards.builder.sources.folder import VIDEO_SUFFIXES
 from shards.format.errors import ShardError
+from shards.format.json_files import json_of
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,7 @@ class Download:
         Raises:
             ShardError: it is not JSON, or holds something else.
         """
-        try:
-            content = json.loads(self.text(path))
-        except (ValueError, RecursionError) as error:
-            raise ShardError(f"{self.root / path} is not JSON: {error}; download it again") from None
+        content = json_of(self.text(path), str(self.root / path))
         if not isinstance(content, kind):
             raise ShardError(
                 f"{self.root / path} holds a {type(content).__name__}, expected a {kind.__name__}. {self.expected}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from shards.builder.item import Item, Source
 from shards.format.errors import MissingDataError, ShardError
+from shards.format.json_files import read_json
 
 PREFIXES = ("", "something-something-v2-")
 SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
@@ -58,7 +58,7 @@ def load_ssv2(videos: Path, annotations: Path, split: str) -> Source:
     if not videos.is_dir():
         raise MissingDataError(f"there is no folder of videos at {videos}. {_EXPECTED}")
     file = annotations if annotations.is_file() else _find(annotations, f"{SPLIT_NAMES[split]}.json")
-    entries = _read_json(file, list)
+    entries = _read(file, list)
     labels = _look(file.parent, "labels.json")
     classes = _read_classes(labels) if labels else None
     answers = _read_answers(file.parent) if split == "test" else {}
@@ -95,11 +95,8 @@ def _find(folder: Path, name: str) -> Path:
     raise MissingDataError(f"there is no {name} in {folder}. {_EXPECTED}")
 
 
-def _read_json(path: Path, kind: type) -> Any:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ShardError(f"{path} is not JSON: {error}; download the annotations again") from None
+def _read(path: Path, kind: type) -> Any:
+    content = read_json(path, "download the annotations again")
     if not isinstance(content, kind):
         raise ShardError(f"{path} holds a {type(content).__name__}, expected a {kind.__name__}; {_EXPECTED}")
     return content
@@ -107,7 +104,7 @@ def _read_json(path: Path, kind: type) -> Any:
 
 def _read_classes(path: Path) -> dict[str, int]:
     try:
-        classes = {name: int(number) for name, number in _read_json(path, dict).items()}
+        classes = {name: int(number) for name, number in _read(path, dict).items()}
     except (TypeError, ValueError) as error:
         raise ShardError(f'{path}: expected {{"class name": "number", ...}}: {error}') from None
     if not classes or min(classes.values()) < 0:
