@@ -1,4 +1,4 @@
-"""S3 credentials that nobody has set come from the machine's metadata service, if there is one, and else are missed soon."""
+"""S3 credentials that are not set come from the metadata service of the machine, or are missed within seconds."""
 
 from __future__ import annotations
 
