@@ -14,6 +14,7 @@ import pytest
 from tests.builds import ROOT
 from tests.datasets import make_dataset
 from tests.evaluations import make_clips, save_videomae
+from tests.fvlm_runs import Workshop
 from tests.object_store import http_files, moto_server, use_bucket
 from tests.workplaces import make_workplace
 from tools.cli import main
@@ -85,6 +86,25 @@ def test_features_of_a_set_elsewhere_are_those_of_the_set_here(
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
     assert "features.json" in files
+
+
+def test_a_run_is_measured_and_writes_captions_on_chats_elsewhere_as_on_chats_here(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("PATH", str(tmp_path))  # without Java, which takes seconds to start for one of the scores
+    workshop = Workshop.make(tmp_path / "fvlm", num_videos=8, num_texts=4, held_out=(1, 3, 2))
+    run = workshop.folder / "run"
+    arguments = ["--recipe", workshop.recipe(1), *workshop.sources(), "--train.steps", "1", "--out", run]
+    assert main(["train", *map(str, arguments)]) == 0
+    with http_files(workshop.folder) as url:
+        for command in (
+            ["evaluate", "vlm", "--run", run, "--mode", "coarse_only"],
+            ["evaluate", "captions", "--run", run, "--max-new-tokens", "4"],
+        ):
+            here = printed(capsys, *command, "--val", workshop.folder / "held_out")
+            there = printed(capsys, *command, "--val", f"{url}/held_out", "--data.cache", cache)
+            assert there == here
 
 
 def test_preflight_rehearses_a_run_on_a_set_elsewhere(
