@@ -99,14 +99,20 @@ class Arrivals:
         for place, shard in enumerate(shards):
             if shard >= 0:
                 places.setdefault(shard, []).append(place)
-        with contextlib.ExitStack() as holds:
+        held: list[CachedTar] = []
+        try:
             for shard, of_shard in places.items():
                 wanted = np.array([rows[place] for place in of_shard], np.int64)
                 for tar, names in self._tars_or_error(shard, of_shard, failed):
-                    holds.enter_context(tar.hold())
-                    errors = self.fetch(tar, wanted, names)
-                    failed |= {place: errors[rows[place]] for place in of_shard if rows[place] in errors}
+                    tar.acquire()
+                    held.append(tar)
+                    if len(lacking := self.lacking(tar, wanted, names)):
+                        errors = self.fetch(tar, lacking, names)
+                        failed |= {place: errors[rows[place]] for place in of_shard if rows[place] in errors}
             yield failed
+        finally:
+            for tar in held:
+                tar.release()
 
     def _tars_or_error(
         self, shard: int, places: Sequence[int], failed: dict[int, ShardError]

@@ -145,7 +145,7 @@ class CachedTar:
         """Which rows are not there with all of these fields, compared so far at least; bool like `rows`."""
         lacking: NDArray[np.bool_] = np.zeros(len(rows), np.bool_)
         for field in fields:
-            lacking |= self.flags[self.fields[field], rows] < compared
+            lacking |= self.flags[self.fields[field]].take(rows) < compared  # faster than by two indices at once
         return lacking
 
     def try_claim(self, chunk: int) -> bool:
