@@ -113,7 +113,9 @@ class ShardLoader(IterableDataset[Batch]):
         self._arrivals = self._prefetcher = None
         if self.dataset.mirror is not None:
             fields, beyond = [part.field for part in self._planner.parts], not self.reads.held_out
-            self._arrivals = Arrivals(self.dataset, self.dataset.mirror, fields, self.world)
+            self._arrivals = Arrivals(
+                self.dataset, self.dataset.mirror, fields, self.world, named=self.config.verify == "always"
+            )
             self._prefetcher = Prefetcher(self.dataset, self._arrivals, self._planner.schedule, beyond=beyond)
         self._fetcher = Fetcher(self.dataset, self.config, self._planner.parts, self._arrivals)
 

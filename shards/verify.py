@@ -11,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 import xxhash
 
+from shards.cache.folder import Cache
 from shards.dataset import ShardDataset
 from shards.exchange.origin import problems_of_origin
 from shards.format.beside import problems_beside
@@ -36,18 +37,21 @@ class VerifyReport:
     problems: tuple[str, ...]
 
 
-def verify_dataset(directory: Path | str, *, threads: int = 4, progress: Progress = untold) -> VerifyReport:
+def verify_dataset(
+    directory: Path | str, cache: Cache | None = None, *, threads: int = 4, progress: Progress = untold
+) -> VerifyReport:
     """Check the manifest, every sidecar, every tar, every payload, and what lies beside them.
 
     Args:
         directory: the data set, or its URL.
+        cache: what is fetched of one elsewhere passes through it, see `ShardDataset.open`.
         threads: shards read at the same time.
         progress: called with (shards done, of which have problems) since its last call.
 
     Raises:
         ShardError: there is no readable manifest to begin with.
     """
-    dataset = ShardDataset.open(directory)
+    dataset = ShardDataset.open(directory, cache)
     groups = dataset.schema.groups
     tasks = [(shard, group) for group in groups for shard in range(dataset.num_shards)]
     found: dict[tuple[int, str], list[str]] = {}

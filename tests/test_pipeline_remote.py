@@ -16,6 +16,7 @@ from pipeline.order.locality import Locality
 from pipeline.world import World
 from shards.dataset import ShardDataset
 from shards.format.errors import DamagedShardError, MissingDataError, ShardError
+from shards.format.tar import BLOCK_BYTES
 from shards.store import open_store
 from tests.datasets import add_group, make_dataset
 from tests.object_store import faulty_proxy, http_files, moto_server, use_bucket
@@ -158,6 +159,45 @@ def test_wrong_bytes_are_an_error_and_never_a_row(local: ShardDataset, url: str,
     with pytest.raises(DamagedShardError):
         elsewhere.read(7, "target")
     assert len(elsewhere.metadata(7)) > 0  # its other members are what they were
+
+
+def test_always_compares_names_too_also_of_what_the_cache_has_already(
+    local: ShardDataset, url: str, tmp_path: Path
+) -> None:
+    tar = local.tar_path(2)
+    data = tar.read_bytes()
+    places = [data.index(f"{local.key(number)}.clip".encode()) for number in (7, 8)]
+    one, other = (data[place : place + BLOCK_BYTES] for place in places)
+    assert one[124:136] == other[124:136]  # the same size, so that each header is right for the other payload
+    tar.write_bytes(data.replace(one, b"?" * BLOCK_BYTES).replace(other, one).replace(b"?" * BLOCK_BYTES, other))
+    elsewhere = open_cached(url, tmp_path / "cache")
+    with load(elsewhere) as loader:
+        assert len(epoch_of(loader)) == 6  # payloads are what the sidecar says
+    problem = (
+        r"key 00000[78], field clip, offset .*: the tar holds '00000[87]\.clip.*' where the sidecar lists 00000[78]\."
+    )
+    with load(elsewhere, verify="always") as loader, pytest.raises(DamagedShardError, match=problem):
+        epoch_of(loader)
+    with load(elsewhere, verify="always", on_error="quarantine", max_quarantined=2) as loader:
+        numbers = [number for batch in epoch_of(loader) for number, _ in batch]
+        assert sorted(numbers) == [number for number in range(23) if number not in (7, 8)]
+
+
+def test_always_fetches_and_compares_headers_once(local: ShardDataset, url: str, tmp_path: Path) -> None:
+    local = add_group(local)
+    (group,) = local.manifest.groups
+    config: dict[str, Any] = {"fields": ("clip", local.schema.of_group(group).names[0])}
+    elsewhere = open_cached(url, tmp_path / "cache")
+    assert elsewhere.mirror is not None
+    with load(local, gather=None, **config) as expected, load(elsewhere, gather=None, **config) as found:
+        batches = epoch_of(expected)
+        assert epoch_of(found) == batches
+    seen = []
+    for _ in range(2):
+        with load(elsewhere, verify="always", gather=None, **config) as found:
+            assert epoch_of(found) == batches
+        seen.append(elsewhere.mirror.traffic.requests)
+    assert seen[0] == seen[1]
 
 
 def test_a_tar_that_is_missing_or_cut_off_elsewhere_is_named(local: ShardDataset, url: str, tmp_path: Path) -> None:

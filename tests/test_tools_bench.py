@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from tools import bench
 from tools.bench.check import Arrived, Checker
 from tools.bench.contenders import Case, Reelshard
 from tools.bench.limits import first_batch, python_seconds_per_clip, synthesize_sidecars
+from tools.bench.link import BURST_SECONDS, Bucket
 from tools.bench.storage import best_read_rate, drop_cache
 from tools.bench.synthesize import synthesize
 
@@ -79,11 +82,64 @@ def test_a_set_elsewhere_is_measured_beside_bare_obstore_and_the_same_set_here(
     pytest.importorskip("obstore", reason="the extra 's3' is not installed")
     arguments = ["--mask", "0.75", "--threads", "1", "--batch-size", "8", "--rounds", "1", "--remote"]
     assert run_bench(str(dataset.directory), *arguments, "--json", str(tmp_path / "found.json")) == 0
-    found = json.loads((tmp_path / "found.json").read_text())
+    (found,) = json.loads((tmp_path / "found.json").read_text())
     assert all(found[name] > 0 for name in ("bare", "kept", "cold", "warm", "local", "cold_of_bare", "warm_of_local"))
     assert found["amplification"] == pytest.approx(1, abs=0.01)  # two fields of a sample, with the headers between them
     assert found["requests_per_sample"] <= 1
     assert "24 samples from an HTTP server on this machine" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not WAYS, reason=NO_LIBRARY)
+def test_a_set_elsewhere_is_measured_behind_links_that_nobody_outruns(
+    dataset: ShardDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("obstore", reason="the extra 's3' is not installed")
+    arguments = ["--mask", "0.75", "--threads", "1", "--batch-size", "8", "--rounds", "1", "--remote"]
+    arguments += ["--link", "150,300", "--latency", "2", "--json", str(tmp_path / "found.json")]
+    assert run_bench(str(dataset.directory), *arguments) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [(each["link_mb_per_second"], each["latency_milliseconds"]) for each in found] == [(150, 2), (300, 2)]
+    for each in found:  # 87 MB, of which a burst is no more than 4 %
+        assert 0 < max(each["bare"], each["kept"], each["cold"]) < 1.1e6 * each["link_mb_per_second"]
+    printed = capsys.readouterr().out
+    for rate in (150, 300):
+        assert f"an HTTP server on this machine behind a link of {rate} MB/s with 2 ms of latency" in printed
+
+
+def test_connections_share_a_link_evenly() -> None:
+    bucket, taken, most = Bucket(50e6), [0, 0], 100
+
+    def take(who: int) -> None:
+        while max(taken) < most:
+            bucket.take(bucket.slice_bytes)
+            taken[who] += 1
+
+    began = time.monotonic()
+    threads = [threading.Thread(target=take, args=(who,)) for who in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    passed = time.monotonic() - began
+    assert sum(taken) * bucket.slice_bytes <= 50e6 * (passed + 2 * BURST_SECONDS)
+    assert min(taken) > most // 2
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "", "250,", "fast", "1e9"])
+def test_a_rate_that_no_link_has_is_refused(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_bench("nowhere", "--remote", f"--link={given}")
+    assert "is no number from 0.1 to 100000 of MB/s" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run_bench("nowhere", "--remote", "--latency=nan")
+    assert "is no number from 0 to 10000 of milliseconds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [["--link", "250"], ["--latency", "0"]])
+@pytest.mark.parametrize("where", [[], ["--remote", "s3://bucket/set"]])
+def test_a_link_is_refused_where_nobody_would_keep_to_it(more: list[str], where: list[str]) -> None:
+    with pytest.raises(ValueError, match="--link and --latency are kept by the server of --remote without URL"):
+        run_bench("nowhere", *where, *more)
 
 
 def test_every_way_to_copy_is_measured_on_pieces_whole_samples_and_plain_memory(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tools.datasets import add_cache_arguments, cache_of
 
 if TYPE_CHECKING:
     from shards.cache.folder import Cache, CachedSet
@@ -28,16 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.add_argument("action", nargs="?", choices=ACTIONS, default="show", metavar="ACTION", help=", ".join(ACTIONS))
     parser.add_argument("url", nargs="?", metavar="URL", help="of a data set that is in the cache")
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="folder of the cache (default: REELSHARD_CACHE)")
+    add_cache_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print what is left in the cache as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Do it, and show what is in the cache then; the status is 1 where something in use could not be cleared."""
-    from shards.cache.folder import Cache
     from tools.terminal import clean
 
-    cache = Cache(args.folder)
+    cache = cache_of(args)
     if args.action in ("pin", "unpin") and args.url is None:
         raise ValueError(f"{args.action} needs the URL of a data set that is in the cache")
     chosen = _chosen(cache, args.url)

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tools.datasets import add_cache_arguments, cache_of
+
 if TYPE_CHECKING:
     from shards.dataset import ShardDataset
 
@@ -23,7 +25,8 @@ NUM_PICTURES = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.description = _DESCRIPTION
-    parser.add_argument("data", type=Path, metavar="SET", help="folder of the data set")
+    parser.add_argument("data", type=Path, metavar="SET", help="folder of the data set, or its URL")
+    add_cache_arguments(parser)
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write the card here, its pictures beside it (default: SET/README.md)"
     )
@@ -37,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from tools.card_page import MADE_BY, card, class_counts
     from tools.terminal import clean
 
-    dataset = ShardDataset.open(args.data)
+    dataset = ShardDataset.open(args.data, cache_of(args))
     if args.out is None and dataset.mirror is not None:
         raise ValueError(f"{dataset.place} is elsewhere: give --out FILE, and put the card beside its tars")
     path = args.out or dataset.directory / CARD_NAME

@@ -131,7 +131,7 @@ def _dispatch(arguments: list[str]) -> int:
     overrides: list[str] = []
     if name in TAKES_OVERRIDES:
         parser.epilog = _OVERRIDES_EPILOG
-        rest, overrides = split_overrides(rest)
+        rest, overrides = split_overrides(rest, own_options=parser.get_default("own_options") or ())
         _refuse_without_effect(parser, name, overrides)
     args = parser.parse_args(rest)
     args.overrides = overrides
@@ -161,8 +161,12 @@ def _refuse_without_effect(parser: argparse.ArgumentParser, command: str, overri
             parser.error(f"--{key} has no effect here: this command takes no notice of the recipe's {unused}")
 
 
-def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_overrides(arguments: Sequence[str], *, own_options: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """Split recipe values (`--train.steps 200`, `--train.steps=200`) from the command's own arguments.
+
+    Args:
+        arguments: of the command line.
+        own_options: the command's own that look like values of a recipe.
 
     Returns:
         The command's own arguments, and the overrides, each as one `--SECTION.NAME=VALUE`.
@@ -171,7 +175,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     overrides: list[str] = []
     remaining = iter(arguments)
     for argument in remaining:
-        if not _OVERRIDE.fullmatch(argument):
+        if not _OVERRIDE.fullmatch(argument) or argument.partition("=")[0] in own_options:
             own.append(argument)
         elif "=" in argument:
             overrides.append(argument)

@@ -1,18 +1,21 @@
-"""`--data PATH` or `--data URL`, or `--data NAME=PATH` for each source of a mix."""
+"""`--data PATH` or `--data URL`, or `--data NAME=PATH` for each source of a mix; and where what URLs give is kept."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from shards.cache.folder import Cache
     from shards.dataset import ShardDataset
     from tools.systems.base import DataConfig
 
 _NAMED = re.compile(r"([A-Za-z_]\w*)=(.+)", re.DOTALL)
+CACHE_OPTIONS = ("--data.cache", "--data.cache_quota")
 HELP_ON_MIXES = "; NAME=PATH for each of several, which data.mix weighs"
 
 
@@ -25,6 +28,41 @@ def add_data_argument(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]PATH",
         help=f"folder of the training data set, or its URL, such as s3://BUCKET/SET{HELP_ON_MIXES}",
     )
+
+
+def add_cache_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare where data sets elsewhere are kept on this machine, called as recipes call it."""
+    folder, quota = CACHE_OPTIONS
+    parser.set_defaults(own_options=CACHE_OPTIONS)
+    parser.add_argument(
+        folder,
+        dest="cache",
+        metavar="DIR",
+        help="local folder for what is read of a URL (default: REELSHARD_CACHE, or ~/.cache/reelshard)",
+    )
+    parser.add_argument(
+        quota,
+        dest="cache_quota",
+        metavar="SIZE",
+        help="the most that it may hold, such as 500GB (default: REELSHARD_CACHE_QUOTA, or 80 %% of the free disk)",
+    )
+
+
+def cache_of(args: argparse.Namespace) -> Cache:
+    """The cache that `add_cache_arguments` names.
+
+    Raises:
+        ValueError: the quota is no size.
+    """
+    from shards.cache.folder import Cache
+
+    return Cache(args.cache, args.cache_quota)
+
+
+def as_overrides(args: argparse.Namespace) -> list[str]:
+    """What `add_cache_arguments` was given, as values of a recipe."""
+    values = zip(CACHE_OPTIONS, (args.cache, args.cache_quota), strict=True)
+    return [f"{option}={json.dumps(value)}" for option, value in values if value is not None]
 
 
 def parse_paths(given: Sequence[str]) -> dict[str, Path]:

@@ -63,17 +63,15 @@ def _clip(dataset: ShardDataset, number: int, values: Mapping[str, StoredValue])
     ]
     if not shown:
         fields = ", ".join(dataset.schema.names)
-        raise ValueError(f"{dataset.directory}, key {dataset.key(number)}: no frames to draw among its fields {fields}")
+        raise ValueError(f"{dataset.place}, key {dataset.key(number)}: no frames to draw among its fields {fields}")
     field, value = shown[0], values[shown[0].name]
     if isinstance(value, list):
-        return _decode_pictures(value, f"{dataset.directory}, key {dataset.key(number)}, field {field.name}")
+        return _decode_pictures(value, f"{dataset.place}, key {dataset.key(number)}, field {field.name}")
     clip = np.asarray(value)
     if field.layout == "tubes":
         clip = tubes_to_clip(clip, square_side(clip.shape[0]))
     if clip.ndim != 4 or clip.shape[-1] != 3 or clip.dtype != np.uint8 or not len(clip):
-        raise ValueError(
-            f"{dataset.directory}: {field.name!r} is {clip.dtype} {clip.shape}, expected uint8 [T, H, W, 3]"
-        )
+        raise ValueError(f"{dataset.place}: {field.name!r} is {clip.dtype} {clip.shape}, expected uint8 [T, H, W, 3]")
     return clip
 
 

@@ -38,7 +38,7 @@ def lengths_of(dataset: ShardDataset) -> dict[str, NDArray[np.int64]]:
         else:
             found[f"{same}, {field.name}"] = found.pop(same)
     if not found:
-        raise ValueError(f"{dataset.directory} has neither rows nor packed pieces: all samples are of one length")
+        raise ValueError(f"{dataset.place} has neither rows nor packed pieces: all samples are of one length")
     return found
 
 

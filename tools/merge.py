@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from tools.datasets import add_cache_arguments, cache_of
 from tools.reshard import add_cut_arguments, parse_size, write
 
 HELP = "make one data set of several that have the same fields"
@@ -21,7 +22,10 @@ behind it, which is said. What was stopped goes on where it was when the same co
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.description = _DESCRIPTION
-    parser.add_argument("data", type=Path, nargs="+", metavar="SET", help="folders of the data sets, two at least")
+    parser.add_argument(
+        "data", type=Path, nargs="+", metavar="SET", help="folders or URLs of the data sets, two at least"
+    )
+    add_cache_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DST", help="folder of the new data set")
     add_cut_arguments(parser)
 
@@ -34,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from tools.terminal import clean
 
     cut = Cut(samples_per_shard=args.samples_per_shard, shard_bytes=parse_size(args.shard_size))
-    datasets = [ShardDataset.open(path) for path in args.data]
+    cache = cache_of(args)
+    datasets = [ShardDataset.open(path, cache) for path in args.data]
     rewrite = plan_merge(datasets, cut, say=lambda line: print(clean(f"reelshard: {line}"), file=sys.stderr))
     return write(rewrite, args.out, "merging")

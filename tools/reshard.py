@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tools.datasets import add_cache_arguments, cache_of
+
 if TYPE_CHECKING:
     from shards.dataset import ShardDataset
     from shards.exchange.reshard import Change
@@ -29,7 +31,8 @@ _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.description = _DESCRIPTION
-    parser.add_argument("data", type=Path, metavar="SRC", help="folder of the data set")
+    parser.add_argument("data", type=Path, metavar="SRC", help="folder of the data set, or its URL")
+    add_cache_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DST", help="folder of the new data set")
     add_cut_arguments(parser)
     which = parser.add_mutually_exclusive_group()
@@ -67,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.seed and args.sample is None:
         raise ValueError("--seed says which samples are drawn; give --sample N too")
-    dataset = ShardDataset.open(args.data)
+    dataset = ShardDataset.open(args.data, cache_of(args))
     labels = tuple(split_names(args.labels, "--labels")) if args.labels is not None else ()
     selection = Selection(labels=labels, keys=args.keys, sample=args.sample, seed=args.seed)
     cut = Cut(samples_per_shard=args.samples_per_shard, shard_bytes=parse_size(args.shard_size))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shards.words import spell_bytes
+from tools.datasets import add_cache_arguments, cache_of
 from tools.terminal import clean
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `reelshard show`."""
     parser.description = _DESCRIPTION
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of a data set, or its URL")
+    add_cache_arguments(parser)
     parser.add_argument("key", nargs="?", metavar="KEY", help="key of a sample, or '#N' for sample number N")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the sample into this file")
     parser.add_argument("--lengths", action="store_true", help="print histograms of frames, tokens and other rows")
@@ -42,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """Print, and draw where asked."""
     from shards.dataset import ShardDataset
 
-    dataset = ShardDataset.open(args.dataset)
+    dataset = ShardDataset.open(args.dataset, cache_of(args))
     if args.recipe is not None:
         if args.key is not None or args.png or args.lengths:
             raise ValueError("--recipe is about the whole data set; leave KEY, --png and --lengths out")

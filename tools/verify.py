@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from shards.words import spell_bytes
 from tools import verify_sources
+from tools.datasets import add_cache_arguments, cache_of
 
 if TYPE_CHECKING:
     from shards.content import ContentReport
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `reelshard verify`."""
     parser.description = _DESCRIPTION
     parser.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="folder of a data set, or its URL")
+    add_cache_arguments(parser)
     parser.add_argument("--threads", type=int, default=4, help="shards read at the same time (default: 4)")
     verify_sources.add_arguments(parser)
     parser.add_argument("--content", action="store_true", help="also decode every JPEG, and compare lengths and tokens")
@@ -61,10 +63,10 @@ def _verify(path: Path, args: argparse.Namespace) -> bool:
     sources = content = None
     place = url_of(path) or str(path)
     try:
-        dataset = ShardDataset.open(path)
+        dataset = ShardDataset.open(path, cache_of(args))
         total = dataset.num_shards * len(dataset.schema.groups)
         with track(f"verifying {clean(place)}", total=total, unit="shards") as progress:
-            report = verify_dataset(path, threads=args.threads, progress=progress)
+            report = verify_dataset(path, cache_of(args), threads=args.threads, progress=progress)
         sources = verify_sources.check(dataset, args) if args.sources else None
         if args.content:
             with track(f"looking into {clean(place)}", total=dataset.num_shards, unit="shards") as progress:

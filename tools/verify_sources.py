@@ -50,7 +50,7 @@ def check(dataset: ShardDataset, args: argparse.Namespace) -> SourceReport:
     count = min(len(dataset), math.ceil(samples))
     source = open_source(args.sources, args.annotations, dataset.manifest.split)
     finder = VideoFinder(source.root, source.items)
-    with track(f"decoding samples of {dataset.directory} again", total=count, unit="samples") as progress:
+    with track(f"decoding samples of {dataset.place} again", total=count, unit="samples") as progress:
         return check_sources(dataset, finder, count, threads=args.threads, progress=progress)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tools.datasets import add_cache_arguments, cache_of
+
 HELP = "export targets to a Zarr cache (targets.zarr, meta.jsonl), or import them from one"
 _DESCRIPTION = """
 `export` writes the targets of DATASET to CACHE: the array targets.zarr/targets and meta.jsonl. `import` adds the
@@ -18,8 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = _DESCRIPTION
     parser.add_argument("direction", choices=("export", "import"))
-    parser.add_argument("data", type=Path, metavar="DATASET", help="folder of the data set")
-    parser.add_argument("cache", type=Path, metavar="CACHE", help="folder of the Zarr cache")
+    parser.add_argument("data", type=Path, metavar="DATASET", help="folder of the data set; of export, or its URL")
+    parser.add_argument("zarr", type=Path, metavar="CACHE", help="folder of the Zarr cache")
+    add_cache_arguments(parser)
     parser.add_argument("--group", default="zarr", help="import: name of the new series of tars (default: zarr)")
     parser.add_argument(
         "--zarr-format", type=int, choices=(2, 3), default=3, help="export: version of the Zarr format (default: 3)"
@@ -33,13 +36,13 @@ def run(args: argparse.Namespace) -> int:
     from tools.progress import track
     from tools.terminal import clean
 
-    dataset = ShardDataset.open(args.data)
+    dataset = ShardDataset.open(args.data, cache_of(args))
     notes: list[str] = []
     with track(f"{args.direction}ing targets", total=len(dataset), unit="samples") as progress:
         if args.direction == "export":
-            export_targets(dataset, args.cache, zarr_format=args.zarr_format, progress=progress)
+            export_targets(dataset, args.zarr, zarr_format=args.zarr_format, progress=progress)
         else:
-            manifest = import_targets(args.cache, dataset, group=args.group, progress=progress, say=notes.append)
+            manifest = import_targets(args.zarr, dataset, group=args.group, progress=progress, say=notes.append)
             dataset = ShardDataset(args.data, manifest)
     done = f"{len(dataset):,} targets {dataset.schema['target'].shape} {'in' if args.direction == 'import' else 'out'}"
     print(clean("; ".join([done, *notes])))

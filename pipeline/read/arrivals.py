@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.world import World
-from shards.cache.fetch import into_runs, members_of
+from shards.cache.fetch import Failures, into_runs, members_of
 from shards.cache.mirror import Mirror
-from shards.cache.sparse import CachedTar
+from shards.cache.sparse import NAMED, PAYLOAD, CachedTar
 from shards.dataset import ShardDataset
 from shards.format.errors import DamagedShardError, ManifestError, MissingDataError, ShardError
 from shards.format.schema import Field
@@ -22,7 +22,9 @@ Rows = NDArray[np.int64]
 class Arrivals:
     """Sees to it that samples are in the cache. Holds nothing of one process but what the mirror has."""
 
-    def __init__(self, dataset: ShardDataset, mirror: Mirror, fields: Sequence[Field], world: World) -> None:
+    def __init__(
+        self, dataset: ShardDataset, mirror: Mirror, fields: Sequence[Field], world: World, *, named: bool = False
+    ) -> None:
         """Take what is read.
 
         Args:
@@ -30,8 +32,10 @@ class Arrivals:
             mirror: its own.
             fields: those that are read.
             world: the ranks. Where all are on this machine it needs all samples, so that neighbours are fetched along.
+            named: whether members' names in the tars, and what else their headers say, are compared with the sidecars.
         """
         self._dataset, self.mirror, self.world = dataset, mirror, world
+        self._named = named
         self.whole = world.local_size == world.size
         self._by_group: dict[str, list[str]] = {}
         for field in fields:
@@ -45,6 +49,14 @@ class Arrivals:
         """
         for group, names in self._by_group.items():
             yield self.mirror.tar(self._dataset.index(shard, group)), names
+
+    def lacking(self, tar: CachedTar, rows: Rows, fields: Sequence[str]) -> Rows:
+        """Those of the rows that are not in the cache, compared as they have to be."""
+        return rows[tar.lacks(rows, fields, NAMED if self._named else PAYLOAD)]
+
+    def fetch(self, tar: CachedTar, rows: Rows, fields: Sequence[str], *, wait: bool = True) -> Failures:
+        """See to it that rows are in the cache; see `shards.cache.fetch`."""
+        return self.mirror.fetch(tar, rows, fields, whole=self.whole, wait=wait, named=self._named)
 
     def rows_along(self, tar: CachedTar, rows: Rows) -> Rows:
         """The rows that are fetched where these are needed."""
@@ -61,9 +73,9 @@ class Arrivals:
             rows = np.arange(len(tar.index))
             piece_of = tar.chunks if self.whole else rows
             for piece in (rows[piece_of == number] for number in np.unique(piece_of)):
-                runs = into_runs(members_of(tar, piece.tolist(), fields))
+                runs = into_runs(members_of(tar, piece.tolist(), fields, named=self._named))
                 requests += len(runs)
-                num_bytes += sum(run[-1].stop - run[0].start for run in runs)
+                num_bytes += sum(run[-1].stop - run[0].head for run in runs)
         share = len(self._dataset) / max(1, self._dataset.manifest.shards[0].num_samples)
         share *= self.world.local_size / self.world.size
         return round(requests * share), round(num_bytes * share)
@@ -87,14 +99,20 @@ class Arrivals:
         for place, shard in enumerate(shards):
             if shard >= 0:
                 places.setdefault(shard, []).append(place)
-        with contextlib.ExitStack() as holds:
+        held: list[CachedTar] = []
+        try:
             for shard, of_shard in places.items():
                 wanted = np.array([rows[place] for place in of_shard], np.int64)
                 for tar, names in self._tars_or_error(shard, of_shard, failed):
-                    holds.enter_context(tar.hold())
-                    errors = self.mirror.fetch(tar, wanted, names, whole=self.whole)
-                    failed |= {place: errors[rows[place]] for place in of_shard if rows[place] in errors}
+                    tar.acquire()
+                    held.append(tar)
+                    if len(lacking := self.lacking(tar, wanted, names)):
+                        errors = self.fetch(tar, lacking, names)
+                        failed |= {place: errors[rows[place]] for place in of_shard if rows[place] in errors}
             yield failed
+        finally:
+            for tar in held:
+                tar.release()
 
     def _tars_or_error(
         self, shard: int, places: Sequence[int], failed: dict[int, ShardError]

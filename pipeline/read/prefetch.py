@@ -95,7 +95,7 @@ class Prefetcher:
                 for tar, fields in self._arrivals.tars(shard):
                     tar.acquire()
                     held.append(tar)
-                    lacking = of_shard[tar.lacks(of_shard, fields)]
+                    lacking = self._arrivals.lacking(tar, of_shard, fields)
                     if len(lacking):
                         num_bytes += tar.num_bytes(self._arrivals.rows_along(tar, lacking), fields)
                         chunks = tar.chunks[lacking]
@@ -118,4 +118,4 @@ class Prefetcher:
 def _fetch(arrivals: Arrivals, tar: CachedTar, rows: Rows, fields: Sequence[str]) -> None:
     """What a thread does; what goes wrong, the reader meets, and says so."""
     with contextlib.suppress(ShardError, OSError), tar.hold():
-        arrivals.mirror.fetch(tar, rows, fields, whole=arrivals.whole, wait=False)
+        arrivals.fetch(tar, rows, fields, wait=False)

@@ -220,7 +220,7 @@ def unwritable(folder: Path, error: OSError) -> ShardError:
     """The error that says what to do."""
     return ShardError(
         f"the cache {folder} cannot be written: {error.strerror}; make room there (`reelshard cache clear`), or name "
-        f"another folder with data.cache or {FOLDER_VARIABLE}"
+        f"another folder with --data.cache or {FOLDER_VARIABLE}"
     )
 
 

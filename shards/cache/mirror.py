@@ -95,10 +95,17 @@ class Mirror:
             return found
 
     def fetch(
-        self, tar: CachedTar, rows: NDArray[np.int64], fields: Sequence[str], *, whole: bool, wait: bool = True
+        self,
+        tar: CachedTar,
+        rows: NDArray[np.int64],
+        fields: Sequence[str],
+        *,
+        whole: bool,
+        wait: bool = True,
+        named: bool = False,
     ) -> Failures:
         """See to it that rows are in the cache; see `shards.cache.fetch`."""
-        return fetch(tar, Source(self.store, self.cache, self.traffic, whole, wait), rows, fields)
+        return fetch(tar, Source(self.store, self.cache, self.traffic, whole, wait, named), rows, fields)
 
     @contextlib.contextmanager
     def whole_tar(self, info: ShardInfo) -> Iterator[Path]:

@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,10 @@ from numpy.typing import NDArray
 
 from shards.cache.locks import lock, try_lock, unlock
 from shards.format.index import ShardIndex
+from shards.format.tar import BLOCK_BYTES
 
 HAVE_SUFFIX = ".have"
+PAYLOAD, NAMED = 1, 2  # what a member's byte says was compared: its payload; its name and its other headers, too
 HEADER_BYTES = 64
 CHUNK_BYTES = 8 << 20
 HOLD, SETUP, CLAIMS = 1 << 40, (1 << 40) + 1, 1 << 41  # bytes that are locked, beyond any that are there
@@ -63,6 +66,11 @@ class CachedTar:
         flags = np.frombuffer(self._map, np.uint8)[HEADER_BYTES:]
         self.flags: NDArray[np.uint8] = flags.reshape(len(self.fields), len(index))
 
+    @cached_property
+    def heads(self) -> dict[str, NDArray[np.int64]]:
+        """Of each field, i64 `[num_samples]`: where the headers in front of each payload begin."""
+        return heads_of(self.index)
+
     def __del__(self) -> None:
         for name in ("_have", "_data"):
             if name in self.__dict__:
@@ -97,7 +105,8 @@ class CachedTar:
             extents = self.index.extents[name]
             for row in np.flatnonzero(np.frombuffer(bytes(flags), np.uint8)).tolist():
                 data = os.pread(self._data, int(extents.sizes[row]), int(extents.offsets[row]))
-                flags[row] = xxhash.xxh3_64_intdigest(data) == int(extents.checksums[row])
+                if xxhash.xxh3_64_intdigest(data) != int(extents.checksums[row]):
+                    flags[row] = 0
             write_at(self._have, bytes(flags), HEADER_BYTES + number * count)
 
     @contextlib.contextmanager
@@ -132,11 +141,11 @@ class CachedTar:
         """Bytes of these fields of some rows."""
         return sum(int(self.index.extents[field].sizes[rows].sum()) for field in fields)
 
-    def lacks(self, rows: NDArray[np.int64], fields: Sequence[str]) -> NDArray[np.bool_]:
-        """Which rows are not there with all of these fields, bool like `rows`."""
+    def lacks(self, rows: NDArray[np.int64], fields: Sequence[str], compared: int = PAYLOAD) -> NDArray[np.bool_]:
+        """Which rows are not there with all of these fields, compared so far at least; bool like `rows`."""
         lacking: NDArray[np.bool_] = np.zeros(len(rows), np.bool_)
         for field in fields:
-            lacking |= self.flags[self.fields[field], rows] == 0
+            lacking |= self.flags[self.fields[field]].take(rows) < compared  # faster than by two indices at once
         return lacking
 
     def try_claim(self, chunk: int) -> bool:
@@ -161,9 +170,23 @@ class CachedTar:
         """
         write_at(self._data, data, offset)
 
-    def set_present(self, number: int, row: int) -> None:
-        """Say that a member is there."""
-        write_at(self._have, b"\1", HEADER_BYTES + number * len(self.index) + row)
+    def set_present(self, number: int, row: int, compared: int) -> None:
+        """Say that a member is there, and what of it was compared."""
+        write_at(self._have, bytes((compared,)), HEADER_BYTES + number * len(self.index) + row)
+
+
+def heads_of(index: ShardIndex) -> dict[str, NDArray[np.int64]]:
+    """Where the headers in front of each payload begin: behind the payload before it, whosever that is."""
+    names = list(index.extents)
+    starts, sizes = (
+        np.stack([np.asarray(getattr(index.extents[name], what), np.int64) for name in names])
+        for what in ("offsets", "sizes")
+    )
+    order = np.argsort(starts, axis=None, kind="stable")
+    ends = (starts + sizes).ravel()[order]
+    heads = np.zeros(starts.size, np.int64)
+    heads[order[1:]] = (ends + -ends % BLOCK_BYTES)[:-1]
+    return dict(zip(names, heads.reshape(starts.shape), strict=True))
 
 
 def evict(tar: Path) -> bool:

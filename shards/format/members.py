@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +14,7 @@ from shards.format.npy import MAX_HEADER_BYTES, parse_header
 from shards.format.packed import read_borders, table_bytes
 from shards.format.parse import PICKLE_SUFFIXES
 from shards.format.schema import Field, check_key
-from shards.format.tar import Member, open_tar, scan
+from shards.format.tar import Member, next_member, open_tar, scan
 
 
 def split_member(member: Member, shard: str) -> tuple[str, str]:
@@ -76,6 +77,34 @@ def member_problems(path: Path, index: ShardIndex) -> Iterator[ShardError]:
     for (key, suffix), place in expected.items():
         text = f"the sidecar lists {key}.{suffix}, the tar does not hold it"
         yield DamagedShardError(text, shard=path.name, key=key, field=place.field.name, offset=place.offset)
+
+
+def header_problem(data: memoryview, head: int, index: ShardIndex, field: Field, row: int) -> str | None:
+    """What is wrong with the headers in front of one payload: its name, its place, or the header of an array.
+
+    Args:
+        data: of the tar from `head` on, to the end of the payload.
+        head: where the headers begin, which is where the member before ends.
+        index: the sidecar.
+        field: of the payload.
+        row: of the payload.
+    """
+    extents = index.extents[field.name]
+    length = int(index.lengths(field.name)[row]) if field.has_lengths else 0
+    place = _Place(field, int(extents.offsets[row]) - head, int(extents.sizes[row]), length)
+    file = BytesIO(data[: place.offset + table_bytes(length) if field.is_packed else place.offset])
+    try:
+        member = next_member(file, 0, index.info.num_bytes - head, index.info.name)
+        expected = f"{index.keys[row]}.{field.suffix}"
+        if member is None or split_member(member, index.info.name) != (index.keys[row], field.suffix):
+            held = "no member" if member is None else repr(member.name)
+            return f"the tar holds {held} where the sidecar lists {expected}"
+        _check_member(file, member, place, {})
+    except DamagedShardError as error:
+        return error.problem
+    except (ShardError, ValueError) as error:
+        return str(error)
+    return None
 
 
 @dataclass(frozen=True, slots=True)

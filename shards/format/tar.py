@@ -92,12 +92,29 @@ def scan(file: BinaryIO, shard: str) -> Iterator[Member]:
     total = os.fstat(file.fileno()).st_size
     _refuse_compressed(file, shard)
     position = 0
+    while (member := next_member(file, position, total, shard)) is not None:
+        yield member
+        position = member.offset + member.size + padding(member.size)
+
+
+def next_member(file: BinaryIO, position: int, total: int, shard: str) -> Member | None:
+    """The first regular member whose headers are at `position` or behind it; None at the archive's end.
+
+    Args:
+        file: the tar, opened for reading and seekable.
+        position: where headers begin.
+        total: bytes of the tar.
+        shard: its name, for messages.
+
+    Raises:
+        DamagedShardError, UnsafeMemberError: as `scan`.
+    """
     overrides: dict[str, str] = {}
     while True:
         block = _read_exactly(file, position, BLOCK_BYTES, shard)
         if not any(block):
             _check_end(file, position, total, shard)
-            return
+            return None
         _check_checksum(block, position, shard)
         size = _octal(block[124:136], position, shard)
         if "size" in overrides:
@@ -116,8 +133,8 @@ def scan(file: BinaryIO, shard: str) -> Iterator[Member]:
             name = overrides.get("path") or _name(block)
             overrides = {}
             if typeflag in (b"0", b"\0"):
-                yield Member(_checked_name(name, shard), data, size)
-            elif typeflag != b"5":
+                return Member(_checked_name(name, shard), data, size)
+            if typeflag != b"5":
                 raise UnsafeMemberError(
                     f"shard {shard}, offset {position}: member {name!r} is a link or a special file "
                     f"(tar type {typeflag.decode('latin1')!r}); only regular files are allowed"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 
-_METADATA_SERVICE = "169.254.169.254"  # where a machine of a cloud gets credentials, if none are set
+# Where a machine of a cloud gets credentials, if none are set: of AWS, Google and Azure.
+_METADATA_SERVICE = re.compile(r"https?://[^/\s]+/(latest/(api/token|meta-data)|computeMetadata/v1|metadata/identity)")
 _NO_RANGES = "Range request not supported"
 _BEYOND_END = ("416 Range Not Satisfiable", "InvalidRange", "StartTooLarge", "InvalidGetRange")
 _DENIED = ("PermissionDeniedError", "UnauthenticatedError")
@@ -23,6 +24,16 @@ def is_unreachable(error: BaseException) -> bool:
     return any(mark in str(error) for mark in _UNREACHABLE)
 
 
+def is_of_metadata_service(error: BaseException) -> bool:
+    """Whether it was the cloud's metadata service that failed, which is asked where no credentials are set."""
+    return _METADATA_SERVICE.search(str(error)) is not None
+
+
+def is_unanswered(error: BaseException) -> bool:
+    """Whether nobody answered: no connection was made, or nothing came over it in time."""
+    return is_unreachable(error) or "kind: Timeout" in str(error)
+
+
 def is_final(error: BaseException) -> bool:
     """Whether the same request would fail again: what is asked for is not there, is refused, or cannot be done."""
     return type(error).__name__ in ("NotFoundError", *_DENIED) or _NO_RANGES in str(error) or is_beyond_end(error)
@@ -37,10 +48,10 @@ def reason_of(error: BaseException, url: str) -> str:
     """Why, on one line, and what to do."""
     text, vendor = str(error), _vendor(url)
     credentials = _CREDENTIALS.get(vendor, "those of the server")
-    if is_unreachable(error):
-        reason = _unreachable(text, _ENDPOINTS.get(vendor))
-    elif _METADATA_SERVICE in text or "MissingAccount" in text:
+    if is_of_metadata_service(error) or "MissingAccount" in text:
         reason = f"no credentials were found; set {credentials}"
+    elif is_unreachable(error):
+        reason = _unreachable(text, _ENDPOINTS.get(vendor))
     elif "NoSuchBucket" in text or "The specified bucket does not exist" in text:
         reason = "there is no such bucket"
     elif _is_denied(error, text):
@@ -57,8 +68,6 @@ def reason_of(error: BaseException, url: str) -> str:
 
 
 def _unreachable(text: str, endpoint: str | None) -> str:
-    if _METADATA_SERVICE in text:
-        return "no credentials were found in the environment, and this is no machine of a cloud that has some"
     found = re.search(r"https?://[^/\s,]+", text)
     what = "its name is not known" if "dns error" in text else "it does not answer"
     where = found[0] if found else "the store"

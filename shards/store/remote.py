@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
@@ -16,7 +16,14 @@ from urllib.parse import urlsplit
 from shards.format.errors import DamagedShardError, MissingDataError, ShardError
 from shards.format.files import MAX_SMALL_BYTES
 from shards.store.base import checked_name
-from shards.store.failures import is_beyond_end, is_final, is_unreachable, reason_of
+from shards.store.failures import (
+    is_beyond_end,
+    is_final,
+    is_of_metadata_service,
+    is_unanswered,
+    is_unreachable,
+    reason_of,
+)
 from shards.store.local import refuse_short
 from shards.store.urls import is_object_store, without_secrets
 
@@ -30,6 +37,12 @@ _RETRY = {
     "max_retries": 6,
     "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=3), "base": 2},
     "retry_timeout": timedelta(seconds=60),
+}
+_PATIENT = {"client_options": _CLIENT, "retry_config": _RETRY}
+# A metadata service is in the machine's own rack, and answers within milliseconds or is not there.
+_IMPATIENT = {
+    "client_options": _CLIENT | {"timeout": "2s"},
+    "retry_config": _RETRY | {"max_retries": 2, "retry_timeout": timedelta(seconds=6)},
 }
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -159,15 +172,18 @@ class RemoteStore:
     def _again(self, request: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Repeat a request that failed. Each of ours may be; obstore by itself does not repeat those that are a POST.
 
-        A store that never answered is not waited for.
+        A store that never answered is not waited for, nor is a metadata service that has no credentials.
         """
         from obstore.exceptions import BaseError
 
+        if not self._reached:
+            self._refuse_silent_metadata_service()
         for attempt in range(ATTEMPTS):
             try:
                 result = request(*args, **kwargs)
             except BaseError as error:
-                if is_final(error) or (is_unreachable(error) and not self._reached):
+                gone = is_unreachable(error) or is_of_metadata_service(error)
+                if is_final(error) or (gone and not self._reached):
                     raise
                 time.sleep(0.1 * 4**attempt)
             else:
@@ -175,8 +191,25 @@ class RemoteStore:
                 return result
         return request(*args, **kwargs)
 
+    def _refuse_silent_metadata_service(self) -> None:
+        """Sign something by S3's credentials, which takes a moment or shows that nobody has any.
 
-def _open(url: str) -> ObjectStore:
+        Where none are set, obstore asks the machine's metadata service, as patiently as it fetches samples.
+        """
+        import obstore
+        from obstore.exceptions import BaseError
+
+        if not self._url.startswith("s3"):
+            return
+        try:
+            store: Any = _open(self._url, _IMPATIENT)
+            obstore.sign(store, "GET", "credentials", timedelta(minutes=1))
+        except BaseError as error:  # what has another cause, the request itself meets
+            if is_of_metadata_service(error) and is_unanswered(error):
+                raise
+
+
+def _open(url: str, options: Mapping[str, Any] = _PATIENT) -> ObjectStore:
     if not urlsplit(url).netloc:
         raise ValueError(f"{url} names no bucket or server; give it as in s3://BUCKET/SET")
     if importlib.util.find_spec("obstore") is None:
@@ -188,7 +221,6 @@ def _open(url: str) -> ObjectStore:
         endpoint = urlsplit(os.environ.get(name, "http://unset"))
         if endpoint.scheme not in ("http", "https") or not endpoint.hostname:
             raise ValueError(f"{name} is {os.environ[name]!r}; it has to be a URL such as https://storage.example.com")
-    options: Any = {"client_options": _CLIENT, "retry_config": _RETRY}
     try:
         store: Any = from_url(url, **options) if is_object_store(url) else HTTPStore.from_url(url, **options)
     except (BaseError, ValueError) as error:

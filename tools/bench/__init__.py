@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tools.bench.about import command, machine
+from tools.bench.link import latency, link_rates
 from tools.bench.step import add_arguments as add_step_arguments
 
 if TYPE_CHECKING:
@@ -52,6 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="measure the same data set at URL, through an empty cache and a full one, beside bare obstore and DATASET "
         "here; without URL from an HTTP server that is started on this machine",
+    )
+    parser.add_argument(
+        "--link",
+        type=link_rates,
+        default=(),
+        metavar="MB/S,...",
+        help="with --remote without URL: the server gives so much a second to all connections together; measured at "
+        "each of several rates (default: what the machine can do)",
+    )
+    parser.add_argument(
+        "--latency", type=latency, metavar="MS", help="with --remote without URL: milliseconds before each answer"
     )
     parser.add_argument("--cold", action="store_true", help="drop the page cache before each measurement")
     parser.add_argument("--threads", type=_numbers, default=(1, 2, 4), metavar="N,...", help="thread counts to try")
@@ -167,6 +179,8 @@ def _other_measurement(args: argparse.Namespace) -> Callable[[argparse.Namespace
     Raises:
         ValueError: they do not belong together.
     """
+    if (args.link or args.latency is not None) and args.remote != "serve":
+        raise ValueError("--link and --latency are kept by the server of --remote without URL, and by no other")
     if args.train is not None:
         return run_step
     if args.batch_sizes or args.variants or args.peak_tflops or args.peak_gb_per_second:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import os
 import shutil
 import statistics
@@ -26,32 +27,54 @@ from pipeline.reads import Reads
 from shards.cache.fetch import into_runs, members_of
 from shards.cache.folder import Cache
 from shards.dataset import ShardDataset
+from shards.store.urls import without_secrets
 from shards.words import spell_bytes
+from tools.bench.link import Link
 from tools.bench.serve import served
 
 FIELDS = ("clip", "target")
+RATIOS = {"cold_of_bare": ("cold", "bare"), "cold_of_kept": ("cold", "kept"), "warm_of_local": ("warm", "local")}
 Request = tuple[str, int, int]
 
 
 def run_remote(args: argparse.Namespace) -> int:
-    """Measure, in turn, and print."""
+    """Measure, in turn, and print; for each link that is given."""
     local = ShardDataset.open(args.data)
     os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), "127.0.0.1"]))
-    with contextlib.ExitStack() as stack:
-        url = stack.enter_context(served(local.directory)) if args.remote == "serve" else args.remote
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=local.directory.parent)))
-        rounds = [_round(args, local, url, scratch / str(number)) for number in range(args.rounds)]
-    found: dict[str, Any] = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
-    found["cold_of_bare"] = statistics.median(each["cold"] / each["bare"] for each in rounds)
-    found["cold_of_kept"] = statistics.median(each["cold"] / each["kept"] for each in rounds)
-    found["warm_of_local"] = statistics.median(each["warm"] / each["local"] for each in rounds)
-    where = "an HTTP server on this machine" if args.remote == "serve" else url
-    print("\n".join(_lines(found, where, len(local))))
+    results = []
+    for rate in args.link or (None,):
+        link = Link(math.inf if rate is None else rate * 1e6, (args.latency or 0.0) / 1e3)
+        found = _measure(args, local, link)
+        if args.remote == "serve":
+            found |= {"link_mb_per_second": rate, "latency_milliseconds": args.latency or 0.0}
+        results.append(found)
+        print("\n".join(_lines(found, _spell_place(args, link), len(local))), flush=True)
     if args.json:
         from shards.format.publish import publish_json
 
-        publish_json(args.json, found)
+        publish_json(args.json, results)
     return 0
+
+
+def _measure(args: argparse.Namespace, local: ShardDataset, link: Link) -> dict[str, Any]:
+    """Medians of all rounds, of rates and of the ratios in a round."""
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(served(local.directory, link)) if args.remote == "serve" else args.remote
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=local.directory.parent)))
+        rounds = [_round(args, local, url, scratch / str(number)) for number in range(args.rounds)]
+    found: dict[str, Any] = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+    for ratio, (name, beside) in RATIOS.items():
+        found[ratio] = statistics.median(each[name] / each[beside] for each in rounds)
+    return found
+
+
+def _spell_place(args: argparse.Namespace, link: Link) -> str:
+    if args.remote != "serve":
+        return without_secrets(args.remote)
+    rate = "" if math.isinf(link.bytes_per_second) else f" of {link.bytes_per_second / 1e6:,g} MB/s"
+    if not rate and not link.latency_seconds:
+        return "an HTTP server on this machine"
+    return f"an HTTP server on this machine behind a link{rate} with {link.latency_seconds * 1e3:g} ms of latency"
 
 
 def _round(args: argparse.Namespace, local: ShardDataset, url: str, folder: Path) -> dict[str, float]:

@@ -1,4 +1,7 @@
-"""A plain HTTP server of a folder, with ranges: `python -m tools.bench.serve FOLDER`, for measuring on one machine."""
+"""A plain HTTP server of a folder, with ranges, for measuring on one machine; as if behind a link, where one is given.
+
+python -m tools.bench.serve FOLDER [BYTES_PER_SECOND LATENCY_SECONDS]
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,23 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from tools.bench.link import Bucket, Link
+
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 
 
 @contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
+def served(folder: Path, link: Link = Link()) -> Iterator[str]:  # noqa: B008
     """Serve a folder from a process of its own; yields its URL."""
-    command = [sys.executable, "-m", "tools.bench.serve", str(folder.absolute())]
+    facts = [str(folder.absolute()), str(link.bytes_per_second), str(link.latency_seconds)]
+    command = [sys.executable, "-m", "tools.bench.serve", *facts]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as server:
         try:
             assert server.stdout is not None
@@ -28,11 +35,14 @@ def served(folder: Path) -> Iterator[str]:
             server.terminate()
 
 
-def _handler(folder: Path) -> type[BaseHTTPRequestHandler]:
+def _handler(folder: Path, link: Link) -> type[BaseHTTPRequestHandler]:
+    bucket = Bucket(link.bytes_per_second)
+
     class Files(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            time.sleep(link.latency_seconds)
             path = folder / Path(unquote(self.path)).name  # a flat folder, and nothing outside of it
             if not path.is_file():
                 self.send_error(404)
@@ -49,7 +59,13 @@ def _handler(folder: Path) -> type[BaseHTTPRequestHandler]:
             if self.command == "GET":
                 with path.open("rb") as file:
                     while start < stop:
-                        start += os.sendfile(self.connection.fileno(), file.fileno(), start, stop - start)
+                        start = self._send(file.fileno(), start, min(stop, start + bucket.slice_bytes))
+
+        def _send(self, file: int, start: int, stop: int) -> int:
+            bucket.take(stop - start)
+            while start < stop:
+                start += os.sendfile(self.connection.fileno(), file, start, stop - start)
+            return stop
 
         do_HEAD = do_GET  # noqa: N815
 
@@ -64,6 +80,7 @@ def _handler(folder: Path) -> type[BaseHTTPRequestHandler]:
 
 
 if __name__ == "__main__":
-    with ThreadingHTTPServer(("127.0.0.1", 0), _handler(Path(sys.argv[1]))) as listening:
+    behind = Link(*map(float, sys.argv[2:4]))
+    with ThreadingHTTPServer(("127.0.0.1", 0), _handler(Path(sys.argv[1]), behind)) as listening:
         print(listening.server_address[1], flush=True)
         listening.serve_forever()

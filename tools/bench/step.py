@@ -71,7 +71,7 @@ def run(args: argparse.Namespace, machine: str) -> int:
     rates: list[StepRate] = []
     with _data(recipe, args.data, args.synthesize or NUM_BATCHES * max(sizes)) as dataset:
         if len(dataset) < max(sizes):
-            raise ValueError(f"{dataset.directory} holds {len(dataset)} samples, fewer than a batch of {max(sizes)}")
+            raise ValueError(f"{dataset.place} holds {len(dataset)} samples, fewer than a batch of {max(sizes)}")
         for size in sizes:
             for name in names:
                 source = {args.source: dataset}

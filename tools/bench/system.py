@@ -13,8 +13,8 @@ import torch
 
 from pipeline.loader import ShardLoader
 from pipeline.read.readers import ReaderName
-from shards.dataset import ShardDataset
 from tools.bench.storage import drop_cache
+from tools.datasets import open_dataset
 from tools.draws import bytes_per_draw
 from tools.loaders import TrainingLoader
 from tools.systems import system_of
@@ -62,7 +62,7 @@ def measure_reads(
     """
     from pipeline.world import World
 
-    dataset = ShardDataset.open(path)
+    dataset = open_dataset(path, recipe.data)
     paths = [dataset.tar_path(shard, group) for group in dataset.schema.groups for shard in range(dataset.num_shards)]
     single = replace(recipe, data=replace(recipe.data, mix=None))
     loader = TrainingLoader(single, {source: dataset}, torch.device("cpu"), World())

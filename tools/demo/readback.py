@@ -83,10 +83,10 @@ def _compare(dataset: ShardDataset) -> int:
         ours = dataset[key]
         for name, array in zip(FIELDS, arrays, strict=True):
             if not np.array_equal(array, np.asarray(ours[name])):
-                raise ShardError(f"{dataset.directory}: stock webdataset reads another {name} of sample {key}")
+                raise ShardError(f"{dataset.place}: stock webdataset reads another {name} of sample {key}")
         num_equal += 1
     if num_equal != len(dataset):
-        raise ShardError(f"{dataset.directory}: stock webdataset gives {num_equal} of {len(dataset)} samples")
+        raise ShardError(f"{dataset.place}: stock webdataset gives {num_equal} of {len(dataset)} samples")
     return num_equal
 
 

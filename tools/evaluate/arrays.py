@@ -51,7 +51,7 @@ def write_arrays(
     shape = frames_shape(dataset.schema["clip"]) if "clip" in dataset.schema else None
     if shape != teacher.input_shape:
         raise ValueError(
-            f"the encoder takes clips {list(teacher.input_shape)}, those of {dataset.directory} are "
+            f"the encoder takes clips {list(teacher.input_shape)}, those of {dataset.place} are "
             f"{'none' if shape is None else list(shape)}: build a set with its view"
         )
     record = {

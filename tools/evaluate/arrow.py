@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools.evaluate.common import (
@@ -16,6 +15,7 @@ from tools.evaluate.common import (
     add_encoder_arguments,
     add_result_arguments,
     add_seed_argument,
+    add_set_arguments,
     opened,
     publish,
 )
@@ -35,8 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.set_defaults(name="arrow")
     add_encoder_arguments(parser)
-    parser.add_argument("--train", type=Path, metavar="SET", help="data set that the classifier is trained on")
-    parser.add_argument("--val", type=Path, metavar="SET", help="data set that it is scored on")
+    add_set_arguments(parser, train="data set that the classifier is trained on", val="data set that it is scored on")
     parser.add_argument("--epochs", type=int, default=100, help="passes over the features (default 100)")
     add_seed_argument(parser)
     add_result_arguments(parser)

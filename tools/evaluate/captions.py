@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shards.format.json_files import read_json
+from tools.datasets import add_cache_arguments
 from tools.evaluate.answering import Found, add_answering_arguments, choose_way
 from tools.evaluate.coco_tools import ToolFailedError, meteor, missing_for_meteor, official_words
 from tools.evaluate.common import add_result_arguments
@@ -39,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--references", type=Path, metavar="FILE", help="in COCO's form")
     parser.add_argument("--results", type=Path, metavar="FILE", help="a list of {image_id, caption}, one for each id")
     parser.add_argument("--videos", "--images", type=Path, metavar="DIR", help="where what the references are of lies")
-    parser.add_argument("--val", type=Path, metavar="SET", help="a built set of chats, instead of references")
+    parser.add_argument(
+        "--val", type=Path, metavar="SET", help="a built set of chats (a folder or its URL), no references"
+    )
+    add_cache_arguments(parser)
     parser.add_argument("--question", help="what a model is asked of videos (default: a run's chat.prompt)")
     add_answering_arguments(parser, MAX_NEW_TOKENS)
     add_result_arguments(parser)

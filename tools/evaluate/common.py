@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from shards.progress import Progress, untold
+from tools.datasets import CACHE_OPTIONS, add_cache_arguments, cache_of
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from evaluation.encoder import Encoder
     from evaluation.result import Result, Split
     from pipeline.world import World
+    from shards.cache.folder import Cache
     from shards.dataset import ShardDataset
     from tools.pages.html import Html
     from tools.pages.results import Published
@@ -48,6 +50,13 @@ def add_encoder_arguments(parser: argparse.ArgumentParser, *, reading: bool = Tr
         return
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help=f"clips in a batch (default {BATCH_SIZE})")
     parser.add_argument("--threads", type=int, help="that read clips (default: one a core, 8 at most)")
+
+
+def add_set_arguments(parser: argparse.ArgumentParser, **roles: str) -> None:
+    """Declare the data sets that are read: a role and what it is for, each."""
+    for role, what in roles.items():
+        parser.add_argument(f"--{role}", type=Path, metavar="SET", help=f"{what}; a folder or its URL")
+    add_cache_arguments(parser)
 
 
 def add_result_arguments(parser: argparse.ArgumentParser) -> None:
@@ -141,11 +150,11 @@ def opened(args: argparse.Namespace, roles: Sequence[str]) -> Iterator[Bench]:
     """Join the ranks, load the encoder that the arguments name, and open the data sets of these roles.
 
     Args:
-        args: of `add_encoder_arguments`, a path for each role, and the command's name as `name`.
+        args: of `add_encoder_arguments` and `add_set_arguments`, and the command's name as `name`.
         roles: the data sets that have to be given.
 
     Raises:
-        ValueError: a role has no data set, the encoder does not load, or cannot take the clips.
+        ValueError: a role has no data set, a value is not allowed, the encoder does not load, or cannot take the clips.
         ShardError: the views of the data sets, or of what the encoder was trained on, differ.
     """
     from shards.dataset import ShardDataset
@@ -155,19 +164,21 @@ def opened(args: argparse.Namespace, roles: Sequence[str]) -> Iterator[Bench]:
     if not set(roles) <= set(paths):
         wanted = " and ".join(f"--{role} SET" for role in roles)
         raise ValueError(f"`evaluate {args.name}` needs {wanted}, given is {' and '.join(paths) or 'none'}")
+    cache = cache_of(args)
     for path in paths.values():  # a wrong path is said before an encoder is fetched
-        ShardDataset.open(path)
-    with joined(args, lambda encoder, world: paths) as bench:
+        ShardDataset.open(path, cache)
+    with joined(args, lambda encoder, world: paths, cache) as bench:
         yield bench
 
 
 @contextlib.contextmanager
-def joined(args: argparse.Namespace, find: FindSets) -> Iterator[Bench]:
+def joined(args: argparse.Namespace, find: FindSets, cache: Cache | None = None) -> Iterator[Bench]:
     """As `opened`, with data sets that are found, or made, once the encoder is known.
 
     Args:
         args: of `add_encoder_arguments`.
         find: gets the encoder and the ranks, and gives the folders of the data sets by role, on every rank the same.
+        cache: of those that are URLs.
     """
     from pipeline.world import World
     from shards.dataset import ShardDataset
@@ -183,7 +194,7 @@ def joined(args: argparse.Namespace, find: FindSets) -> Iterator[Bench]:
     use_device(device)
     with process_group(world, device):
         encoder = load_encoder(args.checkpoint, device=device, dtype=dtype, overrides=args.overrides)
-        datasets = {role: ShardDataset.open(path) for role, path in find(encoder, world).items()}
+        datasets = {role: ShardDataset.open(path, cache) for role, path in find(encoder, world).items()}
         for dataset in datasets.values():
             refuse_other_clips(encoder, dataset)
         views = compare_views(encoder, datasets.values())
@@ -200,7 +211,8 @@ def refuse_small_numbers(args: argparse.Namespace) -> None:
         if (given := getattr(args, name)) is not None and given < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {given}; give at least 1")
     if unused := [each for each in args.overrides if each.startswith("--data.")]:
-        raise ValueError(f"{unused[0]} has no effect here: give --batch-size and --threads")
+        allowed = ", ".join(("--batch-size", "--threads", *CACHE_OPTIONS))
+        raise ValueError(f"{unused[0]} has no effect here: how sets are read is said by {allowed}")
 
 
 def choose_device(name: str, world: World) -> torch.device:

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tools.datasets import add_cache_arguments, cache_of
+
 if TYPE_CHECKING:
     from shards.dataset import ShardDataset
     from tools.evaluate.stored import TeacherRequest
@@ -31,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from tools.evaluate.common import add_encoder_arguments
 
     parser.description = _DESCRIPTION
-    parser.add_argument("data", type=Path, metavar="SET", help="folder of the data set")
+    parser.add_argument("data", type=Path, metavar="SET", help="folder of the data set; with --arrays, or its URL")
+    add_cache_arguments(parser)
     add_encoder_arguments(parser, reading=False)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--name", help="of the field group to be")
@@ -47,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from shards.dataset import ShardDataset
     from tools.evaluate.stored import TeacherRequest
 
-    dataset = ShardDataset.open(args.data)
+    dataset = ShardDataset.open(args.data, cache_of(args))
     request = TeacherRequest(args.checkpoint, args.dtype, args.layer, not args.tokens, tuple(args.overrides))
     summary = _add_group(args, dataset, request) if args.name else _write_arrays(args, dataset, request)
     if summary:
@@ -100,7 +103,7 @@ def _refuse_other_view(facts: object, dataset: ShardDataset) -> None:
 
     provenance = getattr(facts, "provenance", {})
     if provenance.get("view_hash"):
-        views = {str(dataset.directory): single_view_hash(dataset.manifest)}
+        views = {dataset.place: single_view_hash(dataset.manifest)}
         refuse_other_views({**views, f"the data of {provenance['id']}": provenance["view_hash"]})
 
 

@@ -19,10 +19,10 @@ def refuse_other_clips(encoder: Encoder, dataset: ShardDataset) -> None:
     there = frames_shape(dataset.schema["clip"]) if "clip" in dataset.schema else None
     _, frames, height, width = encoder.clip_shape
     if there is None:
-        raise ValueError(f"{dataset.directory} has no clips; it has {', '.join(dataset.schema.names)}")
+        raise ValueError(f"{dataset.place} has no clips; it has {', '.join(dataset.schema.names)}")
     if there != (frames, height, width, 3):
         raise ValueError(
-            f"the clips of {dataset.directory} are {list(there)} ([T, H, W, 3]), {encoder.name} takes "
+            f"the clips of {dataset.place} are {list(there)} ([T, H, W, 3]), {encoder.name} takes "
             f"{[frames, height, width, 3]}: build a set with its view"
         )
 
@@ -33,7 +33,7 @@ def compare_views(encoder: Encoder, datasets: Iterable[ShardDataset]) -> str:
     Raises:
         ShardError: they differ; both are named.
     """
-    views = {str(dataset.directory): single_view_hash(dataset.manifest) for dataset in datasets}
+    views = {dataset.place: single_view_hash(dataset.manifest) for dataset in datasets}
     if (trained_on := single_hash_of(encoder.view) or encoder.view_hash) is not None:
         views[f"the data of {encoder.name}"] = trained_on
     return refuse_other_views(views)

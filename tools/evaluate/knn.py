@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools.evaluate.common import (
@@ -15,6 +14,7 @@ from tools.evaluate.common import (
     add_encoder_arguments,
     add_result_arguments,
     add_seed_argument,
+    add_set_arguments,
     opened,
     publish,
 )
@@ -34,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.set_defaults(name="knn")
     add_encoder_arguments(parser)
-    parser.add_argument("--train", type=Path, metavar="SET", help="data set whose clips vote")
-    parser.add_argument("--val", type=Path, metavar="SET", help="data set that they vote on")
+    add_set_arguments(parser, train="data set whose clips vote", val="data set that they vote on")
     parser.add_argument("--k", nargs="+", type=int, default=[1, 5, 20], help="neighbours (default 1 5 20)")
     parser.add_argument("--temperature", type=float, default=0.07, help="of the votes; 0 gives each one (default 0.07)")
     parser.add_argument("--layer", type=int, metavar="N", help="of the encoder (default: the last)")

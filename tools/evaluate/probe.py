@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tools.datasets import as_overrides
 from tools.evaluate.common import (
     add_encoder_arguments,
     add_result_arguments,
+    add_set_arguments,
     opened,
     publish,
 )
@@ -37,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.set_defaults(name=NAME)
     add_encoder_arguments(parser)
-    parser.add_argument("--train", type=Path, metavar="SET", help="data set that the classifier is trained on")
-    parser.add_argument("--val", type=Path, metavar="SET", help="data set that it is scored on")
+    add_set_arguments(parser, train="data set that the classifier is trained on", val="data set that it is scored on")
     add_head_arguments(parser)
     parser.add_argument(
         "--features", metavar="FIELD", help="read the features that `evaluate features` stored, encode nothing"
@@ -73,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         from tools.evaluate import system
 
         args.what, args.run_dir = NAME, Path(args.checkpoint)
+        args.overrides = [*args.overrides, *as_overrides(args)]
         return system.run(args)
     from tools.evaluate.probe_runs import run_probes
 

@@ -47,17 +47,17 @@ def stored_field(name: str, encoder: Encoder, datasets: Mapping[str, ShardDatase
     for dataset in datasets.values():
         if name not in dataset.schema:
             raise ValueError(
-                f"{dataset.directory} has no field {name!r}; store it with `reelshard evaluate features "
-                f"{dataset.directory} --name {name} --checkpoint ...`"
+                f"{dataset.place} has no field {name!r}; store it with `reelshard evaluate features "
+                f"{dataset.place} --name {name} --checkpoint ...`"
             )
         about = dataset.manifest.about(dataset.schema[name].group).get("teacher", {})
         if about.get("what") != WHAT or about.get("encoder_digest") != encoder.digest:
             made = f"{about.get('id')} (digest {str(about.get('encoder_digest'))[:12]})"
             raise ValueError(
-                f"the field {name!r} of {dataset.directory} holds features of {made}, not of {encoder.name} (digest "
+                f"the field {name!r} of {dataset.place} holds features of {made}, not of {encoder.name} (digest "
                 f"{encoder.digest[:12]}): give the checkpoint that it was stored with"
             )
-        layers[str(dataset.directory)] = int(about["layer"])
+        layers[dataset.place] = int(about["layer"])
     if len(set(layers.values())) > 1:
         raise ValueError(
             f"the field {name!r} is of different layers: {', '.join(f'{n} in {p}' for p, n in layers.items())}"

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", metavar="NAME", help="as the system calls it")
     parser.add_argument("--run", dest="run_dir", type=Path, required=True, help="folder of the training run")
     for role, what in ROLES.items():
-        parser.add_argument(f"--{role}", type=Path, help=what)
+        parser.add_argument(f"--{role}", type=Path, metavar="SET", help=f"{what}; a folder or its URL")
     parser.add_argument(
         "--mode", metavar="A,B", help="of a student that can look at its data in several ways: which (evaluate.modes)"
     )
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from shards.dataset import ShardDataset
+    from tools.datasets import open_dataset
     from tools.measure import find_evaluation
     from tools.progress import track
     from tools.recipe import load_recipe
@@ -58,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
         wanted = " and ".join(f"--{role} SET" for role in evaluation.roles)
         raise ValueError(f"`evaluate {args.what}` needs {wanted}, given is {' and '.join(paths) or 'none'}")
     notes: list[str] = []
-    total = sum(len(ShardDataset.open(path)) for path in paths.values()) * (2 if evaluation.with_untrained else 1)
+    total = sum(len(open_dataset(path, recipe.data)) for path in paths.values())
+    total *= 2 if evaluation.with_untrained else 1
     with track("evaluating", total=total, unit="samples") as advance:
         report = evaluate(recipe, args.run_dir, args.what, paths, out=args.out, advance=advance, say=notes.append)
     if args.json:
@@ -185,7 +186,7 @@ def _compare_views(run_dir: Path, datasets: Mapping[str, ShardDataset]) -> str:
     from shards.format.views import refuse_other_views, single_view_hash
     from tools.encoders import recorded_view
 
-    views = {str(dataset.directory): single_view_hash(dataset.manifest) for dataset in datasets.values()}
+    views = {dataset.place: single_view_hash(dataset.manifest) for dataset in datasets.values()}
     if (trained_on := recorded_view(run_dir)) is not None:
         views[f"the data of {run_dir}"] = trained_on
     return refuse_other_views(views)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tools.datasets import cache_of
 from tools.evaluate.answering import Answers, Found, Question, ask, written
 from tools.evaluate.captions import load_references, measure_captions
 from tools.evaluate.media import Media, refuse_if_all_are_missing
@@ -59,7 +60,7 @@ def caption_set(args: argparse.Namespace) -> Found:
 
     if args.question is not None:
         raise ValueError("--question has no effect with --val, whose chats ask themselves")
-    dataset = ShardDataset.open(args.val)
+    dataset = ShardDataset.open(args.val, cache_of(args))
     kind = dataset.manifest.provenance.get("sample", {})
     if not isinstance(kind, Mapping) or kind.get("kind") != "chat" or "frames" not in dataset.schema:
         raise ValueError(f"{args.val} holds no chats about pictures, which captions are written of")

@@ -90,17 +90,17 @@ def refuse_other_chats(dataset: ShardDataset, recipe: ChatRecipe) -> None:
     """
     about = dataset.manifest.provenance.get("sample")
     if not isinstance(about, Mapping) or about.get("kind") != "chat":
-        raise ValueError(f"{dataset.directory} holds no chats: build it by this recipe")
+        raise ValueError(f"{dataset.place} holds no chats: build it by this recipe")
     tokenizer = ChatTokenizer.load(recipe.chat.tokenizer, "")
     if about["tokenizer"]["sha256"] != tokenizer.sha256:
         raise ValueError(
-            f"{dataset.directory} holds the tokens of {about['tokenizer']['id']}, the recipe's model reads those of "
+            f"{dataset.place} holds the tokens of {about['tokenizer']['id']}, the recipe's model reads those of "
             f"{recipe.chat.name}: build it by this recipe, or give its tokenizer as chat.tokenizer"
         )
     view = dataset.manifest.provenance.get("view")
     if "frames" in dataset.schema and (not isinstance(view, Mapping) or view.get("size") != recipe.view.size):
         size = view.get("size") if isinstance(view, Mapping) else None
         raise ValueError(
-            f"{dataset.directory} holds pictures of {size} px, the recipe's view is of {recipe.view.size} px: build it "
+            f"{dataset.place} holds pictures of {size} px, the recipe's view is of {recipe.view.size} px: build it "
             "by this recipe, or change view.size"
         )

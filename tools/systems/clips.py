@@ -240,7 +240,7 @@ def refuse_other_projection(dataset: ShardDataset, recipe: ClipRecipe) -> None:
         kinds = ("the teacher's own values", "projected values")
         dim = recipe.model.target_dim if projected else "null"
         raise ValueError(
-            f"{dataset.directory} holds {kinds[projected]} as targets, the recipe asks for {kinds[wanted]}: build with "
+            f"{dataset.place} holds {kinds[projected]} as targets, the recipe asks for {kinds[wanted]}: build with "
             f"the recipe, or train on these with --teacher.projection_dim {dim}"
         )
 
@@ -263,12 +263,12 @@ def refuse_other_geometry(
     }
     for name in fields:
         if name not in dataset.schema:
-            raise ValueError(f"{dataset.directory} has no field {name!r}; targets are made by a build with a teacher")
+            raise ValueError(f"{dataset.place} has no field {name!r}; targets are made by a build with a teacher")
         field = dataset.schema[name]
         wanted = expected[name, field.layout == "tubes"]
         if field.shape != wanted:
             raise ValueError(
-                f"{dataset.directory}: {name} has shape {field.shape} ({field.layout} layout), the model is configured "
+                f"{dataset.place}: {name} has shape {field.shape} ({field.layout} layout), the model is configured "
                 f"for {wanted}; use the recipe that the data set was built with, or change the model section"
             )
 

@@ -228,7 +228,7 @@ class FoveatedSystem(ChatSystem[FoveatedRecipe]):
         _refuse_other_words(recipe, dataset)
         if "frames" not in dataset.schema and not recipe.objective.train_llm and (recipe.data.mix or {}).get(source):
             raise ValueError(
-                f"{dataset.directory} is text alone, which teaches the language model alone, and that is not trained "
+                f"{dataset.place} is text alone, which teaches the language model alone, and that is not trained "
                 f"(objective.train_llm): leave it out by --data.mix.{source} 0"
             )
         return found
@@ -261,7 +261,7 @@ def _refuse_other_words(recipe: FoveatedRecipe, dataset: ShardDataset) -> None:
     known = vocabulary_of(recipe.model.llm)
     if tokenizer["vocab_size"] > known:
         raise ValueError(
-            f"{dataset.directory} has the tokens of {tokenizer['id']}, {tokenizer['vocab_size']:,} of them, and the "
+            f"{dataset.place} has the tokens of {tokenizer['id']}, {tokenizer['vocab_size']:,} of them, and the "
             f"language model {recipe.model.llm} knows {known:,}: build the set with its own tokenizer (chat.tokenizer)"
         )
 

@@ -185,20 +185,20 @@ def refuse_other_sets(dataset: ShardDataset, recipe: SavRecipe) -> None:
     provenance = dataset.manifest.provenance
     about, view = provenance.get("sample"), provenance.get("view")
     if not isinstance(about, Mapping) or about.get("kind") != "sav":
-        raise ValueError(f"{dataset.directory} holds no videos with masks: build it by this recipe")
+        raise ValueError(f"{dataset.place} holds no videos with masks: build it by this recipe")
     size = view.get("size") if isinstance(view, Mapping) else None
     if size != recipe.view.size:
         raise ValueError(
-            f"{dataset.directory} holds frames of {size} px, the recipe's view is of {recipe.view.size} px: build it "
+            f"{dataset.place} holds frames of {size} px, the recipe's view is of {recipe.view.size} px: build it "
             "by this recipe, or change view.size"
         )
     if "fpn" not in dataset.schema:
-        add = f"reelshard add-field {dataset.directory} --name fpn --teacher {recipe.teacher.name}"
-        raise ValueError(f"{dataset.directory} was built without a teacher, so it has no features: add them by `{add}`")
+        add = f"reelshard add-field {dataset.place} --name fpn --teacher {recipe.teacher.name}"
+        raise ValueError(f"{dataset.place} was built without a teacher, so it has no features: add them by `{add}`")
     least, lengths = recipe.memory.num_context + 1, dataset.lengths("frames")
     if len(lengths) and int(lengths.min()) < least:
         number = int(lengths.argmin())
         raise ValueError(
-            f"{dataset.directory}: sample {dataset.key(number)} has {lengths[number]} frames, a query and its context "
+            f"{dataset.place}: sample {dataset.key(number)} has {lengths[number]} frames, a query and its context "
             f"take {least}: build it by this recipe, or lower memory.num_context"
         )
