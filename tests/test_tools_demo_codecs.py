@@ -76,7 +76,7 @@ def test_the_demo_trains_both_students_on_raw_and_coded_shards_and_says_what_tha
     page = (out / "report.html").read_text()
     coded = ShardDataset.open(out / "codecs" / "train")
     assert {name: coded.schema[name].codec for name in CODECS} == CODECS
-    assert report["bytes"]["coded"] < 0.6 * report["bytes"]["raw"]
+    assert report["bytes"]["coded"] < 0.7 * report["bytes"]["raw"]
     assert set(report["students"]) == {"st_jepa", "salt"}
     for name, found in report["students"].items():
         for measure, metric in (("loss", "validation_loss"), ("top1", "probe_top1")):
