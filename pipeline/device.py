@@ -12,11 +12,11 @@ from torch import Tensor
 
 from pipeline.accelerator import Accelerator, Mark, accelerator_of
 from pipeline.batch.batch import Batch
-from pipeline.coded import as_pixels, decoded
+from pipeline.coded import colours_on, decoded
+from pipeline.convert import Converter, PixelStatistics
 from pipeline.source import BatchSource, LeavesCoded
 from pipeline.stats import LoaderStats
 
-PixelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
 MOST_UNDER_WAY = 2  # batches on their way to the device, whose slabs nobody can fill meanwhile
 
 
@@ -45,6 +45,8 @@ class DeviceLoader:
         device: torch.device | str | Accelerator,
         dtype: torch.dtype = torch.float32,
         normalize: Mapping[str, PixelStatistics] | None = None,
+        *,
+        compiled: bool = False,
     ) -> None:
         """Prepare.
 
@@ -54,21 +56,17 @@ class DeviceLoader:
             dtype: of normalised pixels.
             normalize: field -> (mean, std) per channel (last axis) of pixels scaled to [0, 1]; a batch may
                 lack the field.
+            compiled: whether `torch.compile` makes one kernel of what is done to a field; see `Converter`.
         """
         self.loader = loader
         self.accelerator = accelerator_of(device)
         self.device = self.accelerator.device
         if self.accelerator.travels and isinstance(loader, LeavesCoded):
             loader.leave_coded()
-        self._dtype = dtype
         self._state: dict[str, Any] | None = None  # on a GPU the loader may be one batch ahead of the consumer
         self._ahead: deque[_Travelling] = deque()  # started, and not handed over
         self._lent: deque[tuple[Batch, Mark]] = deque()  # what they are copied from
-        self._scale: dict[str, tuple[Tensor, Tensor]] = {}
-        for name, (mean, std) in (normalize or {}).items():
-            scale = 1 / (255 * torch.tensor(std, device=self.device))
-            shift = -torch.tensor(mean, device=self.device) / torch.tensor(std, device=self.device)
-            self._scale[name] = (scale, shift)
+        self._convert = Converter(self.device, dtype, normalize or {}, compiled=compiled)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -94,7 +92,7 @@ class DeviceLoader:
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the current epoch, on the device."""
         if not self.accelerator.travels:
-            yield from map(self._normalised, self.loader)  # no name holds the batch here
+            yield from map(self._convert, self.loader)  # no name holds the batch here
             return
         self._state = self._position()
         batches = _all_of(self.loader)
@@ -115,7 +113,7 @@ class DeviceLoader:
         batch = next(batches, None)
         if batch is None:
             return False
-        tensors, copies, mark = _copied(batch, self.accelerator, {*self._scale, *batch.coded})
+        tensors, copies, mark = _copied(batch, self.accelerator, {*self._convert.normalised, *batch.coded})
         self._lent.append((batch, mark))
         self._ahead.append(_Travelling(batch.replace(tensors), copies, mark, self._position()))
         return True
@@ -133,7 +131,7 @@ class DeviceLoader:
         for copy in travelling.copies:
             self.accelerator.keep(copy)
         self._state = travelling.state
-        return self._normalised(travelling.batch)
+        return self._convert(travelling.batch)
 
     def _turn_back(self) -> None:
         """Give all slabs back once they are read, and the loader the position of a consumer who left before the end."""
@@ -143,18 +141,6 @@ class DeviceLoader:
         if self._ahead and self._state is not None:
             self.loader.load_state_dict(self._state)
         self._ahead.clear()
-
-    def _normalised(self, batch: Batch) -> Batch:
-        """With floats in place of u8 pixels, and arrays in place of what codecs have stored; both are let go."""
-        tensors = dict(batch)
-        for name, (scale, shift) in self._scale.items():
-            if name in tensors:
-                pixels = as_pixels(batch.coded.get(name), tensors[name])
-                tensors[name] = torch.addcmul(shift, pixels, scale).to(self._dtype)
-        for name, field in batch.coded.items():
-            if name not in self._scale:
-                tensors[name] = decoded(field, tensors[name])
-        return batch.replace(tensors, decoded=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the next batch the consumer will get."""
@@ -191,7 +177,8 @@ def to_device(
     for copy in copies:
         accelerator.keep(copy)
     mark.wait()  # the batch is the caller's again
-    return tensors | {name: decoded(field, tensors[name]) for name, field in batch.coded.items()}
+    colours = colours_on(accelerator.device)
+    return tensors | {name: decoded(field, tensors[name], colours) for name, field in batch.coded.items()}
 
 
 def _copied(

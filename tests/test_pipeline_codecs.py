@@ -210,6 +210,7 @@ def test_every_way_to_decode_gives_the_same_tokens(dtype: str, count: int, width
 
 
 def assert_all_ways(field: Field, stored: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    from pipeline.coded import colours_on
     from pipeline.coded import decoded as on_device
 
     found = []
@@ -219,7 +220,7 @@ def assert_all_ways(field: Field, stored: np.ndarray[Any, np.dtype[np.uint8]]) -
         found.append(out)
     with np.errstate(all="ignore"):
         expected = field.decode(stored)
-    found.append(on_device(field, torch.from_numpy(stored)).numpy())
+    found.append(on_device(field, torch.from_numpy(stored), colours_on(torch.device("cpu"))).numpy())
     for out in found:
         assert np.array_equal(out, expected, equal_nan=expected.dtype.kind == "f")
 

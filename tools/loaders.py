@@ -19,6 +19,7 @@ from pipeline.world import World
 from shards.dataset import ShardDataset
 from tools.systems import system_of
 from tools.systems.base import DataConfig, Feed, Recipe
+from training.compiling import compile_mode
 
 DataSets = Mapping[str, ShardDataset]  # source -> data set; a single one may be called ""
 
@@ -66,7 +67,8 @@ class TrainingLoader(DeviceLoader):
             for name, feed in self.feeds.items()
         }
         normalize = {field: pixels for feed in self.feeds.values() for field, pixels in feed.normalize.items()}
-        super().__init__(_joined(self.sources, data), accelerator, normalize=normalize)
+        compiled = compile_mode(recipe.train.compile, accelerator.device) is not None
+        super().__init__(_joined(self.sources, data), accelerator, normalize=normalize, compiled=compiled)
 
 
 def make_loader(
@@ -86,7 +88,8 @@ def make_loader(
         length_budget=_budget(data, dataset, feed.reads),
     )
     loader = ShardLoader(dataset, config, world=world, reads=_held_out(feed).reads, accelerator=accelerator)
-    return DeviceLoader(loader, accelerator, normalize=feed.normalize)
+    compiled = compile_mode(recipe.train.compile, accelerator.device) is not None
+    return DeviceLoader(loader, accelerator, normalize=feed.normalize, compiled=compiled)
 
 
 def record_of(config: LoaderConfig, reads: Reads) -> dict[str, Any]:

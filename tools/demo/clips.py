@@ -33,6 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}-steps", type=int, default=300, help=f"steps of the {name} student (default: 300)"
         )
+    parser.add_argument(
+        "--codecs",
+        type=int,
+        default=0,
+        metavar="SEEDS",
+        help="also train each student with so many seeds on raw shards and on shards stored by codecs, and say whether "
+        "what they learn differs (default: 0, which leaves that out)",
+    )
     parser.add_argument("--json", action="store_true", help="print report.json at the end instead of a summary")
 
 
@@ -50,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         videos=VideoSet(num_train=args.train_videos, num_validation=args.validation_videos),
         teacher=TeacherPlan(steps=args.teacher_steps, num_clips=args.teacher_clips),
         more_steps={name: getattr(args, f"{name}_steps") for name in MORE_STUDENTS},
+        codec_seeds=args.codecs,
     )
     report = run_demo(load_recipe(args.recipe, args.overrides), plan, args.out)
     print(json.dumps(report) if args.json else summary(report, args.out))

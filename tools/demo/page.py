@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.words import spell_seconds
+from tools.demo.codecs_page import codec_lines, codecs
 from tools.demo.sections import data_sets, evaluations, machine, speed, student, training, verdicts
 from tools.demo.student import Guess
 from tools.pages.elements import PERCENT, paragraph, spell_interval, spell_number, spell_percent, tiles
@@ -52,9 +53,11 @@ class Shown:
 def summary(report: Mapping[str, Any], out: Path) -> str:
     """The report as a few lines for the terminal."""
     rates, train = report["rates"], report["train"]
+    compared = codec_lines(report["codecs"]) if "codecs" in report else []
     lines = [
         *(f"{title:<14} {words}" for title, words in _spell_evaluations(report)),
         f"{'loss':<14} {train['first_loss']:.3f} -> {train['final_loss']:.3f} in {train['steps']} steps",
+        *(f"{title:<14} {words}" for title, words in compared),
         f"{'read, clips/s':<14} stock webdataset {rates['read, stock webdataset']:,.0f}, "
         f"reelshard {rates['read, whole samples']:,.0f}, with masks {rates['read, what the mask needs']:,.0f}",
         f"{'took':<14} {spell_seconds(report['seconds']['total'])}",
@@ -94,6 +97,7 @@ def write_html(report: Mapping[str, Any], shown: Shown, path: Path) -> None:
         *evaluations(report),
         *student(report, shown.guesses),
         *training(report, shown.courses),
+        *codecs(report),
         *speed(report),
         *data_sets(report),
         *machine(report),

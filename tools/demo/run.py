@@ -16,6 +16,7 @@ from shards.dataset import ShardDataset
 from shards.format.errors import ShardError
 from shards.format.publish import publish_json
 from shards.verify import verify_dataset
+from tools.demo.codecs import LEAST_SEEDS, compare_codecs
 from tools.demo.evaluations import embed_captions, evaluate_student, measures
 from tools.demo.motion_teacher import TeacherPlan, make_teacher
 from tools.demo.page import Course, Shown, write_html
@@ -45,12 +46,15 @@ class DemoPlan:
     videos: VideoSet
     teacher: TeacherPlan = field(default_factory=TeacherPlan)
     more_steps: Mapping[str, int] = field(default_factory=dict)  # name -> steps of the student of demo_NAME.yaml
+    codec_seeds: int = 0  # of each student, on raw and on coded shards; 0 for no such comparison
 
     def __post_init__(self) -> None:
         least = len(MOTIONS)
         for name in ("num_train", "num_validation"):
             if getattr(self.videos, name) < least:
                 raise ValueError(f"{name} is {getattr(self.videos, name)}; each of {least} classes needs a video")
+        if self.codec_seeds and self.codec_seeds < LEAST_SEEDS:
+            raise ValueError(f"codecs are compared by {self.codec_seeds} seed(s); give {LEAST_SEEDS} or more, or 0")
 
 
 def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
@@ -67,7 +71,7 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
     prepare(out)
     torch.set_num_threads(TORCH_THREADS)
     recipe = dataclasses.replace(recipe, teacher=TeacherConfig(id=str(out / "teacher"), projection_dim=None))
-    clock = Clock(NUM_STEPS)
+    clock = Clock(NUM_STEPS + bool(plan.codec_seeds))
     with clock.step("videos"):
         _make_videos(plan.videos, out)
     with clock.step("teacher"), track("training the teacher", total=plan.teacher.steps, unit="steps") as progress:
@@ -88,6 +92,11 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
         evaluations = _evaluate(recipe, plan, out)
     with clock.step("held out"):
         held_out, guesses = _score(students, out)
+    compared = {}
+    if plan.codec_seeds:
+        with clock.step("codecs"):
+            named = {system_of(one).name: one for one in students.values()}
+            compared = {"codecs": compare_codecs(named, plan.codec_seeds, out)}
     report = {
         "recipe": recipe.system,
         "videos": dataclasses.asdict(plan.videos) | {"classes": [motion.template for motion in MOTIONS]},
@@ -97,6 +106,7 @@ def run_demo(recipe: Recipe, plan: DemoPlan, out: Path) -> dict[str, Any]:
         **{f"train_{name}" if name else "train": _losses(summary) for name, summary in trained.items()},
         "evaluations": evaluations,
         "held_out": held_out,
+        **compared,
         "rates": _rates(builds, readback, {system_of(students[name]).title: trained[name] for name in students}),
         "seconds": clock.seconds | {"total": sum(clock.seconds.values())},
         "machine": made_on(),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from evaluation.result import Evaluator, Result
     from evaluation.speaker import Speaker
-    from pipeline.device import PixelStatistics
+    from pipeline.convert import PixelStatistics
     from pipeline.reads import Reads
     from shards.builder import SampleKind, Source, Teacher
     from shards.dataset import ShardDataset
