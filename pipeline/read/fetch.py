@@ -203,7 +203,7 @@ class Fetcher:
 
     def _open(self, shard: int) -> _Opened:
         """Open what is needed of a shard; those opened first are forgotten first when there are too many."""
-        # a checksum does not say that the sidecar means the right sample; headers do, compared as they arrive elsewhere
+        # a checksum does not say that the sidecar means the right sample; headers do, and come with what is elsewhere
         if self._config.verify == "always" and self._arrivals is None:
             for group in dict.fromkeys(field.group for field in self._fields):
                 check_members(self._dataset.tar_path(shard, group), self._dataset.index(shard, group))
