@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pipeline.accelerator import Accelerator, Mark, accelerator_of
 from pipeline.batch.batch import Batch
-from pipeline.coded import colours_on, decoded
 from pipeline.convert import Converter, PixelStatistics
 from pipeline.source import BatchSource, LeavesCoded
 from pipeline.stats import LoaderStats
@@ -161,30 +160,13 @@ def _all_of(loader: BatchSource) -> Generator[Batch, None, None]:
     yield from loader
 
 
-def to_device(
-    batch: Batch, device: torch.device | str | Accelerator, apart: Collection[str] = ()
-) -> dict[str, torch.Tensor]:
-    """The tensors of a batch on a device, for the device to compute with: one copy for all that lies in the slab.
-
-    Args:
-        batch: as a loader gives it.
-        device: see `accelerator_of`.
-        apart: fields that get memory of their own, which is free again without the others'.
-    """
-    accelerator = accelerator_of(device)
-    tensors, copies, mark = _copied(batch, accelerator, apart)
-    accelerator.wait_for(mark)
-    for copy in copies:
-        accelerator.keep(copy)
-    mark.wait()  # the batch is the caller's again
-    colours = colours_on(accelerator.device)
-    return tensors | {name: decoded(field, tensors[name], colours) for name, field in batch.coded.items()}
-
-
 def _copied(
     batch: Batch, accelerator: Accelerator, apart: Collection[str]
 ) -> tuple[dict[str, Tensor], list[Tensor], Mark]:
-    """Start to copy a batch: its tensors there, the blocks that they lie in, and the point behind the copies."""
+    """Start to copy a batch: its tensors there, the blocks that they lie in, and the point behind the copies.
+
+    All that lies in the slab is one copy, but fields `apart` get memory that is free again without the others'.
+    """
     sources: list[Tensor] = []
     runs: list[list[str]] = []
     if batch.memory is not None and batch.layout is not None:

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.accelerator import accelerator_of
 from pipeline.config import LoaderConfig
-from pipeline.device import DeviceLoader, to_device
+from pipeline.device import DeviceLoader, _copied
 from pipeline.loader import ShardLoader
 from pipeline.order.draws import TubeMask
 from pipeline.read.decoders import JpegFrames
@@ -95,7 +95,11 @@ def test_the_block_of_a_batch_holds_fields_of_every_kind_wherever_it_is_copied(
         assert batch.memory is not None
         beside = batch.replace({name: torch.zeros_like(tensor) for name, tensor in batch.items()})
         beside.memory, beside.layout = batch.memory, batch.layout  # so that only the block can tell
-        copied = to_device(beside, accelerator, apart)
+        copied, blocks, mark = _copied(beside, accelerator, apart)
+        accelerator.wait_for(mark)
+        for block in blocks:
+            accelerator.keep(block)
+        mark.wait()
         assert copied.keys() == batch.keys()
         for name, tensor in batch.items():
             assert torch.equal(copied[name].cpu(), tensor), name

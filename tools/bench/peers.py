@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -265,9 +264,3 @@ PEERS: dict[str, type[StockWebDataset] | type[Dali] | type[LitData] | type[Mosai
     "litdata": LitData,
     "memmap": Memmap,
 }
-
-
-def remove_conversions(dataset: Path) -> None:
-    """Delete the copies of a data set that peers needed in formats of their own."""
-    for suffix in (".litdata", ".mds", ".memmap"):
-        shutil.rmtree(dataset.with_name(dataset.name + suffix), ignore_errors=True)
