@@ -100,7 +100,7 @@ import shards.dataset
 class Dying:
     def __del__(self):
         os.kill(os.getpid(), int(sys.argv.pop()))
-def work(path):
+def work(*_):
     Dying()
     while True:
         pass
