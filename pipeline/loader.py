@@ -172,6 +172,8 @@ class ShardLoader(IterableDataset[Batch]):
                 iteration.end("its own loop")
                 if self._iteration is iteration:
                     self._iteration = None
+                elif self._iteration is None:  # closed by a signal's handler, since when readers may have opened files
+                    self._fetcher.close()
 
     def _go_on(self) -> Iteration:
         """The iteration of the epoch before, if it has read ahead to this position; else a new one."""

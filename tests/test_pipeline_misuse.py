@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
 
@@ -110,6 +111,12 @@ def test_closing_again_and_again_from_many_threads_does_no_harm(loader: ShardLoa
     assert list(loader)
 
 
+def open_files(folder: Path) -> list[Path]:
+    """Those in a folder that this process has open."""
+    links = Path("/proc/self/fd").iterdir()
+    return [path for link in links if link.is_symlink() and (path := link.readlink()).is_relative_to(folder)]
+
+
 def run_signalled(loader: ShardLoader, place: int) -> tuple[int, str | None]:
     """Read the loader; a signal whose handler closes it arrives at the `place`-th line this thread runs in pipeline/.
 
@@ -145,7 +152,10 @@ def test_a_signals_handler_may_close_a_loader_that_its_own_thread_is_using(loade
     assert number > 100
     assert ended is None
     step = max(1, number // 300)  # anywhere in planning, waiting and closing
-    endings = {run_signalled(loader, place)[1] for place in range(1, number, step)}
+    endings = set()
+    for place in range(1, number, step):
+        endings.add(ended := run_signalled(loader, place)[1])
+        assert ended is None or not open_files(loader.dataset.directory)
     assert endings - {None} == {"this iteration was ended by close()"}
 
 

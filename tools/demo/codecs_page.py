@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from statistics import fmean
 from typing import Any
 
 from shards.words import spell_bytes
@@ -24,7 +25,7 @@ def codec_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     for one in found["students"].values():
         for measure, name in _NAMES.items():
             about = one[measure]
-            means = ", ".join(f"{which} {_mean(about[which]):.4g}" for which in ("raw", "coded"))
+            means = ", ".join(f"{which} {fmean(about[which]):.4g}" for which in ("raw", "coded"))
             lines.append((f"codecs, {one['title']}", f"{name} {means}: {_difference(about)}, {_verdict(about)}"))
     return lines
 
@@ -44,13 +45,9 @@ def codecs(report: Mapping[str, Any]) -> Iterator[Html]:
     for one in found["students"].values():
         for measure, name in _NAMES.items():
             about = one[measure]
-            values = [f"{_mean(about[which]):.4g}" for which in ("raw", "coded")]
+            values = [f"{fmean(about[which]):.4g}" for which in ("raw", "coded")]
             rows.append([f"{one['title']}, {name}", *values, _difference(about), _verdict(about)])
     yield table(rows, head=["", "raw", "coded", "difference in pairs", ""], numbers=(1, 2, 3))
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _difference(about: Mapping[str, Any]) -> str:
