@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import mmap
 import os
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 
 from pipeline.read.auto import supports_direct
+from shards.threads import thread_pool
 
 BLOCK_BYTES = 4 << 20
 
@@ -27,12 +27,9 @@ def drop_cache(paths: Sequence[Path]) -> None:
 
 def in_threads(count: int, work: Callable[[int], None]) -> float:
     """Run `work(0) ... work(count - 1)` at the same time; seconds until all are done."""
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
     began = perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with thread_pool(count) as pool:
+        list(pool.map(work, range(count)))
     return perf_counter() - began
 
 

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("values of a recipe and --source have a meaning with --recipe NAME only")
     with listen(PORT if args.port is None else args.port, any_free=args.port is None) as socket:
         token = new_token()
-        with serving(dataset, socket, token, mask) as thread:
+        with serving(dataset, socket, token, mask) as answering:
             print(clean(f"{args.dataset} is shown until Ctrl-C at {address_of(socket, token)}"), flush=True)
-            thread.join()
+            answering.result()
     return 0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -231,8 +231,12 @@ def address_of(listening: socket.socket, token: str) -> str:
 @contextlib.contextmanager
 def serving(
     dataset: ShardDataset, listening: socket.socket, token: str, mask: MaskView | None = None
-) -> Iterator[threading.Thread]:
-    """Answer in a thread as long as this lasts."""
+) -> Iterator[Future[None]]:
+    """Answer in a thread as long as this lasts; the result comes when it ends.
+
+    Who waits for it waits for the result: before Python 3.13 a thread whose `join` Ctrl-C interrupts counts as ended,
+    and would go on after its socket is closed.
+    """
     pages = Pages(dataset, mask)
     config = uvicorn.Config(
         pages.app(listening.getsockname()[1], token),
@@ -244,11 +248,11 @@ def serving(
         timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="view")
-    thread.start()
-    try:
-        yield thread
-    finally:
-        server.should_exit = True
-        thread.join()
-        pages.close()
+    with ThreadPoolExecutor(1, thread_name_prefix="view") as pool:
+        answering = pool.submit(server.run, [listening])
+        try:
+            yield answering
+        finally:
+            server.should_exit = True
+            wait([answering])
+            pages.close()
