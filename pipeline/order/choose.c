@@ -4,6 +4,7 @@
  * Built by hatch_build.py, called through draws.py; without a C compiler numpy does it. */
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define EXPORTED __attribute__((visibility("default")))
 
@@ -40,30 +41,51 @@ static uint64_t select_value(uint64_t *values, size_t count, size_t place) {
     return values[place];
 }
 
+/* The value that is at `place` when all keys are sorted: of those alone that share its first byte, which are few, as keys
+ * are random. */
+static uint64_t find_threshold(const uint64_t *keys, size_t count, size_t place, uint64_t *scratch) {
+    uint32_t counts[256] = {0};
+    for (size_t i = 0; i < count; i++)
+        counts[keys[i] >> 56]++;
+    size_t byte = 0, before = 0;
+    while (before + counts[byte] <= place)
+        before += counts[byte++];
+    size_t num_alike = 0;
+    for (size_t i = 0; i < count; i++) {
+        scratch[num_alike] = keys[i];
+        num_alike += keys[i] >> 56 == byte;
+    }
+    return select_value(scratch, num_alike, place - before);
+}
+
 /* For each sample the `num_chosen` of `count` positions that have the smallest random keys, in ascending order, and the
  * others. The low bits of a key are the position, so no two are equal.
  *
  * key:     of seed and epoch.
  * chosen:  num_samples x num_chosen.
  * others:  num_samples x (count - num_chosen).
- * scratch: 2 x count. */
+ * scratch: 3 x (count + 1). */
 EXPORTED void reelshard_choose(uint64_t key, const int64_t *samples, size_t num_samples, size_t count,
                                size_t num_chosen, int64_t *chosen, int64_t *others, uint64_t *scratch) {
     uint64_t low_bits = 1;
     while (low_bits < count)
         low_bits <<= 1;
     low_bits -= 1;
-    uint64_t *keys = scratch, *ordered = scratch + count;
+    uint64_t *keys = scratch, *rest = scratch + count + 1;
+    int64_t *ours = (int64_t *)(rest + count + 1); /* the one behind the last of either is written to */
+    size_t num_others = count - num_chosen;
     for (size_t row = 0; row < num_samples; row++) {
         uint64_t stream = mix((uint64_t)samples[row] ^ key);
         for (size_t i = 0; i < count; i++)
-            keys[i] = ordered[i] = (mix(stream + i) & ~low_bits) | i;
-        uint64_t threshold = select_value(ordered, count, num_chosen - 1);
-        for (size_t i = 0; i < count; i++) {
-            if (keys[i] <= threshold)
-                *chosen++ = (int64_t)i;
-            else
-                *others++ = (int64_t)i;
+            keys[i] = (mix(stream + i) & ~low_bits) | i;
+        uint64_t threshold = find_threshold(keys, count, num_chosen - 1, rest);
+        size_t num_ours = 0;
+        for (size_t i = 0; i < count; i++) { /* without a branch: no CPU foresees what is random */
+            ours[num_ours] = (int64_t)i;
+            rest[i - num_ours] = i;
+            num_ours += keys[i] <= threshold;
         }
+        memcpy(chosen + row * num_chosen, ours, num_chosen * sizeof *ours);
+        memcpy(others + row * num_others, rest, num_others * sizeof *rest);
     }
 }

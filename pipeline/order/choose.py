@@ -48,7 +48,7 @@ def choose(count: int, chosen: int, seed: int, epoch: int, samples: Positions) -
         return choose_by_numpy(count, chosen, seed, epoch, samples)
     samples = np.ascontiguousarray(samples, np.int64)
     ours, others = np.empty((len(samples), chosen), np.int64), np.empty((len(samples), count - chosen), np.int64)
-    scratch = np.empty(2 * count, np.uint64)
+    scratch = np.empty(3 * (count + 1), np.uint64)
     places = (array.ctypes.data for array in (ours, others, scratch))
     key = int(derive_key(seed, epoch, count))
     _library.reelshard_choose(key, samples.ctypes.data, len(samples), count, chosen, *places)

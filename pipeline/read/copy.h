@@ -1,4 +1,4 @@
-/* The two copies that `gather` makes, once for each width of the CPU's registers. No include guard: gather.c defines
+/* The copy that `gather` makes, once for each width of the CPU's registers. No include guard: gather.c defines
  *
  *   NAME(f)                 the function `f` of this width
  *   TARGET                  the attribute that lets the compiler use these registers
@@ -6,37 +6,48 @@
  *
  * and includes this file, which leaves none of them defined. */
 
-/* Copies a piece of a few pages, all of its pages at the same time, so that as many are on their way from memory as the
- * CPU follows; meanwhile it touches the pages of the next piece, which spares that one the walk through the page tables.
- * Fetching from nowhere does no harm. */
-TARGET static void NAME(copy_piece)(uint8_t *to, const uint8_t *from, size_t size, const uint8_t *next) {
-    for (size_t page = 0; page < size; page += PAGE_BYTES)
-        __builtin_prefetch(next + page);
-    size_t num_lanes = (size + PAGE_BYTES - 1) / PAGE_BYTES;
-    size_t lane_bytes = size / num_lanes / LINE_BYTES * LINE_BYTES;
-    size_t done = num_lanes * lane_bytes;
-#define COPY_LANES(count)                                                                                              \
-    for (size_t at = 0; at < lane_bytes; at += LINE_BYTES)                                                             \
-        for (size_t lane = 0; lane < (count); lane++)                                                                  \
-            COPY_LINE(to + lane * lane_bytes + at, from + lane * lane_bytes + at)
-    switch (num_lanes) { /* numbers that the compiler knows: it unrolls the inner loop */
-    case 2: COPY_LANES(2); break;
-    case 3: COPY_LANES(3); break;
-    case 4: COPY_LANES(4); break;
-    default: COPY_LANES(1); break;
-    }
-#undef COPY_LANES
-    memcpy(to + done, from + done, size - done);
-}
+#ifndef AHEAD_BYTES
+#define AHEAD_BYTES 8192 /* how far fetching is ahead of copying */
+#define BLOCK_BYTES 128  /* what is fetched, then copied, at a time */
+#define FETCH(from) __builtin_prefetch(from, 0, 2) /* into the second cache: more can be under way to it than to the first */
+#endif
 
-/* Copies much, in order: one stream, which the CPU foresees, fetched a page ahead. */
-TARGET static void NAME(copy_run)(uint8_t *to, const uint8_t *from, size_t size) {
-    size_t done = 0;
-    for (; done + LINE_BYTES <= size; done += LINE_BYTES) {
-        __builtin_prefetch(from + done + PAGE_BYTES);
-        COPY_LINE(to + done, from + done);
+/* See `copy_rows_memcpy`. What is fetched runs ahead of what is copied, from run to run and row to row: from a row that
+ * is not there nothing comes, and does no harm. Not inlined: in a function that calls sigsetjmp, compilers keep loops as
+ * they are written. */
+TARGET __attribute__((noinline)) static int NAME(copy_rows)(const struct job *job, struct guard *guard,
+                                                            volatile size_t *row) {
+    struct run run = {.row = *row}, ahead = run;
+    int more_ahead = next_run(job, &ahead) == AT_A_RUN;
+    size_t lead = 0, fetched = 0; /* bytes fetched and not copied yet; bytes fetched of the run ahead */
+    enum step step;
+    while ((step = next_run(job, &run)) == AT_A_RUN) {
+        uint8_t *to = begin_run(job, &run, guard, row);
+        const uint8_t *from = run.from;
+        for (size_t left = run.count * job->piece_bytes; left > 0;) {
+            while (more_ahead && lead < AHEAD_BYTES) {
+                for (size_t i = 0; i < BLOCK_BYTES; i += LINE_BYTES)
+                    FETCH(ahead.from + fetched + i);
+                fetched += BLOCK_BYTES;
+                lead += BLOCK_BYTES;
+                if (fetched >= ahead.count * job->piece_bytes) {
+                    more_ahead = next_run(job, &ahead) == AT_A_RUN;
+                    fetched = 0;
+                }
+            }
+            lead -= lead < BLOCK_BYTES ? lead : BLOCK_BYTES;
+            size_t size = left < BLOCK_BYTES ? left : BLOCK_BYTES;
+            size_t done = 0;
+            for (; done + LINE_BYTES <= size; done += LINE_BYTES)
+                COPY_LINE(to + done, from + done);
+            memcpy(to + done, from + done, size - done);
+            to += size;
+            from += size;
+            left -= size;
+        }
     }
-    memcpy(to + done, from + done, size - done);
+    *row = run.row;
+    return step == AT_THE_END;
 }
 
 #undef NAME

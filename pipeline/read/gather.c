@@ -1,6 +1,6 @@
-/* Gathers rows of a batch out of mapped files. Three things that the C library's memcpy does not do for pieces of a few
- * kilobytes make it faster: it writes past the caches, so that the batch's old contents are not read first; it copies
- * all pages of a piece at the same time; and it touches the next piece meanwhile, which no CPU can foresee (copy.h).
+/* Gathers rows of a batch out of mapped files. Two things that the C library's memcpy does not do for pieces of a few
+ * kilobytes make it faster: it writes past the caches, so that the batch's old contents are not read first; and it
+ * fetches ahead, over the borders of pieces and rows, which no CPU can foresee (copy.h).
  *
  * One binary has the copy in each width of registers; which is taken, the CPU that runs it says.
  *
@@ -16,23 +16,68 @@
 
 #define EXPORTED __attribute__((visibility("default")))
 #define LINE_BYTES 64
-#define PAGE_BYTES 4096
-#define MOST_PIECE_BYTES (4 * PAGE_BYTES) /* more is a run */
 
-/* A way to copy. Where it wants the destination aligned, pieces that are not fall to the next way. */
-struct way {
-    const char *name;
-    size_t alignment;
-    void (*piece)(uint8_t *to, const uint8_t *from, size_t size, const uint8_t *next);
-    void (*run)(uint8_t *to, const uint8_t *from, size_t size);
+struct job {
+    uint8_t *out;
+    const uint64_t *sources;
+    const int64_t *positions;
+    size_t num_rows, num_chosen, num_pieces, piece_bytes;
 };
 
-static void memcpy_piece(uint8_t *to, const uint8_t *from, size_t size, const uint8_t *next) {
-    (void)next;
-    memcpy(to, from, size);
+/* Pieces of one row that lie side by side where they come from, as they do in the batch. */
+struct run {
+    size_t row, place, count; /* the place of the first among those chosen of its row */
+    const uint8_t *from;
+};
+
+enum step { AT_A_RUN, AT_THE_END, AT_A_MISSING_PIECE };
+
+/* Goes on to the run after this one. */
+static enum step next_run(const struct job *job, struct run *run) {
+    run->place += run->count;
+    run->count = 0;
+    while (run->row < job->num_rows && (run->place == job->num_chosen || job->sources[run->row] == 0)) {
+        run->row++;
+        run->place = 0;
+    }
+    if (run->row == job->num_rows)
+        return AT_THE_END;
+    const uint8_t *source = (const uint8_t *)(uintptr_t)job->sources[run->row];
+    if (job->positions == NULL) {
+        run->from = source;
+        run->count = job->num_pieces;
+        return AT_A_RUN;
+    }
+    const int64_t *chosen = job->positions + run->row * job->num_chosen + run->place;
+    if (chosen[0] < 0 || (size_t)chosen[0] >= job->num_pieces)
+        return AT_A_MISSING_PIECE;
+    size_t left = job->num_chosen - run->place, behind = job->num_pieces - (size_t)chosen[0];
+    size_t most = left < behind ? left : behind, count = 1;
+    while (count < most && chosen[count] == chosen[0] + (int64_t)count)
+        count++;
+    run->from = source + (size_t)chosen[0] * job->piece_bytes;
+    run->count = count;
+    return AT_A_RUN;
 }
 
-static void memcpy_run(uint8_t *to, const uint8_t *from, size_t size) { memcpy(to, from, size); }
+/* Where a run comes to lie in the batch, of which it is about to be read. */
+static uint8_t *begin_run(const struct job *job, const struct run *run, struct guard *guard, volatile size_t *row) {
+    if (run->place == 0) {
+        *row = run->row;
+        guard_watch(guard, (const uint8_t *)(uintptr_t)job->sources[run->row], job->num_pieces * job->piece_bytes);
+    }
+    return job->out + (run->row * job->num_chosen + run->place) * job->piece_bytes;
+}
+
+/* Copies rows from `*row` on, which always says which row is being read; false if that one names a missing piece. */
+__attribute__((noinline)) static int copy_rows_memcpy(const struct job *job, struct guard *guard, volatile size_t *row) {
+    struct run run = {.row = *row};
+    enum step step;
+    while ((step = next_run(job, &run)) == AT_A_RUN)
+        memcpy(begin_run(job, &run, guard, row), run.from, run.count * job->piece_bytes);
+    *row = run.row;
+    return step == AT_THE_END;
+}
 
 #ifdef __x86_64__
 #include <immintrin.h>
@@ -56,30 +101,37 @@ static void memcpy_run(uint8_t *to, const uint8_t *from, size_t size) { memcpy(t
     _mm_stream_si128((__m128i *)((to) + i), _mm_loadu_si128((const __m128i *)((from) + i)))
 #include "copy.h"
 
-static const struct way ways[] = {
-    {"avx512", 64, copy_piece_avx512, copy_run_avx512},
-    {"avx2", 32, copy_piece_avx2, copy_run_avx2},
-    {"sse2", 16, copy_piece_sse2, copy_run_sse2},
-    {"memcpy", 1, memcpy_piece, memcpy_run},
-};
-
-static int can(const struct way *way) {
-    if (way->alignment == 64)
-        return __builtin_cpu_supports("avx512f") != 0;
-    return way->alignment != 32 || __builtin_cpu_supports("avx2") != 0;
-}
-
 /* Stores past the caches are seen by others in their order from here on. */
 static void finish(void) { _mm_sfence(); }
 #else
-static const struct way ways[] = {{"memcpy", 1, memcpy_piece, memcpy_run}};
-
-static int can(const struct way *way) { return way != NULL; }
-
 static void finish(void) {}
 #endif
 
+/* A way to copy. Where it wants the destination aligned, pieces that are not fall to the next way. */
+static const struct way {
+    const char *name;
+    size_t alignment;
+    int (*copy_rows)(const struct job *job, struct guard *guard, volatile size_t *row);
+} ways[] = {
+#ifdef __x86_64__
+    {"avx512", 64, copy_rows_avx512},
+    {"avx2", 32, copy_rows_avx2},
+    {"sse2", 16, copy_rows_sse2},
+#endif
+    {"memcpy", 1, copy_rows_memcpy},
+};
+
 #define NUM_WAYS ((int)(sizeof ways / sizeof *ways))
+
+static int can(const struct way *way) {
+#ifdef __x86_64__
+    if (way->alignment == 64)
+        return __builtin_cpu_supports("avx512f") != 0;
+    if (way->alignment == 32)
+        return __builtin_cpu_supports("avx2") != 0;
+#endif
+    return way != NULL;
+}
 
 /* The name of a way to copy, the fastest first; NULL beyond the last, "" where this CPU does not have it. */
 EXPORTED const char *reelshard_way(int number) {
@@ -88,14 +140,6 @@ EXPORTED const char *reelshard_way(int number) {
     return can(&ways[number]) ? ways[number].name : "";
 }
 
-struct job {
-    const struct way *way;
-    uint8_t *out;
-    const uint64_t *sources;
-    const int64_t *positions;
-    size_t num_rows, num_chosen, num_pieces, piece_bytes;
-};
-
 /* The first of the ways from `number` on that this CPU has and that `out`, filled in steps of `step` bytes, allows. */
 static const struct way *choose(int number, const uint8_t *out, size_t step) {
     for (; number < NUM_WAYS - 1; number++)
@@ -103,52 +147,6 @@ static const struct way *choose(int number, const uint8_t *out, size_t step) {
             step % ways[number].alignment == 0)
             break;
     return &ways[number];
-}
-
-/* How many pieces, `most` at most, lie side by side from the first chosen one on, as far as they are copied as one. */
-static size_t count_neighbours(const int64_t *chosen, size_t most, size_t size) {
-    size_t count = 1;
-    while (count < most && (count + 1) * size <= MOST_PIECE_BYTES && chosen[count] == chosen[0] + (int64_t)count)
-        count++;
-    return count;
-}
-
-/* Copies one row; false if it names a piece that does not exist. */
-static int copy_row(const struct job *job, size_t row, const uint8_t *source) {
-    size_t size = job->piece_bytes;
-    uint8_t *to = job->out + row * job->num_chosen * size;
-    if (job->positions == NULL) {
-        job->way->run(to, source, job->num_pieces * size);
-        return 1;
-    }
-    const int64_t *chosen = job->positions + row * job->num_chosen;
-    for (size_t i = 0, count; i < job->num_chosen; i += count, to += count * size) {
-        if (chosen[i] < 0 || (size_t)chosen[i] >= job->num_pieces)
-            return 0;
-        size_t left = job->num_chosen - i, behind = job->num_pieces - (size_t)chosen[i];
-        count = count_neighbours(chosen + i, left < behind ? left : behind, size);
-        size_t next = (size_t)chosen[i + count < job->num_chosen ? i + count : i];
-        const uint8_t *from = source + (size_t)chosen[i] * size;
-        if (size == 0 || size > MOST_PIECE_BYTES)
-            job->way->run(to, from, size);
-        else
-            job->way->piece(to, from, count * size, source + (next < job->num_pieces ? next : 0) * size);
-    }
-    return 1;
-}
-
-/* Copies rows from `*row` on, which always says which row is being read; false if that one names a missing piece.
- * Not inlined: in a function that calls sigsetjmp, compilers keep the loops of the copy as they are written. */
-__attribute__((noinline)) static int copy_rows(const struct job *job, struct guard *guard, volatile size_t *row) {
-    for (; *row < job->num_rows; (*row)++) {
-        const uint8_t *source = (const uint8_t *)(uintptr_t)job->sources[*row];
-        if (source == NULL)
-            continue;
-        guard_watch(guard, source, job->num_pieces * job->piece_bytes);
-        if (!copy_row(job, *row, source))
-            return 0;
-    }
-    return 1;
 }
 
 /* Fills `out`, num_rows x num_chosen x piece_bytes.
@@ -162,7 +160,7 @@ __attribute__((noinline)) static int copy_rows(const struct job *job, struct gua
 EXPORTED int reelshard_copy_rows(uint8_t *out, const uint64_t *sources, const int64_t *positions, uint8_t *lost,
                                  size_t num_rows, size_t num_chosen, size_t num_pieces, size_t piece_bytes, int way) {
     const struct way *chosen = choose(way, out, positions == NULL ? num_pieces * piece_bytes : piece_bytes);
-    const struct job job = {chosen, out, sources, positions, num_rows, num_chosen, num_pieces, piece_bytes};
+    const struct job job = {out, sources, positions, num_rows, num_chosen, num_pieces, piece_bytes};
     struct guard *guard = guard_enter();
     if (guard == NULL)
         return -1;
@@ -172,7 +170,7 @@ EXPORTED int reelshard_copy_rows(uint8_t *out, const uint64_t *sources, const in
         lost[row] = 1;
         row++;
     }
-    int all_exist = copy_rows(&job, guard, &row);
+    int all_exist = chosen->copy_rows(&job, guard, &row);
     finish();
     guard_leave(guard);
     return all_exist ? 0 : (int)row + 1;

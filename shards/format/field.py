@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -91,7 +92,7 @@ class Field:
                 f"{' or '.join(allowed)}"
             )
 
-    @property
+    @cached_property
     def kind(self) -> Kind:
         """Which of the four kinds the field is."""
         if self.dtype is None:
@@ -132,7 +133,7 @@ class Field:
     def _axes_bytes(self) -> int:
         return math.prod(length or 0 for length in self._stored_axes) * np.dtype(self.dtype).itemsize
 
-    @property
+    @cached_property
     def fixed_shape(self) -> tuple[int, ...]:
         """Shape of the array that every sample holds.
 
@@ -143,7 +144,7 @@ class Field:
             raise ValueError(f"field {self.name} is {self.spell_kind()}: its size differs from sample to sample")
         return tuple(length or 0 for length in self._stored_axes)
 
-    @property
+    @cached_property
     def as_stored(self) -> Field:
         """The field that the payloads are of: the same where there is no codec, else u8 of another shape."""
         if self.codec is None or self.dtype is None:
@@ -169,7 +170,7 @@ class Field:
         array.flags.writeable = False
         return array
 
-    @property
+    @cached_property
     def num_bytes(self) -> int:
         """Bytes that are stored of one array, without the npy header.
 
@@ -180,7 +181,7 @@ class Field:
             return self.as_stored.num_bytes
         return math.prod(self.fixed_shape) * np.dtype(self.dtype).itemsize
 
-    @property
+    @cached_property
     def row_shape(self) -> tuple[int, ...]:
         """Shape of one row of a rows field.
 
@@ -191,7 +192,7 @@ class Field:
             raise ValueError(f"field {self.name} has no rows: it is {self.spell_kind()}")
         return tuple(length or 0 for length in self._stored_axes)
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes of one row of a rows field, at least 1.
 

@@ -6,11 +6,12 @@ import argparse
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -25,13 +26,14 @@ from tools.bench.contenders import Case, InSlab, Reelshard
 from tools.bench.report import bytes_per_clip
 from tools.progress import track
 
-NUM_SAMPLES = 256  # at most: four copies of them have to be in memory
+MEMORY_SHARE = 0.7  # of what is free, for all copies: they are read from the page cache
 CODECS: Mapping[str, Mapping[str, str | None]] = {
     "raw": {},
     "yuv420": {"clip": "yuv420"},
     "int8": {"target": "int8"},
     "both": {"clip": "yuv420", "target": "int8"},
 }
+MEASURED = ("clip", "target")
 IN_SLAB, DECODED = "as stored", "decoded"  # for a GPU that decodes, and by the reader threads
 WAYS: Mapping[str, type[Reelshard]] = {IN_SLAB: InSlab, DECODED: Reelshard}
 NODE_BYTES_PER_SECOND, NUM_GPUS = 14e9, 8  # one PCIe 5 NVMe
@@ -76,9 +78,11 @@ def run(args: argparse.Namespace, dataset: ShardDataset, machine: str) -> int:
     """Measure every codec in turn, and report."""
     if len(dataset) < args.batch_size:
         raise ValueError(f"{len(dataset)} samples do not fill one batch of {args.batch_size}")
+    count = _num_samples(dataset, args.batch_size)
     with tempfile.TemporaryDirectory(prefix=".codecs-", dir=dataset.directory.resolve().parent) as folder:
-        with track("storing", total=len(CODECS) * min(len(dataset), NUM_SAMPLES), unit="samples") as advance:
-            stored = [_store(dataset, name, Path(folder), args.mask, advance) for name in CODECS]
+        with track("storing", total=len(CODECS) * count, unit="samples") as advance:
+            how = {"count": count, "mask_ratio": args.mask, "progress": advance}
+            stored = [_store(dataset, name, Path(folder), **how) for name in CODECS]
         with track("measuring", total=args.rounds * len(args.threads), unit="rounds") as advance:
             _measure(stored, args, advance)
     _report([measured for measured, _ in stored], args.mask, machine)
@@ -87,13 +91,19 @@ def run(args: argparse.Namespace, dataset: ShardDataset, machine: str) -> int:
     return 0
 
 
+def _num_samples(dataset: ShardDataset, batch_size: int) -> int:
+    """As many as fit: an epoch is to be long, since it begins with idle threads and ends with some."""
+    fields = [replace(dataset.schema[name], codec=kept.get(name)) for kept in CODECS.values() for name in MEASURED]
+    fitting = MEMORY_SHARE * psutil.virtual_memory().available / sum(field.num_bytes for field in fields)
+    return max(batch_size, min(len(dataset), int(fitting)))
+
+
 def _store(
-    dataset: ShardDataset, name: str, folder: Path, mask_ratio: float | None, progress: Progress
+    dataset: ShardDataset, name: str, folder: Path, *, count: int, mask_ratio: float | None, progress: Progress
 ) -> tuple[Measured, ShardDataset]:
-    """Some samples of the data set, stored by the codecs of this name."""
+    """`count` samples of the data set, stored by the codecs of this name in shards as large as its own."""
     changes = encode_fields(unchanged(dataset), CODECS[name])
-    chosen = Selection(sample=min(len(dataset), NUM_SAMPLES))
-    rewrite = plan_reshard(dataset, chosen, Cut(samples_per_shard=64), changes)
+    rewrite = plan_reshard(dataset, Selection(sample=count), Cut(), changes)
     out = folder / name
     rewrite.run(out, progress=progress)
     copy = ShardDataset.open(out)
