@@ -41,8 +41,8 @@ static uint64_t select_value(uint64_t *values, size_t count, size_t place) {
     return values[place];
 }
 
-/* The value that is at `place` when all keys are sorted: of those alone that share its first byte, which are few, as keys
- * are random. */
+/* The value that is at `place` when all keys are sorted. It is looked for among those alone that share its first byte,
+ * which are few, as keys are random. */
 static uint64_t find_threshold(const uint64_t *keys, size_t count, size_t place, uint64_t *scratch) {
     uint32_t counts[256] = {0};
     for (size_t i = 0; i < count; i++)

@@ -6,15 +6,8 @@
  *
  * and includes this file, which leaves none of them defined. */
 
-#ifndef AHEAD_BYTES
-#define AHEAD_BYTES 8192 /* how far fetching is ahead of copying */
-#define BLOCK_BYTES 128  /* what is fetched, then copied, at a time */
-#define FETCH(from) __builtin_prefetch(from, 0, 2) /* into the second cache: more can be under way to it than to the first */
-#endif
-
-/* See `copy_rows_memcpy`. What is fetched runs ahead of what is copied, from run to run and row to row: from a row that
- * is not there nothing comes, and does no harm. Not inlined: in a function that calls sigsetjmp, compilers keep loops as
- * they are written. */
+/* See `copy_rows_memcpy`. What is fetched runs ahead of what is copied, from run to run and row to row: fetching from
+ * nowhere does no harm. Not inlined: in a function that calls sigsetjmp, compilers keep loops as they are written. */
 TARGET __attribute__((noinline)) static int NAME(copy_rows)(const struct job *job, struct guard *guard,
                                                             volatile size_t *row) {
     struct run run = {.row = *row}, ahead = run;
