@@ -63,7 +63,7 @@ def test_installing_compiled_the_choice() -> None:
     share=st.floats(0, 1),
     seed=st.integers(0, 2**40),
     epoch=st.integers(0, 1000),
-    samples=st.lists(st.integers(0, 2**62), min_size=1, max_size=5),
+    samples=st.lists(st.integers(0, 2**62), min_size=1, max_size=12),
 )
 def test_compiled_and_numpy_choose_the_same_positions(
     count: int, share: float, seed: int, epoch: int, samples: list[int]

@@ -236,7 +236,8 @@ def test_the_kernel_does_nothing_that_c_leaves_undefined(tmp_path: Path) -> None
     plugin = tmp_path / "sanitized.py"
     plugin.write_text(
         "from pipeline.order import choose\nfrom pipeline.read import gather\n"
-        f"choose._library, gather._library = choose._load({str(choice)!r}), gather._load({str(target)!r})\n"
+        f"choose._library = choose._holding = choose._load({str(choice)!r})\n"
+        f"gather._library = gather._load({str(target)!r})\n"
     )
     tests = [f"tests/test_pipeline_{name}.py" for name in ("gather", "sigbus", "masks")]
     chosen = "equals_numpy or position or pages_are_gone or all_there or many_threads or blocked"

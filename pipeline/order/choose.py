@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from pipeline.order.bits import derive_key, mix
 
 LIBRARY = Path(__file__).with_name("_choose.so")
+MOST_HELD = 16384  # positions, a tenth of a millisecond: to get the interpreter's lock back may take longer
 Positions = NDArray[np.int64]
 
 
-def _load(path: str) -> ctypes.CDLL | None:
+def _load(path: str, kind: type[ctypes.CDLL] = ctypes.CDLL) -> ctypes.CDLL | None:
     try:
-        library = ctypes.CDLL(path)
+        library = kind(path)
         function = library.reelshard_choose
     except (OSError, AttributeError):  # not there, of another machine, or of another version
         return None
@@ -27,6 +28,7 @@ def _load(path: str) -> ctypes.CDLL | None:
 
 
 _library = _load(str(LIBRARY))
+_holding = _load(str(LIBRARY), ctypes.PyDLL)  # the interpreter's lock
 
 
 def choose(count: int, chosen: int, seed: int, epoch: int, samples: Positions) -> tuple[Positions, Positions]:
@@ -44,14 +46,15 @@ def choose(count: int, chosen: int, seed: int, epoch: int, samples: Positions) -
     Returns:
         i64 `[B, chosen]` and i64 `[B, count - chosen]`, both in ascending order.
     """
-    if _library is None:
+    if _library is None or _holding is None:
         return choose_by_numpy(count, chosen, seed, epoch, samples)
     samples = np.ascontiguousarray(samples, np.int64)
     ours, others = np.empty((len(samples), chosen), np.int64), np.empty((len(samples), count - chosen), np.int64)
     scratch = np.empty(3 * (count + 1), np.uint64)
     places = (array.ctypes.data for array in (ours, others, scratch))
     key = int(derive_key(seed, epoch, count))
-    _library.reelshard_choose(key, samples.ctypes.data, len(samples), count, chosen, *places)
+    library = _holding if len(samples) * count <= MOST_HELD else _library
+    library.reelshard_choose(key, samples.ctypes.data, len(samples), count, chosen, *places)
     return ours, others
 
 
