@@ -15,6 +15,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.config import LoaderConfig
 from shards.dataset import ShardDataset
 from shards.exchange.reshard import Cut, encode_fields, plan_reshard, unchanged
 from shards.exchange.selection import Selection
@@ -26,7 +27,7 @@ from tools.bench.contenders import Case, InSlab, Reelshard
 from tools.bench.report import bytes_per_clip
 from tools.progress import track
 
-MEMORY_SHARE = 0.7  # of what is free, for all copies: they are read from the page cache
+MEMORY_SHARE = 0.6  # of what is free, for all copies, which are read from the page cache, and the batches of a way
 CODECS: Mapping[str, Mapping[str, str | None]] = {
     "raw": {},
     "yuv420": {"clip": "yuv420"},
@@ -78,12 +79,12 @@ def run(args: argparse.Namespace, dataset: ShardDataset, machine: str) -> int:
     """Measure every codec in turn, and report."""
     if len(dataset) < args.batch_size:
         raise ValueError(f"{len(dataset)} samples do not fill one batch of {args.batch_size}")
-    count = _num_samples(dataset, args.batch_size)
+    count = _num_samples(dataset, args.batch_size, args.mask)
     with tempfile.TemporaryDirectory(prefix=".codecs-", dir=dataset.directory.resolve().parent) as folder:
         with track("storing", total=len(CODECS) * count, unit="samples") as advance:
             how = {"count": count, "mask_ratio": args.mask, "progress": advance}
             stored = [_store(dataset, name, Path(folder), **how) for name in CODECS]
-        with track("measuring", total=args.rounds * len(args.threads), unit="rounds") as advance:
+        with track("measuring", total=len(WAYS) * args.rounds * len(args.threads), unit="rounds") as advance:
             _measure(stored, args, advance)
     _report([measured for measured, _ in stored], args.mask, machine)
     if args.json:
@@ -91,11 +92,12 @@ def run(args: argparse.Namespace, dataset: ShardDataset, machine: str) -> int:
     return 0
 
 
-def _num_samples(dataset: ShardDataset, batch_size: int) -> int:
+def _num_samples(dataset: ShardDataset, batch_size: int, mask_ratio: float | None) -> int:
     """As many as fit: an epoch is to be long, since it begins with idle threads and ends with some."""
     fields = [replace(dataset.schema[name], codec=kept.get(name)) for kept in CODECS.values() for name in MEASURED]
-    fitting = MEMORY_SHARE * psutil.virtual_memory().available / sum(field.num_bytes for field in fields)
-    return max(batch_size, min(len(dataset), int(fitting)))
+    batches = len(CODECS) * LoaderConfig().slabs * batch_size * bytes_per_clip(dataset, mask_ratio)
+    room = MEMORY_SHARE * psutil.virtual_memory().available - batches
+    return min(len(dataset), max(batch_size, int(room / sum(field.num_bytes for field in fields))))
 
 
 def _store(
@@ -113,24 +115,25 @@ def _store(
 
 
 def _measure(stored: Sequence[tuple[Measured, ShardDataset]], args: argparse.Namespace, progress: Progress) -> None:
-    """Every codec and way in turn, epoch by epoch: the speed of memory changes on a shared machine."""
-    checkers = {(one.name, way): Checker(data, as_stored=way == IN_SLAB) for one, data in stored for way in WAYS}
-    for threads in args.threads:
-        case = Case(mask_ratio=args.mask, batch_size=args.batch_size, threads=threads)
-        turns = [(one, way, make(data, case, "mmap")) for one, data in stored for way, make in WAYS.items()]
-        for measured, way, contender in turns:
-            run_epoch(contender, checkers[measured.name, way])  # to warm up
-        for _ in range(args.rounds):
-            deadline = perf_counter() + args.seconds * len(turns)
-            while perf_counter() < deadline:
-                for measured, way, contender in turns:
-                    used = process_time()
-                    samples, spent, _ = run_epoch(contender, checkers[measured.name, way])
-                    found = (samples / spent, samples / (process_time() - used))
-                    measured.turns.setdefault((way, threads), []).append(found)
-            progress(1)
-        for *_, contender in turns:
-            contender.loader.close()
+    """For each way every codec in turn, epoch by epoch: the speed of memory changes on a shared machine."""
+    for way, make in WAYS.items():
+        checkers = {one.name: Checker(data, as_stored=way == IN_SLAB) for one, data in stored}
+        for threads in args.threads:
+            case = Case(mask_ratio=args.mask, batch_size=args.batch_size, threads=threads)
+            turns = [(one, make(data, case, "mmap")) for one, data in stored]
+            for measured, contender in turns:
+                run_epoch(contender, checkers[measured.name])  # to warm up
+            for _ in range(args.rounds):
+                deadline = perf_counter() + args.seconds * len(turns)
+                while perf_counter() < deadline:
+                    for measured, contender in turns:
+                        used = process_time()
+                        samples, spent, _ = run_epoch(contender, checkers[measured.name])
+                        found = (samples / spent, samples / (process_time() - used))
+                        measured.turns.setdefault((way, threads), []).append(found)
+                progress(1)
+            for _, contender in turns:
+                contender.loader.close()
 
 
 def _report(measured: Sequence[Measured], mask_ratio: float | None, machine: str) -> None:
