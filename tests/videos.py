@@ -22,7 +22,8 @@ def clips_folder() -> Path:
     """The folder of real videos made by others; skips the test where none is given.
 
     It holds `demo.mp4` of open-mmlab/mmaction2 as arm_wrestling.mp4, and test.avi of its tests; flipping_a_pancake.mkv,
-    video_90.mov, unordered.mov and corrupted.mp4 of dmlc/decord; h264_10bits.mp4, av1_video.mkv of pytorch/torchcodec.
+    video_90.mov, unordered.mov and corrupted.mp4 of dmlc/decord; h264_10bits.mp4, av1_video.mkv of pytorch/torchcodec;
+    sav_000001_manual.json of facebookresearch/sam2's SA-V examples.
     """
     folder = os.environ.get("REELSHARD_TEST_CLIPS")
     if not folder or not Path(folder).is_dir():

@@ -1,7 +1,6 @@
-/* Draws sets of positions at random: what `choose` in draws.py does in numpy, bit for bit the same, at a tenth of the
- * time and without the interpreter's lock.
+/* Draws sets of positions at random: what choose.py does in numpy, bit for bit the same, at a tenth of the time.
  *
- * Built by hatch_build.py, called through draws.py; without a C compiler numpy does it. */
+ * Built by hatch_build.py, called through choose.py; without a C compiler numpy does it. */
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>

@@ -7,7 +7,7 @@
  * else (other addresses, other threads, kill) goes to the handler that we found.
  *
  * Who was there before. Others install handlers after us: faulthandler, signal.signal, a debugger's library. So every copy
- * looks first whether the handler is ours (a system call of 0.4 us for some 16 rows) and otherwise puts itself in front
+ * looks first whether the handler is ours (a system call of 0.4 us for some 32 rows) and otherwise puts itself in front
  * again. Such a handler may hold ours as the one before it, and call or restore it. For this there are several entries of
  * our handler, each with one fixed handler behind it: what they restore is the entry they found, which goes on to whom it
  * found, so no chain can run in a circle, and a handler that was removed is never called. */
