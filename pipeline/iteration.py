@@ -17,7 +17,7 @@ from pipeline.batch.slab import SlabRing
 from pipeline.read.fetch import Fetcher, Tally
 from pipeline.stats import StageClock
 
-ROWS_PER_TASK = 32
+LEAST_ROWS_PER_TASK = 32  # about 5 ms of copying, beside which what Python does for a task is small
 DECODED_ROWS_PER_TASK = 1  # decoding takes milliseconds, beside which a task is nothing
 THREAD_NAME = "reelshard-reader"
 PATIENCE_SECONDS = 0.1  # after which a thread that waits for readers looks whether a handler has ended the iteration
@@ -62,6 +62,7 @@ class Iteration:
             beyond: whether to read ahead beyond the end of an epoch.
         """
         self._planner, self._fetcher, self._ring, self._clock = planner, fetcher, ring, clock
+        self._threads = threads
         self.position = self._next = position
         self.idle, self._beyond = False, beyond
         self._draft: Draft | None = None  # the next batch, when there was no slab for it yet
@@ -159,7 +160,7 @@ class Iteration:
                     break
                 self._draft = None
                 plan = self._planner.plan(draft, memory)
-                size, step = len(plan.samples), DECODED_ROWS_PER_TASK if plan.keys else ROWS_PER_TASK
+                size, step = len(plan.samples), self._rows_per_task(plan)
                 task = (self._planner, self._fetcher, self._clock)
                 futures = [
                     self._pool.submit(_fill, *task, plan, range(start, min(start + step, size)))
@@ -168,6 +169,10 @@ class Iteration:
                 self._pending.append(_Pending(plan, futures))
         self.check()
         self._clock.add("plan", perf_counter() - began)
+
+    def _rows_per_task(self, plan: BatchPlan) -> int:
+        """All threads have equal parts of a batch; more tasks would cost more than they even out."""
+        return DECODED_ROWS_PER_TASK if plan.keys else max(LEAST_ROWS_PER_TASK, -(-len(plan.samples) // self._threads))
 
     def _next_draft(self) -> Draft | None:
         """The next batch to be read; None where its epoch is not to be begun yet."""
