@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from pipeline.read.gather import NO_LIBRARY, WAYS
 from shards.dataset import ShardDataset
 from tests.test_model_teacher import save_backbone
 from tools import bench
-from tools.bench.check import Arrived, Checker
+from tools.bench.check import EVERY, Arrived, Checker
+from tools.bench.child import run_epoch
 from tools.bench.contenders import Case, Reelshard
 from tools.bench.limits import first_batch, python_seconds_per_clip, synthesize_sidecars
 from tools.bench.link import BURST_SECONDS, Bucket
@@ -199,6 +201,29 @@ def test_wrong_bytes_are_noticed(dataset: ShardDataset) -> None:
             with pytest.raises(AssertionError):
                 checker.check(replace(batch, target=batch.target[:, :-1]))
             break
+
+
+def test_wrong_bytes_are_noticed_while_the_clock_runs(dataset: ShardDataset) -> None:
+    checker = Checker(dataset)
+
+    class Wrong(Reelshard):
+        def epoch(self) -> Iterator[Arrived | int]:
+            for batch in super().epoch():
+                assert isinstance(batch, Arrived)
+                yield replace(batch, clip=np.roll(batch.clip, 1, axis=1))
+
+    with pytest.raises(AssertionError, match="wrong bytes"):  # of the first epoch, every batch
+        run_epoch(Wrong(dataset, Case(batch_size=4), "mmap"), checker)
+    right, wrong = (kind(dataset, Case(batch_size=4), "mmap") for kind in (Reelshard, Wrong))
+    for _ in range(20):
+        run_epoch(right, checker, EVERY)
+
+    def on_and_on() -> None:
+        for _ in range(200):
+            run_epoch(wrong, checker, EVERY)
+
+    with pytest.raises(AssertionError, match="wrong bytes"):
+        on_and_on()
 
 
 def test_an_unknown_peer_and_an_impossible_batch_are_refused(

@@ -22,8 +22,9 @@ NUM_BUILD_CLIPS = 384  # enough that starting processes and syncing one shard do
 HELP = "measure the loader against the machine's ceilings and against other loaders; or building, or training"
 DESCRIPTION = """
 Measures clips per second of batches from DATASET, everything in one run and in turn: the loader, a bare loop that
-copies the same bytes with the same threads, and other loaders, each at the best of a few settings. Every batch is
-checked as it arrives. Ratios hold on a shared machine, absolute rates only on a quiet one.
+copies the same bytes with the same threads, and other loaders, each at the best of a few settings. Every batch of the
+first epoch is checked as it arrives, then one in four. Ratios hold on a shared machine, absolute rates only on a quiet
+one.
 """
 
 

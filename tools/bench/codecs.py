@@ -21,7 +21,7 @@ from shards.exchange.reshard import Cut, encode_fields, plan_reshard, unchanged
 from shards.exchange.selection import Selection
 from shards.format.publish import publish_json
 from shards.progress import Progress
-from tools.bench.check import Checker
+from tools.bench.check import EVERY, Checker
 from tools.bench.child import run_epoch
 from tools.bench.contenders import Case, InSlab, Reelshard
 from tools.bench.report import bytes_per_clip
@@ -128,7 +128,7 @@ def _measure(stored: Sequence[tuple[Measured, ShardDataset]], args: argparse.Nam
                 while perf_counter() < deadline:
                     for measured, contender in turns:
                         used = process_time()
-                        samples, spent, _ = run_epoch(contender, checkers[measured.name])
+                        samples, spent, _ = run_epoch(contender, checkers[measured.name], EVERY)
                         found = (samples / spent, samples / (process_time() - used))
                         measured.turns.setdefault((way, threads), []).append(found)
                 progress(1)
