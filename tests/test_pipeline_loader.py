@@ -20,6 +20,7 @@ from pipeline.config import LoaderConfig, Reader
 from pipeline.iteration import THREAD_NAME
 from pipeline.loader import ShardLoader
 from pipeline.order.draws import Positions, RandomMask, TubeMask
+from pipeline.reads import Reads
 from pipeline.stream import StreamLoader
 from pipeline.world import World
 from shards.dataset import ShardDataset
@@ -289,3 +290,19 @@ def test_what_is_read_of_a_sample_is_drawn_by_the_threads_that_read_it(tmp_path:
             assert np.array_equal(batch[name].numpy(), positions)
     assert drawn_by
     assert all(name.startswith(THREAD_NAME) for name in drawn_by)
+
+
+@pytest.mark.parametrize(("threads", "parts"), [(1, [100]), (2, [50, 50]), (3, [32, 34, 34]), (8, [4, 32, 32, 32])])
+def test_threads_have_equal_parts_of_a_batch_but_no_small_ones(tmp_path: Path, threads: int, parts: list[int]) -> None:
+    drawn: list[int] = []
+
+    class Noted(TubeMask):
+        def draw(self, seed: int, epoch: int, samples: Positions, *args: Any) -> dict[str, Positions]:
+            drawn.append(len(samples))
+            return super().draw(seed, epoch, samples, *args)
+
+    dataset = make_dataset(tmp_path, num_samples=100, samples_per_shard=50)
+    config = LoaderConfig(global_batch_size=100, threads=threads)
+    loader = ShardLoader(dataset, config, reads=Reads(draws=(Noted(num_positions=POSITIONS),), held_out=True))
+    assert len(list(loader)) == 1
+    assert sorted(drawn) == parts

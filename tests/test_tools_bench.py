@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -267,6 +268,15 @@ def test_a_million_samples_start_with_the_sidecars_of_their_first_batches_and_th
 @pytest.mark.slow
 def test_the_interpreters_share_is_measured() -> None:
     assert python_seconds_per_clip(Case(batch_size=32, mask_ratio=0.75)) > 0
+
+
+def test_codecs_need_room_for_a_batch_beside_the_set(dataset: ShardDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted(path.name for path in dataset.directory.parent.iterdir())
+    nearly_full = shutil.disk_usage(dataset.directory)._replace(free=10**8)
+    monkeypatch.setattr("tools.bench.codecs.shutil.disk_usage", lambda path: nearly_full)
+    with pytest.raises(ValueError, match=r"0\.17 GB, and .* has 0\.10 GB free"):
+        run_bench(str(dataset.directory), "--codecs", "--mask", "0.75", "--threads", "1", "--batch-size", "16")
+    assert sorted(path.name for path in dataset.directory.parent.iterdir()) == before
 
 
 def test_codecs_are_compared_on_the_same_samples(

@@ -14,7 +14,7 @@ from shards.dataset import ShardDataset
 
 HEAD_BYTES = 8
 STRIDE = 16  # looking at every tube would cost a core a quarter of its time
-EVERY = 4  # so many batches for one that is looked at while the clock runs: a user of small batches pays a tenth for it
+EVERY = 4  # one batch in so many is looked at while the clock runs: looking at all cost small ones a tenth
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,8 @@ from tools.bench.report import bytes_per_clip
 from tools.progress import track
 
 MEMORY_SHARE = 0.6  # of what is free, for all copies, which are read from the page cache, and the batches of a way
+DISK_SHARE = 0.9  # of what is free there, for all copies
+MOST_SAMPLES = 4096  # 45 GB of copies of the reference geometry, and minutes of encoding
 CODECS: Mapping[str, Mapping[str, str | None]] = {
     "raw": {},
     "yuv420": {"clip": "yuv420"},
@@ -93,11 +96,24 @@ def run(args: argparse.Namespace, dataset: ShardDataset, machine: str) -> int:
 
 
 def _num_samples(dataset: ShardDataset, batch_size: int, mask_ratio: float | None) -> int:
-    """As many as fit: an epoch is to be long, since it begins with idle threads and ends with some."""
+    """As many as fit: an epoch is to be long, since it begins with idle threads and ends with some.
+
+    Raises:
+        ValueError: the disk has no room for one batch.
+    """
     fields = [replace(dataset.schema[name], codec=kept.get(name)) for kept in CODECS.values() for name in MEASURED]
     batches = len(CODECS) * LoaderConfig().slabs * batch_size * bytes_per_clip(dataset, mask_ratio)
-    room = MEMORY_SHARE * psutil.virtual_memory().available - batches
-    return min(len(dataset), max(batch_size, int(room / sum(field.num_bytes for field in fields))))
+    num_bytes = sum(field.num_bytes for field in fields)
+    in_memory = int((MEMORY_SHARE * psutil.virtual_memory().available - batches) / num_bytes)
+    folder = dataset.directory.resolve().parent
+    free = shutil.disk_usage(folder).free
+    if (on_disk := int(DISK_SHARE * free / num_bytes)) < batch_size:
+        raise ValueError(
+            f"--codecs stores at least a batch, here {batch_size} samples, in {len(CODECS)} ways beside the data set: "
+            f"{batch_size * num_bytes / 1e9:.2f} GB, and {folder} has {free / 1e9:.2f} GB free. Make room there, or "
+            "take a smaller --batch-size"
+        )
+    return min(len(dataset), on_disk, max(batch_size, min(MOST_SAMPLES, in_memory)))
 
 
 def _store(
